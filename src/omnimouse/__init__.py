@@ -1,0 +1,24 @@
+"""OmniMouse: one transformer for mouse visual cortex, as a Hugging Face-style package."""
+
+from __future__ import annotations
+
+from transformers import AutoConfig, AutoModel
+
+from .configuration_omnimouse import OmniMouseConfig
+from .masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask
+from .modeling_omnimouse import OmniMouseModel, OmniMouseOutput
+
+__version__ = "0.1.0"
+
+AutoConfig.register(OmniMouseConfig.model_type, OmniMouseConfig, exist_ok=True)
+AutoModel.register(OmniMouseConfig, OmniMouseModel, exist_ok=True)
+
+__all__ = [
+    "EVALUATION_MASKS",
+    "TASKS",
+    "TRAINING_MASKS",
+    "Mask",
+    "OmniMouseConfig",
+    "OmniMouseModel",
+    "OmniMouseOutput",
+]

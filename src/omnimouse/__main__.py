@@ -1,0 +1,7 @@
+"""`python -m omnimouse`, for where the command `omnimouse` is not on the path."""
+
+import sys
+
+from omnimouse.cli import main
+
+sys.exit(main())

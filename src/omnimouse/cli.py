@@ -1,0 +1,284 @@
+"""The command `omnimouse`: thin commands over the package's public functions.
+
+Every option is named like the argument of the function behind it, whose docstring is the full description; what the
+commands do is in `commands.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omnimouse import __version__, commands
+from omnimouse.demo import DemoSettings
+
+EXIT_ERROR = 2
+"""Exit status when a command could not do what was asked (also argparse's own)."""
+
+EXIT_INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+DEFAULT_CORE = "omnimouse-tiny"
+
+DESCRIPTION = """\
+Use OmniMouse, a model of mouse visual cortex, on a recording of your own.
+
+A pretrained core knows mice in general. A session adapter (one vector per neuron, and a few more) makes it know one
+recording. The way from a recording to scores:
+
+  omnimouse check my-recording/                          is the folder sound?
+  omnimouse finetune my-recording/ --output my-mouse/    train a session adapter, my-mouse/adapter
+  omnimouse evaluate my-recording/ --session-adapter my-mouse/adapter
+  omnimouse predict my-recording/ --session-adapter my-mouse/adapter --task stimulus --output predictions.npz
+
+No recording at hand? `omnimouse demo` simulates a mouse and does all of that."""
+
+TASK_HELP = """\
+tasks, by what is predicted in windows of two seconds:
+  forecasting   responses in the second half, from all responses in the first
+  population    responses of most neurons, from those of a random quarter
+  stimulus      responses, from the video
+  behavior      pupil, gaze and running, from all responses
+Names grow by what else is shown: forecasting+stimulus, population+stimulus+behavior, behavior+stimulus, ...
+(`omnimouse info` lists them all). Behavior that is not shown is decoded too.
+
+"""
+
+EXAMPLES = {
+    "demo": """\
+examples:
+  omnimouse demo                                   about five minutes on a laptop, results in omnimouse-demo/
+  omnimouse demo --output other/ --seed 3          another mouse, another folder""",
+    "simulate": """\
+example:
+  omnimouse simulate my-simulation/ --seed 3 --n-neurons 100 --minutes 10
+  omnimouse check my-simulation/""",
+    "check": """\
+examples:
+  omnimouse check my-recording/
+  omnimouse check my-recording/ --json | jq '.findings[] | select(.severity == "fatal")'
+
+The exit status is 1 when a finding is fatal, 0 otherwise.""",
+    "finetune": """\
+examples:
+  omnimouse finetune my-recording/ --output my-mouse/
+  omnimouse finetune my-recording/ --output my-mouse/ --steps 2000 --masks forecasting,stimulus
+  omnimouse finetune my-recording/ --output my-mouse/ --train-core --core-learning-rate 1e-4
+
+`omnimouse evaluate --help` explains the tasks that --masks names; all 120 training masks are used without it.
+A run that was interrupted goes on where it stopped when the same command is given again.""",
+    "evaluate": f"""\
+{TASK_HELP}examples:
+  omnimouse evaluate my-recording/ --session-adapter my-mouse/adapter
+  omnimouse evaluate my-recording/ --session-adapter my-mouse/adapter --tasks forecasting,stimulus --tier validation
+  omnimouse evaluate my-recording/ --core my-mouse/model --json > scores.json""",
+    "predict": f"""\
+{TASK_HELP}example:
+  omnimouse predict my-recording/ --session-adapter my-mouse/adapter --task stimulus+behavior --output predictions.npz
+  python -c "import numpy; print(numpy.load('predictions.npz').files)\"""",
+    "info": """\
+examples:
+  omnimouse info                       versions, and the cores that come with the package
+  omnimouse info omnimouse-tiny        a core: sizes, sessions
+  omnimouse info my-mouse/adapter      a session adapter: whose, for which core
+  omnimouse info my-recording/         a recording: neurons, tiers, windows""",
+}
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of examples, and names every default that is worth naming."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(prog="omnimouse", description=DESCRIPTION, formatter_class=_HelpFormatter)
+    parser.add_argument("--version", action="version", version=f"omnimouse {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, function: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(
+            name,
+            help=summary[0].lower() + summary[1:],
+            description=f"{summary}.",
+            epilog=EXAMPLES[name],
+            formatter_class=_HelpFormatter,
+        )
+        sub.set_defaults(function=function)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return sub
+
+    _add_demo(command("demo", commands.demo, "Adapt the shipped core to a mouse it has never seen, and score it"))
+    _add_simulate(command("simulate", commands.simulate, "Write a simulated recording"))
+    _add_check(command("check", commands.check, "Say what is in a recording, and whether it is sound"))
+    _add_finetune(command("finetune", commands.finetune, "Train a session adapter for a recording"))
+    _add_evaluate(command("evaluate", commands.evaluate, "Score a model on held-out trials of a recording"))
+    _add_predict(command("predict", commands.predict, "Write predictions for a recording"))
+    _add_info(command("info", commands.info, "Say what a folder or a core is"))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the entry point of `omnimouse`.
+
+    Args:
+        argv: Arguments after the program's name; those of the process by default.
+
+    Returns:
+        0 when all went well, 1 when `check` found something fatal, 2 when the command failed.
+    """
+    args = build_parser().parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return args.function(args)
+        except (ValueError, OSError, ImportError) as error:
+            if args.debug:
+                traceback.print_exc()
+            print(f"omnimouse: error: {error}", file=sys.stderr)
+            return EXIT_ERROR
+        except KeyboardInterrupt:
+            print("omnimouse: interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Warnings as one line, without the place in the code that a user of the command cannot act on."""
+    print(f"omnimouse: warning: {message}", file=sys.stderr)
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    defaults = DemoSettings()
+    parser.add_argument("--output", type=Path, default=Path("omnimouse-demo"), metavar="FOLDER", help="folder to write")
+    parser.add_argument("--seed", type=int, metavar="N", default=defaults.seed, help="which mouse")
+    parser.add_argument("--minutes", type=float, metavar="N", default=defaults.minutes, help="length of its recording")
+    parser.add_argument(
+        "--n-neurons", type=int, metavar="N", default=defaults.n_neurons, help="neurons of its population"
+    )
+    parser.add_argument("--steps", type=int, metavar="N", default=defaults.steps, help="training steps")
+    parser.add_argument("--force", action="store_true", help="start anew in the folder of an earlier demo")
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write; it must not exist yet")
+    parser.add_argument("--seed", type=int, metavar="N", default=0, help="which mouse, and which stimuli")
+    parser.add_argument("--n-neurons", type=int, metavar="N", default=100, help="neurons of the population")
+    parser.add_argument("--minutes", type=float, metavar="N", default=10.0, help="length of the recording")
+    parser.add_argument("--animal", metavar="NAME", default="sim001", help="name of the animal")
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    _add_recording(parser)
+    _add_json(parser)
+
+
+def _add_finetune(parser: argparse.ArgumentParser) -> None:
+    _add_recording(parser)
+    parser.add_argument(
+        "--core", metavar="MODEL", default=DEFAULT_CORE, help="model that holds the core: a name or a folder"
+    )
+    parser.add_argument(
+        "--output", dest="output_dir", type=Path, required=True, metavar="FOLDER",
+        help="folder for the result (adapter/, or model/ with --train-core), the history and checkpoints",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=int, metavar="N", default=1000, help="optimizer steps of the whole run")
+    parser.add_argument("--batch-size", type=int, metavar="N", default=8, help="windows per step")
+    parser.add_argument(
+        "--session-learning-rate", type=float, metavar="RATE", default=3e-3, help="peak rate of the session adapter"
+    )
+    parser.add_argument("--train-core", action="store_true", help="also train the core, and save the whole model")
+    parser.add_argument("--core-learning-rate", type=float, metavar="RATE", default=1e-4, help="peak rate of the core")
+    parser.add_argument("--masks", type=_names, metavar="NAMES", help="tasks to train on, with commas between")
+    parser.add_argument("--train-tiers", type=_names, default="train", metavar="NAMES", help="tiers to train on")
+    parser.add_argument(
+        "--validation-tier", type=_name_or_none, default="validation", metavar="NAME",
+        help="tier that decides which weights are kept; none keeps the last ones",
+    )  # fmt: skip
+    parser.add_argument("--patience", type=int, metavar="N", help="stop after so many validations without improvement")
+    parser.add_argument("--seed", type=int, metavar="N", default=0, help="decides windows and masks of every step")
+    parser.add_argument(
+        "--resume", action=argparse.BooleanOptionalAction, default=True,
+        help="go on from the checkpoint in the output folder, if there is one",
+    )  # fmt: skip
+    parser.add_argument("--mixed-precision", choices=("auto", "bf16", "no"), default="auto", help="auto: bf16 on GPUs")
+    _add_cpu(parser)
+    _add_json(parser)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_recording(parser)
+    _add_model(parser)
+    parser.add_argument(
+        "--tasks", type=_names_or_all, default="all", metavar="NAMES", help="tasks, with commas between, or all"
+    )
+    _add_windows(parser, stride=30)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the scores, neuron by neuron, as JSON")
+    _add_cpu(parser)
+    _add_json(parser)
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    _add_recording(parser)
+    _add_model(parser)
+    parser.add_argument("--task", required=True, metavar="NAME", help="task to predict, e.g. stimulus+behavior")
+    _add_windows(parser, stride=None)
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the .npz file to write")
+    _add_cpu(parser)
+    _add_json(parser)
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "target", nargs="?", metavar="WHAT", help="core, session adapter or recording (default: versions)"
+    )
+    _add_json(parser)
+
+
+def _add_recording(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recording", metavar="RECORDING", type=Path, help="folder of the recording; never written to")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--session-adapter", type=Path, metavar="FOLDER",
+        help="session adapter of this recording; not needed when the model of --core holds its session",
+    )  # fmt: skip
+    parser.add_argument(
+        "--core", metavar="MODEL", help="model that holds the core: a name or a folder (default: the adapter's own)"
+    )
+
+
+def _add_windows(parser: argparse.ArgumentParser, *, stride: int | None) -> None:
+    parser.add_argument("--tier", metavar="NAME", default="final_test", help="tier whose trials are used")
+    parser.add_argument("--stride", type=int, metavar="N", default=stride, help="use every n-th possible window")
+    parser.add_argument("--batch-size", type=int, metavar="N", default=8, help="windows per forward pass")
+    parser.add_argument("--max-windows", type=int, metavar="N", help="use at most so many windows")
+
+
+def _add_cpu(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cpu", action="store_true", help="use the CPU although there is a GPU")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else on standard output")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _names_or_all(text: str) -> str | list[str]:
+    return text if text == "all" else _names(text)
+
+
+def _name_or_none(text: str) -> str | None:
+    return None if text == "none" else text

@@ -1,0 +1,242 @@
+"""What the commands of the shell do: parse nothing, call a public function, say what came of it.
+
+Each takes the parsed options of its command (`cli.py`) and returns the exit status. Results go to standard output,
+progress to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omnimouse import __version__
+
+if TYPE_CHECKING:
+    from omnimouse.modeling_omnimouse import OmniMouseModel
+    from omnimouse.recordings import Finding, Recording
+
+EXIT_UNSOUND = 1
+"""Exit status of `check` when a recording has a fatal finding."""
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Simulate a mouse, adapt the shipped core to it, score it, write the report."""
+    from omnimouse.demo import DemoSettings, next_steps, run_demo
+
+    settings = DemoSettings(seed=args.seed, minutes=args.minutes, n_neurons=args.n_neurons, steps=args.steps)
+    result = run_demo(args.output, settings=settings, force=args.force)
+    print(f"{result.scores.table()}\n\n{next_steps(result)}")
+    return 0
+
+
+def simulate(args: argparse.Namespace) -> int:
+    """Write a simulated recording."""
+    from omnimouse.recordings.simulated import simulate_recording
+
+    simulate_recording(
+        args.folder, args.seed, n_neurons=args.n_neurons, minutes=args.minutes, animal=args.animal, progress=True
+    )
+    print(f"Wrote {args.folder}; look at it with: omnimouse check {args.folder}")
+    return 0
+
+
+def check(args: argparse.Namespace) -> int:
+    """List what is in a recording and all findings; status 1 when one is fatal."""
+    from omnimouse.describe import describe_recording, to_text
+    from omnimouse.recordings import open_recording
+    from omnimouse.recordings.check import check_recording
+
+    findings = check_recording(args.recording)
+    counts = {s: sum(f.severity == s for f in findings) for s in ("fatal", "warning", "info")}
+    # A recording with a fatal finding may not even open: then the findings are all there is to say.
+    description = None if counts["fatal"] else describe_recording(open_recording(args.recording))
+    if args.json:
+        _print_json({"sound": not counts["fatal"], "recording": description, "findings": [vars(f) for f in findings]})
+    else:
+        if description is not None:
+            print(to_text(description) + "\n")
+        for finding in findings:
+            print(_finding_text(finding, args.recording))
+        verdict = "Not usable as it is" if counts["fatal"] else "Sound"
+        print(f"{verdict}: {counts['fatal']} fatal findings, {counts['warning']} warnings, {counts['info']} remarks.")
+    return EXIT_UNSOUND if counts["fatal"] else 0
+
+
+def finetune(args: argparse.Namespace) -> int:
+    """Train a session adapter, or the whole model, and save it."""
+    from omnimouse import training
+    from omnimouse.recordings import open_recording
+
+    recording = open_recording(args.recording)
+    model = _load_core(args.core)
+    result = training.finetune(
+        model, recording, output_dir=args.output_dir, steps=args.steps, batch_size=args.batch_size,
+        session_learning_rate=args.session_learning_rate, train_core=args.train_core,
+        core_learning_rate=args.core_learning_rate, masks=args.masks, train_tiers=args.train_tiers,
+        validation_tier=args.validation_tier, patience=args.patience, seed=args.seed, resume=args.resume,
+        mixed_precision=args.mixed_precision, cpu=args.cpu,
+    )  # fmt: skip
+    key = recording.session_key
+    if args.train_core:
+        # An adapter alone would be of no use: it fits this core only, which is stored nowhere else.
+        saved = args.output_dir / "model"
+        model.save_pretrained(saved)
+    else:
+        saved = model.save_session(key, args.output_dir / "adapter")
+    summary = {
+        "session": key,
+        "saved": str(saved),
+        "best_step": result.best_step,
+        "best_validation_loss": result.best_validation_loss,
+        "initial_validation_loss": result.initial_validation_loss,
+        "stopped_early": result.stopped_early,
+        "resumed_from": result.resumed_from,
+        "left_out_masks": result.left_out_masks,
+        "seconds": result.seconds,
+    }
+    if args.json:
+        _print_json(summary)
+        return 0
+    option = "--core" if args.train_core else "--session-adapter"
+    losses = ""
+    if result.best_validation_loss is not None:
+        losses = f", validation loss {result.initial_validation_loss:.4f} -> {result.best_validation_loss:.4f}"
+    print(f"Session {key}: kept the weights of step {result.best_step}{losses}; {result.seconds:.0f} s of training")
+    print(f"Wrote {saved}; score it with: omnimouse evaluate {args.recording} {option} {saved}")
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Print the score table of held-out trials."""
+    from omnimouse import evaluation
+
+    model, recording = _load(args)
+    scores = evaluation.evaluate(
+        model, recording, tasks=args.tasks, tier=args.tier, stride=args.stride, batch_size=args.batch_size,
+        max_windows=args.max_windows,
+    )  # fmt: skip
+    if args.output is not None:
+        scores.save(args.output)
+    if args.json:
+        _print_json(scores.to_dict(per_neuron=False))
+    else:
+        print(scores.table())
+    return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Write predictions to an `.npz` file."""
+    from omnimouse import evaluation
+
+    if args.output.suffix != ".npz":
+        raise ValueError(f"--output {args.output}: expected a name that ends in .npz")
+    model, recording = _load(args)
+    predictions = evaluation.predict(
+        model, recording, args.task, tier=args.tier, stride=args.stride, batch_size=args.batch_size,
+        max_windows=args.max_windows, output=args.output,
+    )  # fmt: skip
+    arrays = {name: list(a.shape) for name, a in vars(predictions).items() if getattr(a, "ndim", 0)}
+    if args.json:
+        _print_json({"output": str(args.output), "task": predictions.task, "tier": predictions.tier, "arrays": arrays})
+    else:
+        print(f"Wrote {args.output}: task {predictions.task}, tier {predictions.tier}")
+        for name, shape in arrays.items():
+            print(f"  {name:22} {' x '.join(map(str, shape))}")
+    return 0
+
+
+def info(args: argparse.Namespace) -> int:
+    """Say what a folder is, or which versions and models there are."""
+    from omnimouse.describe import describe, shipped_models, to_text
+
+    if args.target is not None:
+        description = describe(args.target)
+        text = to_text(description)
+    else:
+        from omnimouse.configuration_omnimouse import PRESETS
+        from omnimouse.masks import TASKS
+
+        libraries = ("torch", "transformers", "accelerate", "numpy")
+        versions = {"omnimouse": __version__, **{name: version(name) for name in libraries}}
+        description = {
+            "kind": "package",
+            "versions": versions,
+            "models": {name: str(folder) for name, folder in shipped_models().items()},
+            "presets": list(PRESETS),
+            "tasks": list(TASKS),
+        }
+        text = "\n".join(
+            [
+                *(f"{name} {number}" for name, number in versions.items()),
+                f"models that come with the package: {', '.join(description['models']) or 'none'}",
+                f"presets: {', '.join(PRESETS)}",
+                f"tasks: {', '.join(TASKS)}",
+            ]
+        )
+    if args.json:
+        _print_json(description)
+    else:
+        print(text)
+    return 0
+
+
+def _finding_text(finding: Finding, folder: Path) -> str:
+    """A finding as lines, its path relative to the recording."""
+    path = Path(finding.path)
+    if path.is_relative_to(folder.absolute()) and path != folder.absolute():
+        path = path.relative_to(folder.absolute())
+    return (
+        f"{finding.severity}: {path}: {finding.field}\n    expected {finding.expected}\n    found {finding.found}\n"
+        f"    {finding.what_to_do}\n"
+    )
+
+
+def _load(args: argparse.Namespace) -> tuple[OmniMouseModel, Recording]:
+    """The model with the session of the recording, and the recording; the model is on the GPU if there is one.
+
+    Raises:
+        ValueError: Neither core nor adapter was named, or what was named does not hold this session.
+    """
+    import torch
+
+    from omnimouse.recordings import open_recording
+
+    recording = open_recording(args.recording)
+    key, adapter = recording.session_key, args.session_adapter
+    if args.core is None and adapter is None:
+        raise ValueError(
+            f"nothing that knows session {key}: pass --session-adapter (from omnimouse finetune), or --core with a "
+            "model that holds this session"
+        )
+    if adapter is None:
+        model = _load_core(args.core, sessions=[key])
+    elif args.core is None:
+        model = _load_core(str(adapter))
+    else:
+        model = _load_core(args.core)
+        model.load_session(adapter)
+    if key not in model.session_keys:
+        raise ValueError(
+            f"{adapter} is the adapter of session {', '.join(model.session_keys)}, but {args.recording} is session "
+            f"{key}; pass the adapter that was trained on this recording"
+        )
+    # Any: the type that transformers gives `to` is that of an unbound method.
+    device: Any = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
+    model.to(device)
+    return model, recording
+
+
+def _load_core(name: str, **options: Any) -> OmniMouseModel:
+    from transformers.utils import logging
+
+    from omnimouse import OmniMouseModel
+
+    logging.disable_progress_bar()
+    return OmniMouseModel.from_pretrained(name, **options)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))

@@ -1,0 +1,88 @@
+"""Predictions that need no model, to be beaten; and the expected responses of simulated recordings, to be reached.
+
+Shape letters: B windows in a batch, L target samples, P neurons of the population, Q target neurons.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from omnimouse.masks import ResolvedMask
+    from omnimouse.recordings import Windows
+    from omnimouse.recordings.simulated import Truth
+
+TRAINING_MEAN = "training_mean"
+LAST_VISIBLE_VALUE = "last_visible_value"
+GIVEN_STIMULUS_AND_BEHAVIOR = "given_stimulus_and_behavior"
+GIVEN_EVERYTHING = "given_everything"
+
+NOTHING_VISIBLE = "nothing of the target neurons is visible before the target, so there is no last visible value"
+
+
+def has_last_visible_value(resolved: ResolvedMask) -> bool:
+    """Whether every target neuron shows a sample before the target."""
+    return resolved.last_visible_sample is not None
+
+
+def last_visible_value(responses: Tensor, resolved: ResolvedMask) -> Tensor:
+    """Predict every target sample of a neuron by the neuron's last visible sample.
+
+    Args:
+        responses: the whole window of the whole population [B, 60, P], in processed units.
+        resolved: the task on this population; `has_last_visible_value` must hold.
+
+    Returns:
+        [B, L, Q], a view that takes no memory of its own.
+    """
+    assert resolved.last_visible_sample is not None
+    last = responses[:, resolved.last_visible_sample, resolved.first_target_neuron :]
+    return last[:, None, :].expand(-1, resolved.target_length, -1)
+
+
+def training_mean(means: np.ndarray, resolved: ResolvedMask, batch: int) -> Tensor:
+    """Predict every target sample of a neuron by its mean over the training tier.
+
+    Args:
+        means: mean processed response of every neuron [P].
+        resolved: the task on this population.
+        batch: B.
+
+    Returns:
+        float64 [B, L, Q], a view. Its correlation is undefined, so only its loss says something.
+    """
+    targets = torch.as_tensor(means, dtype=torch.float64)[resolved.first_target_neuron :]
+    return targets.expand(batch, resolved.target_length, -1)
+
+
+def ceiling_name(resolved: ResolvedMask) -> str:
+    """Which expected response bounds a task: with visible responses the hidden state can be known, else it cannot."""
+    return GIVEN_EVERYTHING if resolved.shows_responses else GIVEN_STIMULUS_AND_BEHAVIOR
+
+
+def expected_responses(truth: Truth, windows: Windows, indices: list[int]) -> dict[str, Tensor]:
+    """The expected responses of simulated windows, read from the rows the windows themselves read.
+
+    Args:
+        truth: expected responses on the rows of the recording's response array, stored units.
+        windows: the windows of the recording.
+        indices: which windows.
+
+    Returns:
+        Name of the expectation -> [B, 60, P]. Stored units suffice: correlations do not depend on a neuron's scale.
+    """
+    rows = np.stack([windows.response_indices(i) for i in indices])
+    return {
+        GIVEN_STIMULUS_AND_BEHAVIOR: torch.from_numpy(np.asarray(truth.given_stimulus_and_behavior[rows])),
+        GIVEN_EVERYTHING: torch.from_numpy(np.asarray(truth.given_everything[rows])),
+    }
+
+
+def target_part(responses: Tensor, resolved: ResolvedMask) -> Tensor:
+    """Cut the target [B, L, Q] of a task out of a whole window [B, 60, P]."""
+    start = resolved.target_start
+    return responses[:, start : start + resolved.target_length, resolved.first_target_neuron :]

@@ -1,0 +1,212 @@
+"""Scoring a model on held-out trials: correlation per task and neuron, with baselines and, if known, the ceiling.
+
+Follows the evaluation of the released models: windows of 2 s, all neurons in file order, one Pearson correlation per
+neuron over all scored samples of all windows (no averaging over repeats, no noise correction), a neuron without a
+correlation counting as zero. Windows are streamed; only running moments are kept.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from omnimouse.evaluation import baselines
+from omnimouse.evaluation.accumulate import TaskRun
+from omnimouse.evaluation.inputs import (
+    Inputs,
+    batches,
+    describe_left_out,
+    finite_windows,
+    prepare,
+    run_model,
+    usable,
+)
+from omnimouse.evaluation.scores import Scores, TaskScore
+from omnimouse.masks import Mask, ResolvedMask, as_mask, build_tasks
+from omnimouse.recordings import Recording, mean_responses
+from omnimouse.recordings.simulated import load_truth
+
+if TYPE_CHECKING:
+    from omnimouse.configuration_omnimouse import OmniMouseConfig
+    from omnimouse.modeling_omnimouse import OmniMouseModel
+    from omnimouse.processing_omnimouse import OmniMouseProcessor
+
+Tasks = str | Mask | Sequence[str | Mask] | Mapping[str, str | Mask]
+
+
+def evaluate(
+    model: OmniMouseModel,
+    recording: Recording | str | os.PathLike[str],
+    tasks: Tasks = "all",
+    tier: str = "final_test",
+    *,
+    stride: int = 30,
+    include_blanks: bool = True,
+    processor: OmniMouseProcessor | None = None,
+    batch_size: int = 8,
+    max_windows: int | None = None,
+    progress: bool = True,
+    session: str | None = None,
+) -> Scores:
+    """Score a model on one tier of one session.
+
+    At most `batch_size` windows are in memory at a time; every batch is cut once and serves all tasks. The model is put
+    into eval mode meanwhile. Call it under `torch.autocast` to score in reduced precision, as the published scores
+    were (bfloat16).
+
+    Args:
+        model: holds the session of this recording.
+        recording: an open recording or its folder.
+        tasks: "all" (every task the population can serve; the others are listed in `Scores.left_out`), a task name or
+            "suite/name", a `Mask`, a list of these, or a dict from your own names to them.
+        tier: the trials to score.
+        stride: use every stride-th possible window start. 30 (the published choice) scores every sample of a contiguous
+            run once, apart from its first 30; the published scores of the tier "validation" used 60.
+        include_blanks: also score windows on blank screens between trials, as the published test scores do.
+        processor: how to cut and normalise windows; default: the model's own, else the profile "strict".
+        batch_size: windows per forward pass.
+        max_windows: score only so many windows, evenly spread over the tier.
+        progress: show a progress bar.
+        session: key of the session in the model; default: the key of the recording.
+
+    Returns:
+        Scores; `print(scores.table())` shows them.
+
+    Raises:
+        ValueError: unknown session, tier or task; a task asked for by name that the population cannot serve; another
+            number of neurons than the session has; no window; NaN in every window.
+
+    Warns:
+        UserWarning: some windows hold NaN where a task needs values; they are left out of that task and counted. (The
+            published evaluation passed the NaN video of INVALID trials to the model.)
+    """
+    inputs = prepare(
+        model,
+        recording,
+        tier,
+        stride=stride,
+        include_blanks=include_blanks,
+        processor=processor,
+        session=session,
+    )
+    chosen, left_out = select_tasks(tasks, inputs.recording.n_neurons, model.config)
+    indices = spread(len(inputs.windows), max_windows)
+    means = _training_means(inputs)
+    runs = [TaskRun(name, mask, resolved, model.config, means) for name, (mask, resolved) in chosen.items()]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            _stream(model, inputs, indices, runs, batch_size=batch_size, progress=progress)
+    finally:
+        model.train(was_training)
+    finished: dict[str, TaskScore] = {}
+    for run in runs:
+        if run.n_windows == 0:
+            left_out[run.name] = describe_left_out(run.n_left_out, len(indices), run.needs.inputs)
+        else:
+            finished[run.name] = run.finish()
+    if not finished:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise ValueError(f"no task could be scored on {inputs.recording.path}, tier {tier!r}: {reasons}")
+    _warn_left_out(finished, len(indices))
+    settings = {
+        "stride": stride,
+        "include_blanks": include_blanks,
+        "max_windows": max_windows,
+        "n_windows": len(indices),
+        "profile": inputs.processor.profile,
+        "recording": inputs.recording.path.name,
+    }
+    return Scores(inputs.session_key, tier, inputs.recording.n_neurons, finished, left_out, settings)
+
+
+def select_tasks(
+    tasks: Tasks, n_neurons: int, config: OmniMouseConfig
+) -> tuple[dict[str, tuple[Mask, ResolvedMask]], dict[str, str]]:
+    """Turn the `tasks` argument into masks that the population can serve.
+
+    Returns:
+        (name -> (mask, resolved mask), name -> why it was left out); the second is empty unless `tasks` is "all".
+
+    Raises:
+        ValueError: unknown task, none given, or one asked for by name that the population cannot serve.
+    """
+    asked = _named(tasks, config)
+    if not asked:
+        raise ValueError(f"tasks is empty; pass 'all' or some of {', '.join(build_tasks(config))}")
+    chosen, left_out = {}, {}
+    for name, mask in asked.items():
+        try:
+            chosen[name] = (mask, mask.resolve(n_neurons, config))
+        except ValueError as error:
+            if not (isinstance(tasks, str) and tasks == "all"):
+                raise ValueError(f"task {name!r} cannot be scored with {n_neurons} neurons: {error}") from error
+            left_out[name] = str(error)
+    return chosen, left_out
+
+
+def _named(tasks: Tasks, config: OmniMouseConfig) -> dict[str, Mask]:
+    known = build_tasks(config)
+    if isinstance(tasks, str):
+        return known if tasks == "all" else {tasks: as_mask(tasks, config)}
+    if isinstance(tasks, Mapping):
+        return {name: as_mask(mask, config) for name, mask in tasks.items()}
+    items = [tasks] if isinstance(tasks, Mask) else list(tasks)
+    names = {mask: name for name, mask in known.items()}
+    labels = [item if isinstance(item, str) else names.get(item, f"mask {i}") for i, item in enumerate(items, 1)]
+    return {label: as_mask(item, config) for label, item in zip(labels, items, strict=True)}
+
+
+def spread(n_windows: int, max_windows: int | None) -> list[int]:
+    """Indices of at most `max_windows` windows, evenly spread; all of them for None.
+
+    Raises:
+        ValueError: `max_windows` is not positive.
+    """
+    if max_windows is None or max_windows >= n_windows:
+        return list(range(n_windows))
+    if max_windows < 1:
+        raise ValueError(f"max_windows is {max_windows}; expected 1 or more, or None for all {n_windows} windows")
+    return np.linspace(0, n_windows - 1, max_windows).round().astype(int).tolist()
+
+
+def _training_means(inputs: Inputs) -> np.ndarray | None:
+    if "train" not in inputs.recording.tiers:
+        return None
+    return mean_responses(inputs.recording, inputs.processor)
+
+
+def _stream(
+    model: OmniMouseModel,
+    inputs: Inputs,
+    indices: list[int],
+    runs: list[TaskRun],
+    *,
+    batch_size: int,
+    progress: bool,
+) -> None:
+    truth = load_truth(inputs.recording)
+    for chosen, batch in batches(inputs.windows, indices, batch_size, progress=progress, label="evaluate"):
+        finite = finite_windows(batch)
+        expected = None if truth is None else baselines.expected_responses(truth, inputs.windows, chosen)
+        for run in runs:
+            rows = usable(finite, run.needs.inputs)
+            run.n_left_out += int((~rows).sum())
+            if rows.any():
+                part = {name: batch[name][rows].to(model.device) for name in run.needs.passed}
+                output = run_model(model, inputs.session_key, run.mask, part)
+                truth_part = None if expected is None else {name: value[rows] for name, value in expected.items()}
+                run.update(output, part, truth_part, finite["behavior"][rows])
+
+
+def _warn_left_out(finished: Mapping[str, TaskScore], n_windows: int) -> None:
+    affected = {name: task.n_windows_left_out for name, task in finished.items() if task.n_windows_left_out}
+    if affected:
+        counts = ", ".join(f"{name}: {count}" for name, count in affected.items())
+        warnings.warn(f"windows with NaN left out, of {n_windows}: {counts}; see the notes of each task", stacklevel=3)

@@ -1,0 +1,177 @@
+"""What evaluation and prediction share: the windows of one session, checked against the model, cut batch by batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.recordings import Recording, Windows, open_recording
+from omnimouse.sessions import hash_unit_ids
+
+if TYPE_CHECKING:
+    from omnimouse.masks import Mask, ResolvedMask
+    from omnimouse.modeling_omnimouse import OmniMouseModel, OmniMouseOutput
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The windows of one session and tier, ready for a model.
+
+    Attributes:
+        recording: the open recording.
+        session_key: its session in the model.
+        processor: how the recording is resampled and normalised.
+        windows: at least one window.
+    """
+
+    recording: Recording
+    session_key: str
+    processor: OmniMouseProcessor
+    windows: Windows
+
+
+def as_recording(recording: Recording | str | os.PathLike[str]) -> Recording:
+    """Open a recording unless it already is."""
+    return open_recording(recording) if isinstance(recording, (str, os.PathLike)) else recording
+
+
+def prepare(
+    model: OmniMouseModel,
+    recording: Recording | str | os.PathLike[str],
+    tier: str,
+    *,
+    stride: int,
+    include_blanks: bool,
+    processor: OmniMouseProcessor | None,
+    session: str | None,
+) -> Inputs:
+    """Open the windows of a tier and check that model and recording belong together.
+
+    Raises:
+        ValueError: unknown session or tier, another number of neurons than the session has, other neurons, no window.
+    """
+    recording = as_recording(recording)
+    key = recording.session_key if session is None else session
+    _check_session(model, recording, key)
+    if tier not in recording.tiers:
+        raise ValueError(
+            f"recording {recording.path} has no trials of tier {tier!r}; its tiers are {', '.join(recording.tiers)}: "
+            "pass one of these"
+        )
+    if stride < 1:
+        raise ValueError(f"stride is {stride}; expected 1 or more (every stride-th possible window start is used)")
+    if processor is None:
+        processor = model.processor or OmniMouseProcessor(profile="strict")
+    windows = Windows(recording, (tier,), stride=stride, include_blanks=include_blanks, processor=processor)
+    if len(windows) == 0:
+        raise ValueError(f"recording {recording.path} has no window of tier {tier!r}: {windows.explain()}")
+    return Inputs(recording, key, processor, windows)
+
+
+def _check_session(model: OmniMouseModel, recording: Recording, key: str) -> None:
+    """Refuse a session that is not in the model, or whose neurons are not those of the recording."""
+    if key not in model.session_keys:
+        known = ", ".join(model.session_keys) or "none"
+        raise ValueError(
+            f"session {key!r} is not in the model (its sessions: {known}); add it with model.add_session(recording) "
+            "and finetune, load its adapter with model.load_session(folder), or pass session=KEY"
+        )
+    spec = model.session_spec(key)
+    if recording.n_neurons != spec.n_neurons:
+        raise ValueError(
+            f"recording {recording.path} has {recording.n_neurons} neurons, but session {key!r} in the model has "
+            f"{spec.n_neurons}; use the recording this session was added from, or add this one under another key"
+        )
+    found = hash_unit_ids(recording.unit_ids)
+    if found is not None and spec.unit_ids_hash is not None and found != spec.unit_ids_hash:
+        raise ValueError(
+            f"the unit ids of recording {recording.path} are not those session {key!r} in the model was added with "
+            f"(SHA-256 {found[:12]}, expected {spec.unit_ids_hash[:12]}): its neurons are others or in another "
+            "order; use the recording this session was added from, or add this one under another key"
+        )
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Which parts of a window a task takes in or is compared with."""
+
+    inputs: tuple[str, ...]
+    passed: tuple[str, ...]
+
+    @classmethod
+    def of(cls, resolved: ResolvedMask) -> Needs:
+        """The needs of a task: `inputs` must be finite, `passed` also holds the behaviour to be decoded."""
+        wanted = {
+            "responses": resolved.shows_responses or resolved.predicts_responses,
+            "video": resolved.shows_video,
+            "behavior": resolved.encodes_behavior,
+        }
+        inputs = tuple(name for name, needed in wanted.items() if needed)
+        decoded = ("behavior",) if resolved.decodes_behavior else ()
+        return cls(inputs, inputs + decoded)
+
+
+def finite_windows(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """For every part of a batch, which of its windows are free of NaN and infinity: name -> bool [B]."""
+    return {name: torch.isfinite(values).flatten(1).all(dim=1) for name, values in batch.items()}
+
+
+def usable(finite: dict[str, Tensor], names: tuple[str, ...]) -> Tensor:
+    """Which windows are finite in all the named parts: bool [B]."""
+    size = len(next(iter(finite.values())))
+    return torch.stack([torch.ones(size, dtype=torch.bool), *(finite[name] for name in names)]).all(dim=0)
+
+
+def batches(
+    windows: Windows, indices: list[int], batch_size: int, *, progress: bool, label: str
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Cut windows in batches: yields (indices, {"responses", "video", "behavior"}), the last batch may be short.
+
+    Raises:
+        ValueError: `batch_size` is not positive.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
+    with tqdm(total=len(indices), desc=label, unit="window", disable=not progress, leave=False) as bar:
+        for start in range(0, len(indices), batch_size):
+            chosen = indices[start : start + batch_size]
+            yield chosen, windows.batch(chosen)
+            bar.update(len(chosen))
+
+
+def run_model(
+    model: OmniMouseModel,
+    session_key: str,
+    mask: Mask,
+    batch: dict[str, Tensor],
+    *,
+    neuron_ids: Tensor | None = None,
+) -> OmniMouseOutput:
+    """One forward pass; without `neuron_ids` over the whole population in file order.
+
+    Args:
+        model: in eval mode.
+        session_key: the session.
+        mask: the task.
+        batch: the parts this task needs, on the model's device.
+        neuron_ids: [P'], the neurons to pass in; repeated for every window.
+    """
+    if neuron_ids is None:
+        return model(session_key, **batch, mask=mask, all_neurons=True)
+    size = len(next(iter(batch.values())))
+    return model(session_key, **batch, mask=mask, neuron_ids=neuron_ids.expand(size, -1))
+
+
+def describe_left_out(n_left_out: int, n_windows: int, names: tuple[str, ...]) -> str:
+    """The sentence about windows that hold NaN."""
+    return (
+        f"{n_left_out} of {n_windows} windows left out: NaN in what the task needs ({', '.join(names)}); usual causes "
+        "are INVALID trials and missing samples of the eye trace, which the processor profile 'strict' excludes"
+    )

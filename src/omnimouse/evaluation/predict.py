@@ -1,0 +1,269 @@
+"""Predictions of one task as aligned arrays, with times and neuron ids, for analyses outside this package.
+
+Shape letters: W windows, L target samples, Q target neurons, C behaviour channels, T samples of a behaviour window.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from omnimouse.evaluation.evaluate import select_tasks
+from omnimouse.evaluation.inputs import (
+    Inputs,
+    Needs,
+    as_recording,
+    batches,
+    describe_left_out,
+    finite_windows,
+    prepare,
+    run_model,
+    usable,
+)
+from omnimouse.session_files import atomic_path
+
+if TYPE_CHECKING:
+    from omnimouse.configuration_omnimouse import OmniMouseConfig
+    from omnimouse.masks import Mask, ResolvedMask
+    from omnimouse.modeling_omnimouse import OmniMouseModel
+    from omnimouse.processing_omnimouse import OmniMouseProcessor
+    from omnimouse.recordings import Recording
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predicted and recorded signals of one task, in processed (normalised) units.
+
+    Attributes:
+        session_key: the session in the model.
+        tier: the tier the windows come from.
+        task: name of the task or mask.
+        window_starts: start of every window [W], float64, absolute seconds on the recording's clock.
+        times: time of every predicted response sample [W, L], float64, absolute seconds.
+        neuron_index: position of every target neuron in the recording [Q].
+        neuron_ids: the recording's own unit ids [Q]; the positions again if it has none.
+        predictions: predicted responses [W, L, Q], float32; NaN where the mask predicts nothing.
+        targets: recorded responses [W, L, Q], float32.
+        response_scale: recorded units per processed unit [Q], float64: multiply to convert back.
+        behavior_times: time of every behaviour sample [W, T], float64, absolute seconds.
+        behavior_channels: names of the behaviour channels, C of them.
+        behavior_predictions: decoded behaviour [W, C, T], float32; None if the task decodes none.
+        behavior_targets: recorded behaviour [W, C, T], float32, NaN where it was not recorded; None likewise.
+        n_windows_left_out: windows without a prediction because what the task needs held NaN.
+
+    The response arrays are None for a task that predicts no responses.
+    """
+
+    session_key: str
+    tier: str
+    task: str
+    window_starts: np.ndarray
+    times: np.ndarray | None = None
+    neuron_index: np.ndarray | None = None
+    neuron_ids: np.ndarray | None = None
+    predictions: np.ndarray | None = None
+    targets: np.ndarray | None = None
+    response_scale: np.ndarray | None = None
+    behavior_times: np.ndarray | None = None
+    behavior_channels: tuple[str, ...] = ()
+    behavior_predictions: np.ndarray | None = None
+    behavior_targets: np.ndarray | None = None
+    n_windows_left_out: int = 0
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write everything that is not None to an `.npz` file, atomically and without pickles. Returns the path."""
+        arrays = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None}
+        with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes any name for `allow_pickle`
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Predictions:
+        """Read a file written by `save`.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        names = {f.name for f in fields(cls)}
+        with np.load(path, allow_pickle=False) as file:
+            if not {"session_key", "tier", "task", "window_starts"} <= set(file.files) <= names:
+                raise ValueError(
+                    f"{path} does not hold predictions: found arrays {', '.join(file.files)}, expected "
+                    f"{', '.join(sorted(names))}; pass a file written by predict(..., output=...)"
+                )
+            values = {name: file[name] for name in file.files}
+        scalars = {name: array.item() for name, array in values.items() if array.ndim == 0}
+        channels = tuple(values["behavior_channels"].tolist())
+        return cls(**{**values, **scalars, "behavior_channels": channels})
+
+
+def predict(
+    model: OmniMouseModel,
+    recording: Recording | str | os.PathLike[str],
+    task: str | Mask,
+    *,
+    tier: str = "final_test",
+    stride: int | None = None,
+    output: str | os.PathLike[str] | None = None,
+    batch_size: int = 8,
+    max_windows: int | None = None,
+    all_neurons: bool = True,
+    processor: OmniMouseProcessor | None = None,
+    include_blanks: bool = True,
+    progress: bool = True,
+    session: str | None = None,
+) -> Predictions:
+    """Predict one task on one tier of one session and return aligned arrays.
+
+    The result is held in memory: 8 bytes per window, target sample and target neuron (predictions and targets), which
+    is 1.9 MB a window for 8,000 neurons and 30 samples. Use `max_windows` where that is too much.
+
+    Args:
+        model: holds the session of this recording.
+        recording: an open recording or its folder.
+        task: a task name, "suite/name" or a `Mask`.
+        tier: the trials to predict.
+        stride: use every stride-th possible window start; default: the length of the target, so that the predictions of
+            a contiguous run follow each other without gap or overlap.
+        output: also write the result to this `.npz` file.
+        batch_size: windows per forward pass.
+        max_windows: only the first so many windows.
+        all_neurons: the whole population in file order; False: only its first `config.max_population` neurons, as many
+            as the model saw at once in training.
+        processor: how to cut and normalise windows; default: the model's own, else the profile "strict".
+        include_blanks: also predict windows on blank screens between trials.
+        progress: show a progress bar.
+        session: key of the session in the model; default: the key of the recording.
+
+    Returns:
+        Predictions.
+
+    Raises:
+        ValueError: unknown session, tier or task; a task that the population cannot serve; another number of neurons
+            than the session has; no window; NaN in every window.
+
+    Warns:
+        UserWarning: some windows hold NaN where the task needs values; they are left out and counted.
+    """
+    if max_windows is not None and max_windows < 1:
+        raise ValueError(f"max_windows is {max_windows}; expected 1 or more, or None for all windows")
+    recording = as_recording(recording)
+    chosen, _ = select_tasks([task], recording.n_neurons, model.config)
+    ((name, (mask, resolved)),) = chosen.items()
+    inputs = prepare(
+        model,
+        recording,
+        tier,
+        stride=resolved.target_length or model.config.num_response_samples if stride is None else stride,
+        include_blanks=include_blanks,
+        processor=processor,
+        session=session,
+    )
+    neurons = np.arange(recording.n_neurons)
+    if not all_neurons and recording.n_neurons > model.config.max_population:
+        neurons = neurons[: model.config.max_population]
+        resolved = mask.resolve(len(neurons), model.config)
+    indices = list(range(len(inputs.windows)))[:max_windows]
+    collected = _Collected(mask, resolved, model.config, neurons, len(indices))
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            collected.run(model, inputs, indices, batch_size=batch_size, progress=progress)
+    finally:
+        model.train(was_training)
+    n_left_out = len(indices) - collected.n_windows
+    if n_left_out:
+        message = f"task {name!r}: " + describe_left_out(n_left_out, len(indices), collected.needs.inputs)
+        if collected.n_windows == 0:
+            raise ValueError(f"nothing to predict on {recording.path}, tier {tier!r}: {message}")
+        warnings.warn(message, stacklevel=2)
+    result = collected.finish(inputs, tier, name)
+    if output is not None:
+        result.save(output)
+    return result
+
+
+class _Collected:
+    """The arrays of a prediction, filled batch by batch."""
+
+    def __init__(
+        self, mask: Mask, resolved: ResolvedMask, config: OmniMouseConfig, neurons: np.ndarray, n_windows: int
+    ) -> None:
+        self.mask, self.resolved, self.config, self.neurons = mask, resolved, config, neurons
+        self.needs = Needs.of(resolved)
+        self.n_windows = 0
+        self.starts = np.empty(n_windows, dtype=np.float64)
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def run(
+        self, model: OmniMouseModel, inputs: Inputs, indices: list[int], *, batch_size: int, progress: bool
+    ) -> None:
+        """Predict all windows that hold no NaN where the task needs values."""
+        everything = len(self.neurons) == inputs.recording.n_neurons
+        neuron_ids = None if everything else torch.as_tensor(self.neurons, device=model.device)
+        for chosen, batch in batches(inputs.windows, indices, batch_size, progress=progress, label="predict"):
+            rows = usable(finite_windows(batch), self.needs.inputs)
+            if not rows.any():
+                continue
+            part = {name: batch[name][rows].to(model.device) for name in self.needs.passed}
+            output = run_model(model, inputs.session_key, self.mask, part, neuron_ids=neuron_ids)
+            n = int(rows.sum())
+            self.starts[self.n_windows : self.n_windows + n] = inputs.windows.starts[np.asarray(chosen)[rows.numpy()]]
+            if self.resolved.predicts_responses:
+                self._put("predictions", output.response_predictions)
+                self._put("targets", output.response_targets)
+            if self.resolved.decodes_behavior:
+                self._put("behavior_predictions", output.behavior_predictions)
+                self._put("behavior_targets", part["behavior"])
+            self.n_windows += n
+
+    def _put(self, name: str, values: torch.Tensor | None) -> None:
+        assert values is not None
+        block = values.float().cpu().numpy()
+        if name not in self.arrays:
+            self.arrays[name] = np.empty((len(self.starts), *block.shape[1:]), dtype=np.float32)
+        self.arrays[name][self.n_windows : self.n_windows + len(block)] = block
+
+    def finish(self, inputs: Inputs, tier: str, task: str) -> Predictions:
+        """The result, cut to the windows that were predicted."""
+        starts, config = self.starts[: self.n_windows], self.config
+        result = Predictions(
+            session_key=inputs.session_key,
+            tier=tier,
+            task=task,
+            window_starts=starts,
+            n_windows_left_out=len(self.starts) - self.n_windows,
+            **{name: array[: self.n_windows] for name, array in self.arrays.items()},  # type: ignore[arg-type]
+        )
+        if self.resolved.predicts_responses:
+            index = self.neurons[self.resolved.first_target_neuron :]
+            unit_ids = inputs.recording.unit_ids
+            samples = self.resolved.target_start + np.arange(self.resolved.target_length)
+            result = replace(
+                result,
+                times=starts[:, None] + samples / config.response_rate,
+                neuron_index=index,
+                neuron_ids=index if unit_ids is None else np.asarray(unit_ids)[index],
+                response_scale=_response_scale(inputs)[index],
+            )
+        if self.resolved.decodes_behavior:
+            samples = np.arange(config.num_behavior_samples)
+            result = replace(
+                result,
+                behavior_times=starts[:, None] + samples / config.behavior_rate,
+                behavior_channels=tuple(config.behavior_channels),
+            )
+        return result
+
+
+def _response_scale(inputs: Inputs) -> np.ndarray:
+    """Recorded units per processed unit of every neuron of the recording, float64 [P]."""
+    _, stds = inputs.recording.statistics(inputs.recording.responses)
+    return inputs.processor.floored_response_stds(stds)

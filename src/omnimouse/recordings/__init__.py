@@ -1,0 +1,20 @@
+"""Recordings: opening them, checking them, cutting windows out of them."""
+
+from omnimouse.recordings.base import Finding, Recording, Screen, SequenceDevice, Trial
+from omnimouse.recordings.check import check_recording
+from omnimouse.recordings.describe import describe
+from omnimouse.recordings.opening import open_recording
+from omnimouse.recordings.windows import Windows, mean_responses
+
+__all__ = [
+    "Finding",
+    "Recording",
+    "Screen",
+    "SequenceDevice",
+    "Trial",
+    "Windows",
+    "check_recording",
+    "describe",
+    "mean_responses",
+    "open_recording",
+]

@@ -1,0 +1,136 @@
+"""Checking a recording: every fault at once, in bounded memory, never raising, never writing.
+
+`check_recording` reads the metadata as opening does, then looks into the arrays (`check_arrays`) and the stimuli
+(`check_screen`), and last at what only the whole session shows: whether devices overlap and which tiers have windows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.recordings.base import Finding, Recording
+from omnimouse.recordings.check_arrays import check_channel_order, check_device
+from omnimouse.recordings.check_screen import check_stimuli, check_trials
+from omnimouse.recordings.experanto import SessionParts, load_parts
+from omnimouse.recordings.files import Findings
+from omnimouse.recordings.opening import find_session_folder
+from omnimouse.recordings.windows import Windows
+
+SEVERITIES = ("fatal", "warning", "info")
+
+
+def check_recording(
+    path: str | os.PathLike[str], *, processor: OmniMouseProcessor | None = None, deep: bool = True
+) -> list[Finding]:
+    """Everything that is wrong or noteworthy in a session folder, the worst first.
+
+    Args:
+        path: a session folder, sound or not.
+        processor: rates and rules for the question which windows exist; profile "strict" when not given.
+        deep: read arrays and stimuli too, not only metadata.
+
+    Returns:
+        Findings; none is fatal when the recording can be read. Broken input never raises.
+    """
+    findings = Findings()
+    processor = processor if processor is not None else OmniMouseProcessor(profile="strict")
+    folder = Path(path)
+    _guarded(lambda: _check(folder, processor, deep, findings), folder, findings)
+    return sorted(dict.fromkeys(findings), key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _guarded(check: Callable[[], Any], path: Path, findings: Findings) -> None:
+    """Run one check; whatever it raises becomes a finding, so that the others still run."""
+    try:
+        check()
+    except Exception as error:
+        findings.fatal(
+            path,
+            "check",
+            expected="readable content",
+            found=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            do="Restore the files concerned; if they are sound, please report this message.",
+        )
+
+
+def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Findings) -> None:
+    folder = find_session_folder(path, findings)
+    if folder is None:
+        return
+    parts = load_parts(folder, findings)
+    for device in parts.devices.values():
+        if deep and device is not None:
+            _guarded(lambda device=device: check_device(device, findings), device.file, findings)  # type: ignore[misc]
+    eye_tracker, screen = parts.devices["eye_tracker"], parts.screen
+    if deep and eye_tracker is not None:
+        _guarded(lambda: check_channel_order(eye_tracker, findings), eye_tracker.file, findings)
+    if screen is not None:
+        _guarded(lambda: check_trials(screen, findings), screen.folder, findings)
+        if deep:
+            size = processor.frame_height, processor.frame_width
+            _guarded(lambda: check_stimuli(screen, findings, frame_size=size), screen.folder, findings)
+    _guarded(lambda: _check_overlap(parts, processor, findings), folder, findings)
+    recording = parts.recording(findings)
+    if recording is not None:
+        _guarded(lambda: _check_windows(recording, processor, findings), folder, findings)
+
+
+def _check_overlap(parts: SessionParts, processor: OmniMouseProcessor, findings: Findings) -> None:
+    ranges = {name: device.valid_range for name, device in parts.devices.items() if device is not None}
+    if parts.screen is not None:
+        ranges["screen"] = (float(parts.screen.timestamps[0]), float(parts.screen.timestamps[-1]))
+    if len(ranges) < 2:
+        return
+    shared = min(end for _, end in ranges.values()) - max(start for start, _ in ranges.values())
+    needed = processor.window_seconds + 2 * processor.safe_interval
+    if shared >= needed:
+        return
+    listed = ", ".join(f"{name} {start:.3f} to {end:.3f}" for name, (start, end) in ranges.items())
+    starts = [start for start, _ in ranges.values()]
+    epoch = min(starts) < 1e8 < max(starts)
+    findings.fatal(
+        parts.path,
+        "overlap",
+        expected=f"at least {needed:g} s that all devices share",
+        found=f"{max(shared, 0.0):.3f} s ({listed})",
+        do="Some times count from the start of the recording, others from 1970: use one clock."
+        if epoch
+        else "Restore the devices' times from one export.",
+    )
+
+
+def _check_windows(recording: Recording, processor: OmniMouseProcessor, findings: Findings) -> None:
+    channels = recording.eye_tracker.shape[1] + recording.treadmill.shape[1]
+    if channels != len(processor.behavior_channels):
+        findings.fatal(
+            recording.path,
+            "behavior channels",
+            expected=f"{len(processor.behavior_channels)} ({', '.join(processor.behavior_channels)})",
+            found=f"{channels} in eye tracker and treadmill together",
+            do="Export those channels, or pass a processor that names yours in behavior_channels.",
+        )
+        return
+    empty = []
+    for tier in recording.tiers:
+        windows = Windows(recording, tier, processor=processor, quiet=True)
+        if not len(windows):
+            empty.append(tier)
+            findings.warning(
+                recording.path,
+                f"windows of tier {tier!r}",
+                expected="at least one",
+                found=windows.explain(),
+                do="This tier cannot be used for training or scoring with these rules.",
+            )
+    if empty and len(empty) == len(recording.tiers):
+        findings.fatal(
+            recording.path,
+            "windows",
+            expected="at least one window in some tier",
+            found="none in any tier",
+            do="See the warnings about each tier for what was lost to tier, filter and duration.",
+        )

@@ -1,0 +1,291 @@
+"""Looking into the arrays of responses, eye tracker and treadmill for what metadata cannot show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from omnimouse.recordings.base import SequenceDevice
+from omnimouse.recordings.experanto_devices import USUAL_OVERSHOOT
+from omnimouse.recordings.files import Findings, open_array
+
+EXPECTED_CHANNELS = {
+    "eye_tracker": (4, "pupil size, its derivative, gaze x, gaze y"),
+    "treadmill": (1, "running speed"),
+}
+
+SCALE_FACTOR = 3.0
+"""Typical ratio of stored and actual std above which the statistics look like another session's."""
+
+ORDER_ROWS = 200_000
+"""Samples of the eye trace that the channel-order check reads, almost three hours at 20 Hz."""
+
+
+@dataclass(frozen=True)
+class ArraySummary:
+    """Per-signal counts and moments `[S]` of the finite values of an array."""
+
+    rows: int
+    n_nan: np.ndarray
+    n_inf: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def summarize(device: SequenceDevice) -> ArraySummary:
+    """One pass over the array in chunks; moments about the first chunk's mean, so that large offsets keep digits."""
+    n_nan, n_inf, count, total, squares = (np.zeros(device.shape[1]) for _ in range(5))
+    origin: np.ndarray | None = None
+    for _, block in device.chunks():
+        finite = np.isfinite(block)
+        present = finite.sum(axis=0)
+        if present.sum() < block.size:
+            nan = np.isnan(block).sum(axis=0)
+            n_nan += nan
+            n_inf += len(block) - present - nan
+            block = np.where(finite, block, 0)
+        if origin is None:
+            origin = block.sum(axis=0, dtype=np.float64) / np.maximum(present, 1)
+        centred = block - origin
+        centred[~finite] = 0
+        count += present
+        total += centred.sum(axis=0)
+        squares += np.einsum("ts,ts->s", centred, centred)
+    shift = total / np.maximum(count, 1)
+    variance = np.maximum(squares / np.maximum(count, 1) - shift**2, 0)
+    mean = np.where(count > 0, (0 if origin is None else origin) + shift, np.nan)
+    return ArraySummary(device.shape[0], n_nan, n_inf, mean, np.where(count > 0, np.sqrt(variance), np.nan))
+
+
+def check_device(device: SequenceDevice, findings: Findings) -> None:
+    """Everything about one sampled device: channels, times, values, statistics and companion files."""
+    expected = EXPECTED_CHANNELS.get(device.name)
+    if expected is not None and device.shape[1] != expected[0]:
+        findings.warning(
+            device.file,
+            "columns",
+            expected=f"{expected[0]} ({expected[1]})",
+            found=str(device.shape[1]),
+            do="Windows need these channels; export them, or name yours in the processor's behavior_channels.",
+        )
+    _check_end(device, findings)
+    summary = summarize(device)
+    _check_values(device, summary, findings)
+    _check_statistics(device, summary, findings)
+    _check_clock(device, findings)
+    if device.name == "responses":
+        _check_units(device, findings)
+
+
+def _check_end(device: SequenceDevice, findings: Findings) -> None:
+    overshoot = device.end_time - device.start_time - device.shape[0] / device.sampling_rate
+    if overshoot <= 1e-6:
+        return
+    (findings.warning if overshoot > USUAL_OVERSHOOT else findings.info)(
+        device.file.parent / "meta.yml",
+        "end_time",
+        expected=f"{device.start_time + device.shape[0] / device.sampling_rate:.4f}, where the stored samples end",
+        found=f"{device.end_time:.4f}, {overshoot:.3f} s later",
+        do="Windows end with the stored samples; nothing to do unless the file is truncated.",
+    )
+
+
+def _check_values(device: SequenceDevice, summary: ArraySummary, findings: Findings) -> None:
+    neurons = device.name == "responses"
+    for kind, counts in (("NaN", summary.n_nan), ("infinite", summary.n_inf)):
+        affected = np.flatnonzero(counts)
+        if not len(affected):
+            continue
+        fractions = counts / summary.rows
+        if neurons or len(affected) > 8:
+            most = f"up to {fractions.max():.2%} (signal {fractions.argmax()})"
+            found = f"{len(affected)} of {device.shape[1]} signals, {most}"
+        else:
+            found = ", ".join(f"{fractions[channel]:.2%} of channel {channel}" for channel in affected)
+        usual = kind == "NaN" and not neurons and fractions.max() < 0.5
+        (findings.info if usual else findings.warning)(
+            device.file,
+            f"{kind} values",
+            expected="none" if not usual else "few, where the eye or the wheel was lost",
+            found=found,
+            do="Windows that touch them are left out."
+            if kind == "NaN" and not neurons
+            else "They reach the model as they are; repair or drop these signals.",
+        )
+    lost = np.flatnonzero(summary.n_nan >= summary.rows)
+    if len(lost):
+        findings.warning(
+            device.file,
+            "signals without any value",
+            expected="none",
+            found=f"{len(lost)}: {_listed(lost)}",
+            do="Drop these neurons." if neurons else "No window avoids them, so the strict profile has none.",
+        )
+    constant = np.flatnonzero(summary.std == 0)
+    if len(constant):
+        findings.warning(
+            device.file,
+            "constant signals",
+            expected="none",
+            found=f"{len(constant)} of {device.shape[1]}: {_listed(constant)}",
+            do="A constant neuron cannot be scored and a constant behaviour channel carries nothing.",
+        )
+
+
+def _check_statistics(device: SequenceDevice, summary: ArraySummary, findings: Findings) -> None:
+    folder = device.file.parent / "meta"
+    if device.means is not None and not np.isfinite(device.means).all():
+        bad = np.flatnonzero(~np.isfinite(device.means))
+        findings.warning(
+            folder / "means.npy",
+            "means",
+            expected="finite numbers",
+            found=f"{len(bad)} NaN or infinite: {_listed(bad)}",
+            do="Delete the statistics to have them computed from the train tier.",
+        )
+    if device.stds is None:
+        return
+    bad = np.flatnonzero(~np.isfinite(device.stds) | (device.stds <= 0))
+    if len(bad):
+        zero, negative = np.count_nonzero(device.stds == 0), np.count_nonzero(device.stds < 0)
+        findings.warning(
+            folder / "stds.npy",
+            "stds",
+            expected="finite numbers above 0",
+            found=f"{zero} zero, {negative} negative, {len(bad) - zero - negative} NaN or infinite: {_listed(bad)}",
+            do="Delete the statistics to have them computed from the train tier.",
+        )
+    comparable = np.isfinite(device.stds) & (device.stds > 0) & np.isfinite(summary.std) & (summary.std > 0)
+    if comparable.any():
+        ratio = float(np.exp(np.median(np.abs(np.log(device.stds[comparable] / summary.std[comparable])))))
+        if ratio > SCALE_FACTOR:
+            findings.warning(
+                folder / "stds.npy",
+                "scale",
+                expected="about the stds of the stored array",
+                found=f"typically a factor of {ratio:.3g} apart",
+                do="The statistics may belong to another session; delete them to have them computed.",
+            )
+
+
+def _check_clock(device: SequenceDevice, findings: Findings) -> None:
+    path = device.file.parent / "timestamps.npy"
+    if not path.is_file():
+        return
+    # Lookups never use this file, so a damaged one is no obstacle.
+    problems = Findings()
+    times = open_array(path, problems)
+    if times is None or times.shape != (device.shape[0],):
+        found = str(times.shape) if times is not None else problems[0].found
+        findings.warning(
+            path,
+            "timestamps",
+            expected=f"{device.shape[0]} times",
+            found=found,
+            do="It is not used; lookups assume start_time + i / sampling_rate.",
+        )
+        return
+    times = np.asarray(times, dtype=np.float64)
+    drift = np.abs(times - (device.start_time + np.arange(len(times)) / device.sampling_rate))
+    if not (np.diff(times) > 0).all():
+        findings.warning(
+            path,
+            "timestamps",
+            expected="strictly increasing seconds",
+            found="steps of zero, back or NaN",
+            do="Check the device's clock.",
+        )
+    elif drift.max() > 0.5 / device.sampling_rate:
+        findings.warning(
+            path,
+            "timestamps",
+            expected="start_time + i / sampling_rate within half a sample",
+            found=f"up to {drift.max():.4g} s away (sample {int(drift.argmax())})",
+            do="Lookups assume the regular clock; resample the array or correct sampling_rate and start_time.",
+        )
+
+
+def _check_units(device: SequenceDevice, findings: Findings) -> None:
+    if device.unit_ids is not None and len(np.unique(device.unit_ids)) < len(device.unit_ids):
+        findings.warning(
+            device.file.parent / "meta/unit_ids.npy",
+            "unit_ids",
+            expected="one identity per neuron",
+            found=f"{len(device.unit_ids) - len(np.unique(device.unit_ids))} duplicates",
+            do="Neurons cannot be told apart by these ids; restore them.",
+        )
+    for name in ("cell_motor_coordinates", "fields"):
+        path: Path = device.file.parent / "meta" / f"{name}.npy"
+        if not path.is_file():
+            continue
+        array = open_array(path, Findings())
+        if array is None or array.ndim == 0 or len(array) != device.shape[1]:
+            found = "a file that does not load" if array is None else str(array.shape)
+            findings.warning(
+                path,
+                "length",
+                expected=f"{device.shape[1]}, one per neuron",
+                found=found,
+                do="It is not used; restore it.",
+            )
+
+
+def check_channel_order(device: SequenceDevice, findings: Findings) -> None:
+    """Whether column 1 is the derivative of column 0, as the order (size, derivative of size, x, y) has it.
+
+    Files have been described with other orders, such as (x, y, their derivatives). The correlation of each column with
+    the finite differences of each other column tells them apart; a contradiction is a warning, since labels of
+    behaviour scores depend on the order but no number does.
+    """
+    if device.shape[1] != 4 or device.shape[0] < 100:
+        return
+    trace = np.asarray(device.data[:ORDER_ROWS], dtype=np.float64)
+    derivative = _derivative_correlations(trace)
+    stored = derivative[1, 0]
+    best = np.unravel_index(np.argmax(derivative), derivative.shape)
+    if derivative[best] > 0.3 and derivative[best] > stored + 0.2:
+        findings.warning(
+            device.file,
+            "channel order",
+            expected="column 1 to follow the change of column 0 (pupil size, its derivative, gaze x, gaze y)",
+            found=f"correlation {stored:.2f}, but column {best[0]} follows the change of column {best[1]} with "
+            f"{derivative[best]:.2f}",
+            do="Check the order of the eye tracker's columns; behaviour scores are named by it.",
+        )
+    elif stored < 0.1:
+        findings.info(
+            device.file,
+            "channel order",
+            expected="column 1 to follow the change of column 0",
+            found=f"correlation {stored:.2f}, and no other pair of columns is a quantity and its change",
+            do="The order of the eye tracker's columns could not be confirmed.",
+        )
+
+
+def _derivative_correlations(trace: np.ndarray) -> np.ndarray:
+    """Correlation `[S, S]` of column i with the finite difference of column j (best of forward, backward, central)."""
+    n = trace.shape[1]
+    steps = np.diff(trace, axis=0)
+    aligned = (
+        (trace[1:], steps),
+        (trace[:-1], steps),
+        (trace[1:-1], (steps[1:] + steps[:-1]) / 2),
+    )
+    best = np.zeros((n, n))
+    for values, changes in aligned:
+        complete = np.isfinite(values).all(axis=1) & np.isfinite(changes).all(axis=1)
+        if np.count_nonzero(complete) < 50:
+            continue
+        for i in range(n):
+            for j in range(n):
+                a, b = values[complete, i], changes[complete, j]
+                if i != j and a.std() > 0 and b.std() > 0:
+                    best[i, j] = max(best[i, j], float(np.corrcoef(a, b)[0, 1]))
+    return best
+
+
+def _listed(indices: np.ndarray, limit: int = 8) -> str:
+    shown = ", ".join(str(index) for index in indices[:limit])
+    return f"{shown}, ..." if len(indices) > limit else shown

@@ -1,0 +1,262 @@
+"""Responses, eye tracker and treadmill of an experanto session folder, opened from their metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omnimouse.recordings.base import SequenceDevice
+from omnimouse.recordings.files import RECOPY, Findings, is_lfs_pointer, open_array, read_mapping, read_number
+
+RATE_TOLERANCE = 0.01
+"""Relative disagreement of rate and duration that is reported."""
+
+USUAL_OVERSHOOT = 0.3
+"""Seconds by which stored end times usually lie after the last sample (0.09-0.24 s in the corpus)."""
+
+
+def _device_folder(path: Path, name: str, findings: Findings) -> Path | None:
+    folder = path / name
+    if folder.is_dir():
+        return folder
+    aliases = sorted(path.glob(f"{name}_*")) if path.is_dir() else []
+    if len(aliases) == 1 and aliases[0].is_dir():
+        findings.info(
+            aliases[0],
+            "folder",
+            expected=f"a folder {name!r}",
+            found=repr(aliases[0].name),
+            do="It is read in its place.",
+        )
+        return aliases[0]
+    found = f"several of {[alias.name for alias in aliases]}" if aliases else "no such folder"
+    findings.fatal(folder, "folder", expected=f"the device folder {name!r}", found=found, do=RECOPY)
+    return None
+
+
+def load_device(path: Path, name: str, findings: Findings) -> SequenceDevice | None:
+    """One sampled device of the session folder `path`; None when a fatal finding stands in the way."""
+    folder = _device_folder(path, name, findings)
+    if folder is None:
+        return None
+    file = folder / "meta.yml"
+    meta = read_mapping(file, findings)
+    array = _array_source(folder, meta, findings)
+    if meta is None:
+        return None
+    clock = _clock(file, meta, findings)
+    n_signals = read_number(meta, "n_signals", file, findings, integer=True)
+    if array is None or clock is None or n_signals is None:
+        return None
+    data_file, shape, dtype = array
+    rate, start, end = clock
+    if shape[1] != n_signals:
+        findings.fatal(
+            file,
+            "n_signals",
+            expected=f"{shape[1]}, the columns of {data_file.name}",
+            found=str(n_signals),
+            do="Correct n_signals or store the matching array.",
+        )
+        return None
+    nominal = meta.get("n_timestamps")
+    if data_file.suffix == ".npy" and nominal is not None and nominal != shape[0]:
+        findings.warning(
+            file,
+            "n_timestamps",
+            expected=f"{shape[0]}, the rows of {data_file.name}",
+            found=repr(nominal),
+            do="The array is taken as it is; correct n_timestamps if the file is complete.",
+        )
+    _compare_rate_with_duration(file, shape[0], rate, end - start, findings)
+    flag = meta.get("is_mem_mapped")
+    return SequenceDevice(
+        name=name,
+        file=data_file,
+        sampling_rate=rate,
+        start_time=start,
+        end_time=end,
+        shape=shape,
+        dtype=dtype,
+        means=_per_signal(folder / "meta/means.npy", shape[1], findings, missing="statistics"),
+        stds=_per_signal(folder / "meta/stds.npy", shape[1], findings, missing="statistics"),
+        phase_shifts=(
+            _per_signal(folder / "meta/phase_shifts.npy", shape[1], findings, missing="fatal")
+            if meta.get("phase_shift_per_signal")
+            else None
+        ),
+        unit_ids=_unit_ids(folder, meta, shape[1], findings) if name == "responses" else None,
+        nominal_rows=nominal if isinstance(nominal, int) else None,
+        is_mem_mapped=flag if isinstance(flag, bool) else None,
+    )
+
+
+def _clock(file: Path, meta: dict[str, Any], findings: Findings) -> tuple[float, float, float] | None:
+    """Rate in Hz, start and end in seconds of a device that is sampled regularly."""
+    modality = meta.get("modality", "sequence")
+    if str(modality).lower() != "sequence":
+        findings.fatal(file, "modality", expected="'sequence'", found=repr(modality), do="Export it as a sequence.")
+    rate = read_number(meta, "sampling_rate", file, findings)
+    start = read_number(meta, "start_time", file, findings)
+    end = read_number(meta, "end_time", file, findings)
+    if rate is not None and rate <= 0:
+        findings.fatal(file, "sampling_rate", expected="more than 0 Hz", found=f"{rate:g}", do="Correct the rate.")
+        rate = None
+    if start is not None and end is not None and end <= start:
+        findings.fatal(
+            file, "end_time", expected=f"later than start_time {start}", found=str(end), do="Correct the times."
+        )
+        end = None
+    return None if rate is None or start is None or end is None else (rate, start, end)
+
+
+def _compare_rate_with_duration(file: Path, rows: int, rate: float, seconds: float, findings: Findings) -> None:
+    """Lookups assume that row i sits at ``start + i / rate``, so a wrong rate reads wrong samples everywhere."""
+    implied = max(rows - 1, 1) / seconds
+    ratio = implied / rate
+    if abs(ratio - 1) <= RATE_TOLERANCE or abs(seconds - (rows - 1) / rate) <= USUAL_OVERSHOOT + 1 / rate:
+        return
+    hint = "Correct sampling_rate, start_time or end_time."
+    if abs(implied * rate - 1) < 0.05:
+        hint = "It looks like the sampling interval; write the rate in Hz."
+    elif 900 < 1 / ratio < 1100:
+        hint = "The times look like milliseconds; write seconds."
+    elif 900 < ratio < 1100:
+        hint = "The rate looks like kHz; write Hz."
+    far = not 1 / 1.5 < ratio < 1.5
+    (findings.fatal if far else findings.warning)(
+        file,
+        "sampling_rate",
+        expected=f"{implied:.4g} Hz, from {rows} rows in {seconds:.6g} s",
+        found=f"{rate:.6g} Hz",
+        do=hint,
+    )
+
+
+def _array_source(
+    folder: Path, meta: dict[str, Any] | None, findings: Findings
+) -> tuple[Path, tuple[int, int], str] | None:
+    """File, shape and dtype of a device's array, from the `.npy` header or the metadata of a `.mem` file."""
+    npy, mem = folder / "data.npy", folder / "data.mem"
+    if npy.is_file():
+        if mem.is_file():
+            findings.warning(
+                folder,
+                "data",
+                expected="either data.npy or data.mem",
+                found="both",
+                do="data.npy is read; delete the other one.",
+            )
+        array = open_array(npy, findings)
+        if array is None:
+            return None
+        if array.ndim != 2 or not array.shape[0] or not array.shape[1]:
+            findings.fatal(
+                npy,
+                "shape",
+                expected="(n_timestamps, n_signals), both at least 1",
+                found=str(array.shape),
+                do="Store the array with time along rows.",
+            )
+            return None
+        return npy, (array.shape[0], array.shape[1]), str(array.dtype)
+    if not mem.is_file():
+        findings.fatal(folder, "data", expected="data.npy or data.mem", found="neither", do=RECOPY)
+        return None
+    if is_lfs_pointer(mem):
+        findings.fatal(mem, "file", expected="raw numbers", found="a Git LFS pointer", do="Run `git lfs pull`.")
+        return None
+    return _mem_source(mem, meta, findings) if meta is not None else None
+
+
+def _mem_source(mem: Path, meta: dict[str, Any], findings: Findings) -> tuple[Path, tuple[int, int], str] | None:
+    file = mem.parent / "meta.yml"
+    rows = read_number(meta, "n_timestamps", file, findings, integer=True)
+    # A faulty n_signals is reported by the caller, which needs it for every kind of file.
+    columns = read_number(meta, "n_signals", file, Findings(), integer=True)
+    name = meta.get("dtype")
+    try:
+        dtype = np.dtype(name) if isinstance(name, str) else None
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype.kind not in "fiub":
+        found = repr(name) if name is not None else "no such key"
+        findings.fatal(
+            file,
+            "dtype",
+            expected="the numpy name of a number type, such as 'float32'",
+            found=found,
+            do="data.mem has no header: write the dtype it was stored with.",
+        )
+        return None
+    if rows is None or columns is None:
+        return None
+    size, row_bytes = mem.stat().st_size, int(columns) * dtype.itemsize
+    if rows < 1 or columns < 1 or size != rows * row_bytes:
+        implied = size / row_bytes if row_bytes > 0 else 0.0
+        whole = f"{implied:.0f}" if implied == int(implied) else f"{implied:.2f}, not a whole number"
+        findings.fatal(
+            mem,
+            "size",
+            expected=f"{int(rows) * row_bytes} bytes ({rows} x {columns} {dtype})",
+            found=f"{size} bytes",
+            do=f"The size implies {whole} rows; the file is truncated, or n_timestamps, n_signals or dtype is wrong.",
+        )
+        return None
+    return mem, (int(rows), int(columns)), str(dtype)
+
+
+def _per_signal(path: Path, n_signals: int, findings: Findings, *, missing: str) -> np.ndarray | None:
+    """One number per signal, float64 `[S]`; stored as (S,), (1, S) or (S, 1)."""
+    if missing == "statistics" and not path.is_file():
+        findings.warning(
+            path,
+            "file",
+            expected=f"{n_signals} numbers",
+            found="no such file",
+            do="They are computed from the train tier each time the recording is used.",
+        )
+        return None
+    array = open_array(path, findings)
+    if array is None:
+        return None
+    if array.size != n_signals:
+        findings.fatal(
+            path,
+            "length",
+            expected=f"{n_signals}, one per signal",
+            found=str(array.size),
+            do="The file belongs to another session or export; restore the right one.",
+        )
+        return None
+    return np.asarray(array, dtype=np.float64).reshape(-1)
+
+
+def _unit_ids(folder: Path, meta: dict[str, Any], n_neurons: int, findings: Findings) -> np.ndarray | None:
+    properties = meta.get("neuron_properties")
+    named = properties.get("unit_ids") if isinstance(properties, dict) else None
+    path = folder / (named if isinstance(named, str) else "meta/unit_ids.npy")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        findings.warning(
+            folder / "meta.yml",
+            "neuron_properties.unit_ids",
+            expected="a file in the device folder",
+            found=repr(named),
+            do="It is not read; unit ids are unknown.",
+        )
+        return None
+    if not path.is_file():
+        return None
+    array = open_array(path, findings)
+    if array is not None and array.size != n_neurons:
+        findings.fatal(
+            path,
+            "length",
+            expected=f"{n_neurons}, one per neuron",
+            found=str(array.size),
+            do="The file belongs to another session or export; restore the right one.",
+        )
+        return None
+    return None if array is None else np.array(array).reshape(-1)

@@ -1,0 +1,63 @@
+"""Opening a recording of whatever format lies in a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from omnimouse.recordings.base import Recording
+from omnimouse.recordings.experanto import load_parts, looks_like_experanto
+from omnimouse.recordings.files import Findings
+
+ARCHIVES = (".tar", ".gz", ".tgz", ".zip")
+
+
+def find_session_folder(path: str | os.PathLike[str], findings: Findings) -> Path | None:
+    """The absolute folder of a session; None and a fatal finding when `path` is not one."""
+    folder = Path(path).expanduser().absolute()
+    if not folder.exists():
+        findings.fatal(folder, "folder", expected="a session folder", found="nothing", do="Check the path.")
+        return None
+    if not folder.is_dir():
+        hint = "Unpack the archive" if folder.suffix in ARCHIVES else "Choose the session's folder"
+        findings.fatal(
+            folder, "folder", expected="a session folder", found="a file", do=f"{hint} and pass that folder."
+        )
+        return None
+    if looks_like_experanto(folder):
+        return folder
+    inner = sorted(entry for entry in folder.iterdir() if entry.name != "__MACOSX" and looks_like_experanto(entry))
+    if inner:
+        found = f"{len(inner)} session folder{'s' if len(inner) > 1 else ''} one level deeper"
+        do = f"Pass {str(inner[0])!r}{' or one of its neighbours' if len(inner) > 1 else ''}."
+    else:
+        names = sorted(entry.name for entry in folder.iterdir())
+        found = f"{', '.join(names[:6])}{', ...' if len(names) > 6 else ''}" if names else "an empty folder"
+        do = "Pass a folder in experanto's layout; see the documentation of omnimouse.recordings.experanto."
+    findings.fatal(
+        folder, "folder", expected="meta.json, responses/, eye_tracker/, treadmill/ and screen/", found=found, do=do
+    )
+    return None
+
+
+def open_recording(path: str | os.PathLike[str]) -> Recording:
+    """Open a session folder: reads metadata only, maps arrays when they are first used, never writes.
+
+    Args:
+        path: a session folder; its format is detected.
+
+    Returns:
+        The recording. `recording.findings` holds what was noticed, `recording.validate()` looks deeper.
+
+    Raises:
+        ValueError: the folder cannot be read correctly; the message lists every fatal finding.
+    """
+    findings = Findings()
+    folder = find_session_folder(path, findings)
+    recording = None if folder is None else load_parts(folder, findings).recording(findings)
+    if recording is None:
+        fatal = [finding for finding in findings if finding.severity == "fatal"]
+        lines = "\n".join(f"  {finding}" for finding in fatal[:20])
+        more = f"\n  ... and {len(fatal) - 20} more" if len(fatal) > 20 else ""
+        raise ValueError(f"{os.fspath(path)} cannot be opened as a recording:\n{lines}{more}")
+    return recording

@@ -1,0 +1,223 @@
+"""Running one simulated session: what neurons fire, what the scan stores of it, and what it stores on average.
+
+Shape letters: K video bins, F scan frames, T stored samples, N neurons, D shared dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .behavior import Behavior, ornstein_uhlenbeck, simulate_behavior
+from .neurons import Encoder, Population, draw_population, shift_frames
+from .scan import resample, scan_weights
+from .settings import SimulationSettings, random_stream
+from .stimuli import plan_presentations
+from .writer import Screen, write_behavior, write_screen, write_sequence_meta
+
+WARM_UP_SECONDS = 1.5
+"""Activity before the first scan frame, whose calcium tail reaches into it."""
+
+TRUTH_ARRAYS = ("given_stimulus_and_behavior", "given_everything")
+"""Arrays beside the recording: expected responses, averaged over the spikes alone or over the shared state as well."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When a recording starts, and what is sampled when.
+
+    Attributes:
+        start: Time of the first stored response and of the first scan frame, seconds since 1970.
+        seconds: Length of the responses.
+        response_times: [T] s.
+        scan_times: [F] s.
+        bin_starts: Starts of the video bins on which rates are computed, [K] s.
+    """
+
+    start: float
+    seconds: float
+    response_times: np.ndarray
+    scan_times: np.ndarray
+    bin_starts: np.ndarray
+
+
+def make_clock(settings: SimulationSettings, seed: int, seconds: float) -> Clock:
+    """The clock of a recording that starts somewhere in the years after 2020.
+
+    Args:
+        settings: Recipe of the recording.
+        seed: Seed of the recording.
+        seconds: Length of the responses.
+
+    Returns:
+        The clock.
+    """
+    start = 1.6e9 + float(random_stream(seed, "clock").uniform(0, 1e8))
+    n_samples = round(seconds * settings.response_rate)
+    response_times = start + np.arange(n_samples) / settings.response_rate
+    n_scans = math.ceil((response_times[-1] - start) * settings.scan_rate) + 2
+    scan_times = start + np.arange(n_scans) / settings.scan_rate
+    n_bins = math.ceil((WARM_UP_SECONDS + scan_times[-1] - start) * settings.video_rate)
+    bin_starts = start - WARM_UP_SECONDS + np.arange(n_bins) / settings.video_rate
+    return Clock(start, seconds, response_times, scan_times, bin_starts)
+
+
+def write_session(
+    folder: Path,
+    truth: Path,
+    scratch: Path,
+    *,
+    seed: int,
+    stimulus_seed: int,
+    n_neurons: int,
+    seconds: float,
+    settings: SimulationSettings,
+    progress: bool,
+) -> None:
+    """Write the four devices of a session and the truth about its responses.
+
+    Args:
+        folder: Session folder to fill.
+        truth: Folder for the expected responses.
+        scratch: Folder for intermediate arrays.
+        seed: Seed of animal and session.
+        stimulus_seed: Seed of the movies and their order.
+        n_neurons: Number of neurons.
+        seconds: Length of the responses.
+        settings: Recipe of the recording.
+        progress: Whether to show a progress bar.
+    """
+    clock = make_clock(settings, seed, seconds)
+    presentations = plan_presentations(settings, stimulus_seed, seconds)
+    with tqdm(total=len(clock.bin_starts), desc="simulating", unit=" frames", disable=not progress) as bar:
+        screen = write_screen(folder, presentations, settings, stimulus_seed=stimulus_seed, start=clock.start)
+        behavior = simulate_behavior(settings, seed, start=clock.start - 2, seconds=seconds + 4)
+        write_behavior(folder, behavior, settings, seed, start=clock.start, seconds=seconds)
+        population = draw_population(settings, seed, n_neurons)
+        scans = _scan(scratch, clock, screen, behavior, population, settings, seed, bar)
+    _write_responses(folder, truth, clock, population, settings, scans, seed)
+
+
+def _scan(
+    scratch: Path,
+    clock: Clock,
+    screen: Screen,
+    behavior: Behavior,
+    population: Population,
+    settings: SimulationSettings,
+    seed: int,
+    bar: tqdm,
+) -> dict[str, np.ndarray]:
+    """Spikes and expected spikes per scan frame, float32 [F, N] memory maps in ``scratch``."""
+    shape = (len(clock.scan_times), len(population))
+    scans: dict[str, np.ndarray] = {
+        name: np.lib.format.open_memmap(scratch / f"{name}.npy", "w+", np.float32, shape)
+        for name in ("spikes", *TRUTH_ARRAYS)
+    }
+    encoder = Encoder(population, settings)
+    n_bins = len(clock.bin_starts)
+    time_constants = shared_time_constants(settings)
+    shared = ornstein_uhlenbeck(random_stream(seed, "shared"), n_bins, 1 / settings.video_rate, time_constants)
+    spike_rng = random_stream(seed, "spikes")
+    step = int(np.clip(4_000_000 // len(population), 64, 1024))
+    for low in range(0, n_bins, step):
+        starts = clock.bin_starts[low : low + step]
+        centres = starts[0] + (np.arange(-encoder.history, len(starts)) + 0.5) / settings.video_rate
+        gaze = np.stack([behavior.at(behavior.gaze[:, axis], centres) for axis in (0, 1)], axis=1)
+        rates = encoder.rates(shift_frames(screen.frames_at(centres, settings), gaze))
+        gain = _behavior_gain(behavior, population, centres[encoder.history :])
+        expected = (rates * gain / settings.video_rate).astype(np.float32)
+        given_everything = expected * shared_gain(shared[low : low + step], population.shared_weight)
+        counts = spike_rng.poisson(given_everything).astype(np.float32)
+        first, weights = scan_weights(settings, clock.scan_times, starts)
+        weights = weights.astype(np.float32)
+        rows = slice(first, first + len(weights))
+        for name, values in (("spikes", counts), (TRUTH_ARRAYS[0], expected), (TRUTH_ARRAYS[1], given_everything)):
+            scans[name][rows] += weights @ values
+        bar.update(len(starts))
+    return scans
+
+
+def shared_time_constants(settings: SimulationSettings) -> np.ndarray:
+    """Time constants of the shared state, s, [D], spread evenly in the logarithm."""
+    low, high = np.log(np.maximum(settings.shared_seconds, 1e-3))
+    return np.exp(np.linspace(low, high, settings.shared_dimensions))
+
+
+def shared_gain(state: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Gain from the shared state, whose mean over the state is one for every neuron.
+
+    A softplus rather than an exponential: the latter gives bursts in which a few seconds outweigh the whole recording.
+
+    Args:
+        state: Shared state, Gaussian with zero mean and unit variance, [K, D].
+        weight: Weights, [N, D].
+
+    Returns:
+        float32 [K, N].
+    """
+    # The weighted state of a neuron is Gaussian too, so its mean gain is a one-dimensional integral.
+    nodes, mass = np.polynomial.hermite_e.hermegauss(40)
+    mean = np.logaddexp(0, 1 + 2 * np.linalg.norm(weight, axis=1)[:, None] * nodes) @ (mass / mass.sum())
+    return (np.logaddexp(0, 1 + 2 * (state @ weight.T)) / mean).astype(np.float32)
+
+
+def _behavior_gain(behavior: Behavior, population: Population, times: np.ndarray) -> np.ndarray:
+    """Gain from running and pupil size, [K, N]."""
+    running = behavior.at(behavior.running_drive, times)[:, None] * population.running_gain
+    pupil = behavior.at(behavior.pupil, times)[:, None] * population.pupil_gain
+    return np.exp(running + pupil)
+
+
+def _write_responses(
+    folder: Path,
+    truth: Path,
+    clock: Clock,
+    population: Population,
+    settings: SimulationSettings,
+    scans: dict[str, np.ndarray],
+    seed: int,
+) -> None:
+    """Resample scans to the stored rate and write the device ``responses`` and the truth."""
+    device = folder / "responses"
+    (device / "meta").mkdir(parents=True)
+    shape = (len(clock.response_times), len(population))
+    files = {"spikes": device / "data.npy", **{name: truth / f"{name}.npy" for name in TRUTH_ARRAYS}}
+    total, squares = np.zeros((2, 1, shape[1]))
+    scale = population.response_scale.astype(np.float32)
+    for name, file in files.items():
+        out = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+        for low in range(0, shape[0], 2048):
+            rows = resample(scans[name], clock.scan_times, clock.response_times[low : low + 2048]) * scale
+            out[low : low + 2048] = rows
+            if name == "spikes":
+                total += rows.sum(axis=0, dtype=np.float64)
+                squares += np.square(rows, dtype=np.float64).sum(axis=0)
+        out.flush()
+    means = total / shape[0]
+    write_sequence_meta(
+        device,
+        shape,
+        "float32",
+        rate=settings.response_rate,
+        start=clock.start,
+        means=means,
+        stds=np.sqrt(np.maximum(squares / shape[0] - means**2, 0)),
+        neuron_properties={
+            "cell_motor_coordinates": _coordinates(population, settings, seed),
+            "unit_ids": np.arange(1, shape[1] + 1, dtype=np.int64),
+        },
+    )
+
+
+def _coordinates(population: Population, settings: SimulationSettings, seed: int) -> np.ndarray:
+    """Positions in the tissue, micrometres, int64 [N, 3]: retinotopic with scatter, and a depth."""
+    rng = random_stream(seed, "coordinates")
+    middle = np.array([settings.frame_width - 1, settings.frame_height - 1]) / 2
+    place = (population.centre[:, ::-1] - middle) * 12 + 40 * rng.standard_normal((len(population), 2))
+    depth = rng.uniform(150, 400, (len(population), 1))
+    return np.rint(np.concatenate([place, depth], axis=1)).astype(np.int64)

@@ -1,0 +1,201 @@
+"""Writing the devices of a session folder in the experanto layout.
+
+Shape letters: T samples, C signals of a sequence device, H pixels per column, W pixels per row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from .behavior import Behavior, eye_trace
+from .settings import SimulationSettings, random_stream
+from .stimuli import GRAY, LEAD_SECONDS, MAX_GAP_FRAMES, Presentation, condition_hash, render_clip
+
+END_OVERSHOOT = 0.12
+"""Seconds by which the stated end of a sequence device lies after its last sample, as in exported recordings."""
+
+VIDEO_MEAN, VIDEO_STD = 113.0, 59.0
+"""Statistics of the screen that published models are trained with."""
+
+
+@dataclass(frozen=True)
+class ScreenTrial:
+    """One trial as shown.
+
+    Attributes:
+        file: Where its frames are; None for a blank.
+        first_frame: Index of its first frame among all displayed frames.
+        n_frames: Displayed frames; 1 for a blank, which stays until the next trial.
+    """
+
+    file: Path | None
+    first_frame: int
+    n_frames: int
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Everything that was shown.
+
+    Attributes:
+        trials: In the order shown.
+        timestamps: Time of every displayed frame, s, float64.
+    """
+
+    trials: list[ScreenTrial]
+    timestamps: np.ndarray
+
+    def frames_at(self, times: np.ndarray, settings: SimulationSettings) -> np.ndarray:
+        """What is on the screen at given times: the last frame displayed, gray before the first.
+
+        Args:
+            times: Increasing, s, [K].
+            settings: Recipe of the recording.
+
+        Returns:
+            Gray levels, uint8 [K, H, W].
+        """
+        out = np.full((len(times), settings.frame_height, settings.frame_width), GRAY, np.uint8)
+        shown = np.searchsorted(self.timestamps, times, side="right") - 1
+        starts = np.array([trial.first_frame for trial in self.trials])
+        owner = np.searchsorted(starts, shown, side="right") - 1
+        for index in np.unique(owner[shown >= 0]):
+            trial = self.trials[index]
+            if trial.file is not None:
+                here = np.flatnonzero(owner == index)
+                out[here] = np.load(trial.file, mmap_mode="r", allow_pickle=False)[shown[here] - trial.first_frame]
+        return out
+
+
+def write_screen(
+    folder: Path, presentations: list[Presentation], settings: SimulationSettings, *, stimulus_seed: int, start: float
+) -> Screen:
+    """Render all clips and write the device ``screen``.
+
+    Args:
+        folder: The session folder.
+        presentations: Clips in the order shown.
+        settings: Recipe of the recording.
+        stimulus_seed: Seed of the movies.
+        start: When the recording starts, s.
+
+    Returns:
+        What was shown.
+    """
+    device = folder / "screen"
+    for sub in ("data", "meta"):
+        (device / sub).mkdir(parents=True)
+    rng = random_stream(stimulus_seed, "screen clock")
+    size = [settings.frame_height, settings.frame_width]
+    trials: list[ScreenTrial] = []
+    times: list[np.ndarray] = []
+
+    def add(meta: dict[str, Any], at: np.ndarray, file: Path | None) -> None:
+        first = trials[-1].first_frame + trials[-1].n_frames if trials else 0
+        meta = {**meta, "first_frame_idx": first, "image_size": size, "num_frames": len(at)}
+        _write_yaml(device / "meta" / f"{len(trials):05d}.yml", meta)
+        trials.append(ScreenTrial(file, first, len(at)))
+        times.append(at)
+
+    blank = {"interleave_value": float(GRAY), "modality": "blank"}
+    add(blank, np.array([start + 0.4 * LEAD_SECONDS]), None)
+    now = start + LEAD_SECONDS
+    for number, shown in enumerate(presentations):
+        file = device / "data" / f"{len(trials):05d}.npy"
+        frames = render_clip(settings, stimulus_seed, shown.clip)
+        np.save(file, frames)
+        # Jitter never exceeds a third of a frame, so that time stamps increase.
+        most = 0.3 / settings.video_rate
+        jitter = np.clip(settings.screen_jitter * rng.standard_normal(len(frames)), -most, most)
+        at = now + np.arange(len(frames)) / settings.video_rate + jitter
+        meta = {"condition_hash": condition_hash(frames), "modality": "video", "stim_type": "stimulus.Clip"}
+        add({**meta, "tier": shown.tier, "trial_idx": number}, at, file)
+        # A random gap lets the phase between screen and scan differ from trial to trial.
+        now += (len(frames) + rng.uniform(0.5, MAX_GAP_FRAMES)) / settings.video_rate
+        if shown.blank_seconds > 0:
+            add(blank, np.array([now]), None)
+            now += shown.blank_seconds
+    add(blank, np.array([now]), None)
+    timestamps = np.concatenate(times)
+    _write_yaml(device / "meta.yml", {"modality": "screen"})
+    np.save(device / "timestamps.npy", timestamps)
+    np.save(device / "meta" / "means.npy", np.array([VIDEO_MEAN]))
+    np.save(device / "meta" / "stds.npy", np.array([VIDEO_STD]))
+    return Screen(trials, timestamps)
+
+
+def write_behavior(
+    folder: Path, behavior: Behavior, settings: SimulationSettings, seed: int, *, start: float, seconds: float
+) -> None:
+    """Write the devices ``eye_tracker`` and ``treadmill``; both start before and end after the responses.
+
+    Args:
+        folder: The session folder.
+        behavior: True behavior, covering two seconds more at both ends.
+        settings: Recipe of the recording.
+        seed: Seed of the recording.
+        start: When the responses start, s.
+        seconds: Length of the responses.
+    """
+    for name, rate, lead in (("eye_tracker", settings.eye_rate, 0.73), ("treadmill", settings.treadmill_rate, 0.91)):
+        first = start - lead
+        times = first + np.arange(round((seconds + lead + 0.8) * rate)) / rate
+        if name == "eye_tracker":
+            data = eye_trace(settings, seed, behavior, times)
+        else:
+            data = behavior.at(behavior.running, times)[:, None]
+        device = folder / name
+        means, stds = np.nanmean(data, axis=0, keepdims=True), np.nanstd(data, axis=0, keepdims=True)
+        write_sequence_meta(device, data.shape, str(data.dtype), rate=rate, start=first, means=means, stds=stds)
+        np.save(device / "data.npy", data)
+
+
+def write_sequence_meta(
+    device: Path,
+    shape: tuple[int, int],
+    dtype: str,
+    *,
+    rate: float,
+    start: float,
+    means: np.ndarray,
+    stds: np.ndarray,
+    neuron_properties: dict[str, np.ndarray] | None = None,
+) -> None:
+    """Write everything of a sequence device but its data.
+
+    Args:
+        device: Its folder.
+        shape: (T, C) of the data.
+        dtype: Data type of the data, a numpy name.
+        rate: Sampling rate, Hz.
+        start: Time of the first sample, s.
+        means: [1, C].
+        stds: [1, C].
+        neuron_properties: Arrays with one row per neuron, stored as ``meta/<name>.npy``.
+    """
+    (device / "meta").mkdir(parents=True, exist_ok=True)
+    meta: dict[str, Any] = {
+        "dtype": dtype,
+        "end_time": float(start + shape[0] / rate + END_OVERSHOOT),
+        "is_mem_mapped": False,
+        "modality": "sequence",
+        "n_signals": shape[1],
+        "n_timestamps": shape[0],
+        "phase_shift_per_signal": False,
+        "sampling_rate": float(rate),
+        "start_time": float(start),
+    }
+    if neuron_properties:
+        meta["neuron_properties"] = {name: f"meta/{name}.npy" for name in neuron_properties}
+    for name, values in {"means": means, "stds": stds, **(neuron_properties or {})}.items():
+        np.save(device / "meta" / f"{name}.npy", values)
+    _write_yaml(device / "meta.yml", meta)
+
+
+def _write_yaml(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")

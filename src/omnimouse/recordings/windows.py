@@ -1,0 +1,294 @@
+"""Which windows a recording has, and cutting them.
+
+A window is 2 s of one session. Its start is a point of a regular time grid; it exists when it and all its grid points
+lie in admissible trials and away from NaNs of eye tracker and treadmill. Shape letters: G grid points, K windows,
+N neurons, C behaviour channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.recordings.base import Recording, SequenceDevice
+from omnimouse.recordings.clock import (
+    EXACT_TOLERANCE,
+    have_common_time,
+    inside,
+    nan_free_intervals,
+    query_times,
+    sequence_rows,
+    time_grid,
+)
+
+
+class Windows:
+    """The windows of a recording in some tiers: a sequence of dicts of float32 tensors.
+
+    ``windows[i]`` is ``{"responses" [60, N], "video" [1, 60, 36, 64], "behavior" [5, 40]}``, normalised by the
+    processor; behaviour is the eye tracker's channels, then the treadmill's. Video of INVALID trials is NaN (the
+    published pipeline admits them as blanks; the "strict" profile does not).
+
+    Args:
+        recording: an open recording.
+        tiers: tier or tiers whose trials are admissible.
+        stride: keep every stride-th valid start: of the whole list, or within each trial (`processor.stride_rule`).
+        include_blanks: admit blanks, so that windows may begin in, end in or span them.
+        processor: rates, lengths, normalisation and rules; profile "published" when not given.
+        quiet: do not warn when statistics have to be computed.
+
+    Attributes:
+        starts: absolute seconds `[K]`, float64.
+
+    Raises:
+        ValueError: a tier that the recording lacks, or a stride below 1. No window at all is no error; see `explain`.
+
+    Source: the dataset class of experanto, which cut the windows behind the results of OmniMouse (ICLR 2026).
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        tiers: str | Sequence[str],
+        stride: int = 1,
+        include_blanks: bool = True,
+        processor: OmniMouseProcessor | None = None,
+        *,
+        quiet: bool = False,
+    ) -> None:
+        tiers = (tiers,) if isinstance(tiers, str) else tuple(tiers)
+        unknown = [tier for tier in tiers if tier not in recording.tiers]
+        if unknown or not tiers:
+            asked = f"no tier {', '.join(map(repr, unknown))}" if unknown else "no tier was asked for"
+            have = ", ".join(map(repr, recording.tiers)) or "none"
+            raise ValueError(f"{recording.path}: {asked}; the tiers of this recording are: {have}")
+        if isinstance(stride, bool) or not isinstance(stride, (int, np.integer)) or stride < 1:
+            raise ValueError(f"stride is {stride!r}; it must be an integer >= 1 (1 keeps every valid start)")
+        channels = recording.eye_tracker.shape[1] + recording.treadmill.shape[1]
+        names = (processor if processor is not None else OmniMouseProcessor(profile="published")).behavior_channels
+        if channels != len(names):
+            raise ValueError(
+                f"{recording.path}: eye tracker and treadmill have {channels} channels together, but the processor "
+                f"names {len(names)} ({', '.join(names)}); export those, or name yours in its behavior_channels"
+            )
+        self.recording = recording
+        self.tiers = tiers
+        self.stride = int(stride)
+        self.include_blanks = include_blanks
+        self.processor = processor if processor is not None else OmniMouseProcessor(profile="published")
+        self._counts: dict[str, int] = {}
+        self._trial_starts = np.array([trial.start for trial in recording.trials])
+        self.starts = self._find_starts()
+        self._prepare_statistics(quiet)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __repr__(self) -> str:
+        return f"Windows({self.recording.session_key!r}, tiers={list(self.tiers)}, stride={self.stride}, n={len(self)})"
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        start = self._start(index)
+        return {
+            "responses": torch.from_numpy(self._read_responses(start)),
+            "video": torch.from_numpy(self._read_video(start)),
+            "behavior": torch.from_numpy(self._read_behavior(start)),
+        }
+
+    def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Windows stacked along a leading dimension B, one per index."""
+        if not len(indices):
+            raise ValueError("an empty list of window indices makes no batch; pass at least one index")
+        items = [self[int(index)] for index in indices]
+        return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+    def response_indices(self, index: int) -> np.ndarray:
+        """Rows of the stored response array that a window reads, int64 `[60]`.
+
+        Raises:
+            ValueError: the recording shifts the phase of each neuron, so that a sample has no single row.
+        """
+        if self.recording.responses.phase_shifts is not None:
+            raise ValueError(
+                f"{self.recording.path}: neurons are sampled at shifted phases, so a window has one row per neuron; "
+                "response_indices is defined only without phase shifts"
+            )
+        processor = self.processor
+        return self._rows(
+            self.recording.responses, self._start(index), processor.response_rate, processor.num_response_samples
+        )
+
+    def trial_index(self, index: int) -> int:
+        """Position in `recording.trials` of the trial that a window starts in."""
+        return int(np.searchsorted(self._trial_starts, self._start(index), side="right")) - 1
+
+    def explain(self) -> str:
+        """How many possible starts were lost to tier, filter and duration, in that order, and how many remain."""
+        counts = self._counts
+        blanks = "with blanks" if self.include_blanks else "without blanks"
+        return (
+            f"{counts['grid']} possible starts: {counts['tier']} outside tiers {', '.join(self.tiers)} ({blanks}), "
+            f"{counts['filter']} to the filter (NaN in eye tracker or treadmill), {counts['duration']} to duration "
+            f"(less than {self.processor.window_seconds:g} s of both follow), {counts['samples']} to missing samples; "
+            f"{counts['valid']} valid, {len(self)} kept at stride {self.stride}"
+        )
+
+    def _start(self, index: int) -> float:
+        if not -len(self) <= index < len(self):
+            # IndexError, not ValueError: it is what ends a for loop over a sequence.
+            raise IndexError(f"window {index} of {len(self)} ({self.explain()})")
+        return self.starts[index]
+
+    def _find_starts(self) -> np.ndarray:
+        recording, processor = self.recording, self.processor
+        grid = time_grid(
+            recording.start_time + processor.safe_interval,
+            recording.end_time - processor.safe_interval,
+            processor.video_rate,
+            processor.time_rule,
+        )
+        trial_of = np.searchsorted(self._trial_starts, grid, side="right") - 1
+        in_tier = (self._admissible_trials()[trial_of] & (trial_of >= 0)) if len(grid) else np.zeros(0, dtype=bool)
+        unfiltered = self._nan_free(grid)
+        free = in_tier & unfiltered
+        length = processor.num_frames
+        complete = np.zeros(len(grid), dtype=bool)
+        if len(grid) >= length:
+            running = np.concatenate([[0], np.cumsum(free)])
+            complete[: len(grid) - length + 1] = running[length:] - running[:-length] == length
+        stored = self._has_samples(grid)
+        valid = np.flatnonzero(complete & stored)
+        self._counts = {
+            "grid": len(grid),
+            "tier": int(np.count_nonzero(~in_tier)),
+            "filter": int(np.count_nonzero(in_tier & ~unfiltered)),
+            "duration": int(np.count_nonzero(free & ~complete)),
+            "samples": int(np.count_nonzero(complete & ~stored)),
+            "valid": len(valid),
+        }
+        if processor.stride_rule == "global":
+            return grid[valid[:: self.stride]]
+        _, first, trial = np.unique(trial_of[valid], return_index=True, return_inverse=True)
+        return grid[valid[(np.arange(len(valid)) - first[trial]) % self.stride == 0]]
+
+    def _admissible_trials(self) -> np.ndarray:
+        by_modality = self.processor.blank_rule == "modality"
+        admissible = []
+        for trial in self.recording.trials:
+            if by_modality:
+                blank = trial.modality == "blank"
+                wanted = trial.modality != "invalid" and trial.tier in self.tiers
+            else:
+                # experanto reads a missing tier as "blank", so INVALID trials pass as blanks.
+                blank = trial.tier is None or trial.tier == "blank"
+                wanted = trial.tier in self.tiers
+            admissible.append(wanted or (blank and self.include_blanks))
+        return np.array(admissible, dtype=bool)
+
+    def _nan_free(self, grid: np.ndarray) -> np.ndarray:
+        intervals = [
+            nan_free_intervals(
+                device.nan_rows(),
+                start=device.start_time,
+                end=device.end_time,
+                rate=device.sampling_rate,
+                buffer=self.processor.nan_buffer(device.sampling_rate),
+            )
+            for device in (self.recording.eye_tracker, self.recording.treadmill)
+        ]
+        if self.processor.empty_filter_rule == "ignore" and not have_common_time(intervals):
+            return np.ones(len(grid), dtype=bool)
+        return np.logical_and.reduce([inside(grid, allowed) for allowed in intervals])
+
+    def _has_samples(self, grid: np.ndarray) -> np.ndarray:
+        """Whether each device has stored samples for all that a window from each grid point would look up."""
+        processor, recording = self.processor, self.recording
+        enough = np.ones(len(grid), dtype=bool)
+        spans = (
+            (recording.responses, (processor.num_response_samples - 1) / processor.response_rate),
+            (recording.eye_tracker, (processor.num_behavior_samples - 1) / processor.behavior_rate),
+            (recording.treadmill, (processor.num_behavior_samples - 1) / processor.behavior_rate),
+        )
+        for device, span in spans:
+            # The tolerance covers the rounding of query times to 10 us by the "integer" rule.
+            enough &= grid + span < device.valid_end - EXACT_TOLERANCE
+            enough &= grid >= device.valid_range[0] + (EXACT_TOLERANCE if processor.time_rule == "integer" else 0.0)
+        return enough
+
+    def _prepare_statistics(self, quiet: bool) -> None:
+        recording, processor = self.recording, self.processor
+        missing = [device.name for device in recording.devices if device.means is None or device.stds is None]
+        if missing and not quiet:
+            warnings.warn(
+                f"{recording.path}: no stored statistics for {', '.join(missing)}; "
+                "computed from the train tier (or from everything, where there is none)",
+                stacklevel=3,
+            )
+        self._response_stds = processor.floored_response_stds(recording.statistics(recording.responses)[1])
+        self._behavior = [
+            (device, *processor.behavior_statistics(*recording.statistics(device)))
+            for device in (recording.eye_tracker, recording.treadmill)
+        ]
+
+    def _rows(self, device: SequenceDevice, start: float, rate: float, n_samples: int) -> np.ndarray:
+        return sequence_rows(
+            start,
+            rate,
+            n_samples,
+            device_start=device.start_time,
+            device_rate=device.sampling_rate,
+            time_rule=self.processor.time_rule,
+            shifts=device.phase_shifts,
+        )
+
+    def _read_responses(self, start: float) -> np.ndarray:
+        processor, device = self.processor, self.recording.responses
+        rows = self._rows(device, start, processor.response_rate, processor.num_response_samples)
+        return processor.normalize_responses(device.read(rows), self._response_stds)
+
+    def _read_behavior(self, start: float) -> np.ndarray:
+        processor = self.processor
+        channels = []
+        for device, means, stds in self._behavior:
+            rows = self._rows(device, start, processor.behavior_rate, processor.num_behavior_samples)
+            channels.append(processor.normalize_behavior(device.read(rows), means, stds).T)
+        return np.concatenate(channels, axis=0)
+
+    def _read_video(self, start: float) -> np.ndarray:
+        processor = self.processor
+        times = query_times(start, processor.video_rate, processor.num_frames, processor.time_rule)
+        frames = self.recording.screen.frames_at(times, height=processor.frame_height, width=processor.frame_width)
+        return processor.normalize_video(frames)[None]
+
+
+def mean_responses(
+    recording: Recording, processor: OmniMouseProcessor, *, tiers: str | Sequence[str] = ("train",)
+) -> np.ndarray:
+    """Mean of each neuron's processed response over the samples inside trials of some tiers, float64 `[N]`.
+
+    Phase shifts, at most one scan period, are left out of account. NaNs are left out of the mean; a neuron without any
+    value gets NaN.
+
+    Raises:
+        ValueError: no stored sample lies inside a trial of these tiers; the message lists the tiers there are.
+    """
+    tiers = (tiers,) if isinstance(tiers, str) else tuple(tiers)
+    ranges = recording.row_ranges(recording.responses, tiers)
+    if not ranges:
+        have = ", ".join(map(repr, recording.tiers)) or "none"
+        raise ValueError(
+            f"{recording.path}: no responses inside trials of tiers {', '.join(map(repr, tiers))}; "
+            f"the tiers of this recording are: {have}"
+        )
+    stds = processor.floored_response_stds(recording.statistics(recording.responses)[1])
+    total, count = np.zeros(recording.n_neurons), np.zeros(recording.n_neurons)
+    for rows in ranges:
+        for _, block in recording.responses.chunks(rows):
+            total += np.nansum(block, axis=0, dtype=np.float64)
+            count += np.count_nonzero(~np.isnan(block), axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return total / count / stds

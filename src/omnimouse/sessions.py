@@ -1,0 +1,195 @@
+"""Sessions: the vectors that tie a core to one recorded population.
+
+A session owns one vector and one bias per neuron and one vector for itself; sessions of one animal share its vector.
+Shape letters: n neurons of the session, E identity size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+TENSORS = ("neuron_embedding", "neuron_bias", "session_embedding", "animal_embedding")
+
+AnimalConflict = Literal["error", "model", "adapter"]
+
+
+@dataclass(frozen=True)
+class SessionSpec:
+    """What is known of a session besides its tensors.
+
+    Args:
+        key: The session's key, e.g. `"29515-10-12"`.
+        n_neurons: Neurons of its population.
+        animal_id: The animal; sessions of one animal share its vector.
+        unit_ids_hash: SHA-256 of the recording's unit ids, to notice neurons in another order; `None` if unknown.
+    """
+
+    key: str
+    n_neurons: int
+    animal_id: str
+    unit_ids_hash: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.key, str) or not self.key or any(c in self.key for c in "/\\\0") or self.key[0] == ".":
+            raise ValueError(
+                f"A session key must be a non-empty string that can name a file (no slash, no leading dot), "
+                f"got {self.key!r}."
+            )
+        if not isinstance(self.n_neurons, int) or self.n_neurons < 1:
+            raise ValueError(f"Session {self.key}: n_neurons must be a positive integer, got {self.n_neurons!r}.")
+        if not isinstance(self.animal_id, str) or not self.animal_id:
+            raise ValueError(f"Session {self.key}: animal_id must be a non-empty string, got {self.animal_id!r}.")
+
+
+def hash_unit_ids(unit_ids: np.ndarray | Sequence[int] | None) -> str | None:
+    """SHA-256 of unit ids as int64, or `None` without ids."""
+    if unit_ids is None:
+        return None
+    return hashlib.sha256(np.ascontiguousarray(unit_ids, dtype="<i8").tobytes()).hexdigest()
+
+
+def inverse_softplus(x: Tensor, beta: float) -> Tensor:
+    """Solves `softplus(y, beta) = x` for `y`, in float64; `x` below 1e-3 counts as 1e-3 so that `y` stays finite."""
+    scaled = beta * x.double().clamp_min(1e-3)
+    return (scaled + torch.log(-torch.expm1(-scaled))) / beta
+
+
+def _module_name(key: str) -> str:
+    """A name that `ModuleDict` accepts, reversibly: no dots, and never a reserved name."""
+    return "s_" + key.replace("_", "__").replace(".", "_d")
+
+
+class SessionTable(nn.Module):
+    """Trainable tensors of one session.
+
+    Args:
+        neuron_embedding: `[n, E]`.
+        neuron_bias: `[n]`, added to the readout before its activation.
+        session_embedding: `[E]`.
+    """
+
+    def __init__(self, neuron_embedding: Tensor, neuron_bias: Tensor, session_embedding: Tensor):
+        super().__init__()
+        self.neuron_embedding = nn.Parameter(neuron_embedding)
+        self.neuron_bias = nn.Parameter(neuron_bias)
+        self.session_embedding = nn.Parameter(session_embedding)
+
+
+class SessionTables(nn.Module):
+    """All sessions of a model, always in sorted order so that parameter order never depends on history.
+
+    Args:
+        identity_size: E.
+    """
+
+    def __init__(self, identity_size: int):
+        super().__init__()
+        self.identity_size = identity_size
+        self.tables = nn.ModuleDict()
+        self.animals = nn.ParameterDict()
+        self.specs: dict[str, SessionSpec] = {}
+
+    def keys(self) -> list[str]:
+        return list(self.specs)
+
+    def check(self, key: str) -> SessionSpec:
+        """Returns the session's spec, or raises `ValueError` naming the sessions there are."""
+        if key in self.specs:
+            return self.specs[key]
+        known = ", ".join(list(self.specs)[:8]) + (", ..." if len(self.specs) > 8 else "")
+        raise ValueError(
+            f"The model has no session {key!r}. "
+            + (f"It has: {known}. " if self.specs else "It has no sessions yet. ")
+            + "Add one with model.add_session(recording), or load one with model.load_session(folder)."
+        )
+
+    def table(self, key: str) -> SessionTable:
+        self.check(key)
+        module = self.tables[_module_name(key)]
+        assert isinstance(module, SessionTable)
+        return module
+
+    def animal(self, key: str) -> nn.Parameter:
+        """The animal vector of a session."""
+        return self.animals[_module_name(self.check(key).animal_id)]
+
+    def animal_vector(self, animal_id: str) -> Tensor | None:
+        name = _module_name(animal_id)
+        return self.animals[name].detach() if name in self.animals else None
+
+    def state(self, key: str) -> dict[str, Tensor]:
+        """The four tensors of a session, detached and on the CPU."""
+        table = self.table(key)
+        tensors = (table.neuron_embedding, table.neuron_bias, table.session_embedding, self.animal(key))
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in zip(TENSORS, tensors, strict=True)}
+
+    def add(
+        self, spec: SessionSpec, tensors: dict[str, Tensor], *, device: Any, on_conflict: AnimalConflict = "error"
+    ) -> None:
+        """Adds a session.
+
+        Args:
+            spec: The session.
+            tensors: Its four tensors.
+            device: Where they go.
+            on_conflict: What to do when the model holds another vector for the animal: raise, keep the model's, or
+                take this one (which then also serves the animal's other sessions).
+
+        Raises:
+            ValueError: The session exists, a tensor is missing or misshapen, or the animal vectors differ.
+        """
+        if spec.key in self.specs:
+            raise ValueError(
+                f"Session {spec.key!r} is already in the model. Remove it first with model.remove_session."
+            )
+        if any(_module_name(spec.key) == _module_name(key) for key in self.specs):
+            raise ValueError(f"Session key {spec.key!r} clashes with another session's.")
+        self._check_tensors(spec, tensors)
+        name, vector = _module_name(spec.animal_id), tensors["animal_embedding"].to(device)
+        if name in self.animals and not torch.equal(self.animals[name].detach(), vector):
+            others = [key for key, other in self.specs.items() if other.animal_id == spec.animal_id]
+            if on_conflict == "error":
+                raise ValueError(
+                    f"Session {spec.key!r} brings a vector for animal {spec.animal_id!r} that differs from the one "
+                    f"already in the model (used by {', '.join(others)}). Pass on_animal_conflict='model' to keep the "
+                    "model's vector or 'adapter' to take the new one for all of the animal's sessions."
+                )
+            if on_conflict == "adapter":
+                self.animals[name].data = vector
+        elif name not in self.animals:
+            self.animals[name] = nn.Parameter(vector)
+        table = SessionTable(*(tensors[tensor].to(device) for tensor in TENSORS[:3]))
+        self.tables[_module_name(spec.key)] = table
+        self.specs[spec.key] = spec
+        self._sort()
+
+    def remove(self, key: str) -> None:
+        """Removes a session, and its animal's vector when no other session uses it."""
+        spec = self.check(key)
+        del self.tables[_module_name(key)]
+        del self.specs[key]
+        if all(other.animal_id != spec.animal_id for other in self.specs.values()):
+            del self.animals[_module_name(spec.animal_id)]
+
+    def _sort(self) -> None:
+        self.specs = dict(sorted(self.specs.items()))
+        self.tables = nn.ModuleDict({_module_name(key): self.tables[_module_name(key)] for key in self.specs})
+        self.animals = nn.ParameterDict({name: self.animals[name] for name in sorted(self.animals.keys())})
+
+    def _check_tensors(self, spec: SessionSpec, tensors: dict[str, Tensor]) -> None:
+        size = self.identity_size
+        shapes = dict(zip(TENSORS, ((spec.n_neurons, size), (spec.n_neurons,), (size,), (size,)), strict=True))
+        for name, shape in shapes.items():
+            found = tuple(tensors[name].shape) if name in tensors else "nothing"
+            if found != shape:
+                raise ValueError(
+                    f"Session {spec.key!r}: {name} should have shape {shape}, found {found}. The tensors belong to "
+                    "another session, or to a core with another identity size."
+                )

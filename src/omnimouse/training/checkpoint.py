@@ -1,0 +1,271 @@
+"""Checkpoints of a training run: complete or absent, keyed by parameter name, and without pickles.
+
+A checkpoint is a folder `checkpoint-<steps done>` of two files: `tensors.safetensors` (trained parameters, Adam
+moments, best parameters so far, random state) and `state.json` (everything else, and the checksum of the first). It is
+written under another name, flushed to disk and then renamed, so whoever finds a folder of that name finds all of it,
+whenever the writer was killed. Everything is keyed by parameter *name*: the order of parameters depends on the order
+sessions are built in, and moments kept by position would load without an error onto the wrong session.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from omnimouse.training.recipe import ParameterGroup
+
+FORMAT_VERSION = 1
+_TENSORS, _STATE = "tensors.safetensors", "state.json"
+_NAME = re.compile(r"checkpoint-(\d{8})")
+_PARTIAL = ".partial-"
+
+
+@dataclass
+class TrainingState:
+    """Where a run stands, apart from the weights themselves.
+
+    Attributes:
+        step: optimizer steps done.
+        seconds: time spent training, over all its sittings.
+        history: one row per step done.
+        best_step: step with the lowest validation loss (0 before training), or None before any validation.
+        best_validation_loss: that loss.
+        initial_validation_loss: validation loss before the first step.
+        stopped_early: whether patience ran out.
+        best_parameters: name -> the trained parameters at `best_step`, on the CPU.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_step: int | None = None
+    best_validation_loss: float | None = None
+    initial_validation_loss: float | None = None
+    stopped_early: bool = False
+    best_parameters: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def _named_parameters(groups: Mapping[str, ParameterGroup]) -> dict[str, torch.nn.Parameter]:
+    """Returns all trained parameters by name."""
+    return {name: parameter for group in groups.values() for name, parameter in group.parameters.items()}
+
+
+def _pack(groups: Mapping[str, ParameterGroup], state: TrainingState) -> dict[str, torch.Tensor]:
+    """Returns every tensor of a checkpoint under the name it is stored by."""
+    tensors: dict[str, torch.Tensor] = {f"parameter/{name}": value for name, value in _named_parameters(groups).items()}
+    tensors |= {f"best/{name}": value for name, value in state.best_parameters.items()}
+    for group in groups.values():
+        for name, parameter in group.parameters.items():
+            for moment, value in group.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer/{moment}/{name}"] = value
+    tensors["random_state"] = torch.get_rng_state()
+    return {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}
+
+
+def _sync(path: Path) -> None:
+    """Flushes a file or folder to disk; folders cannot be flushed on every system, files can."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _checksum(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def save_checkpoint(
+    folder: Path, groups: Mapping[str, ParameterGroup], state: TrainingState, identity: Mapping[str, Any]
+) -> Path:
+    """Writes a checkpoint and then removes older ones.
+
+    Args:
+        folder: the run's folder.
+        groups: optimizers with their parameters.
+        state: where the run stands.
+        identity: what a run must have in common with the checkpoint to be continued from it; JSON types only.
+
+    Returns:
+        The folder written, `folder/checkpoint-<step>`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"checkpoint-{state.step:08d}"
+    partial = folder / f"{_PARTIAL}{target.name}-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    save_file(_pack(groups, state), partial / _TENSORS)
+    values = {name: value for name, value in vars(state).items() if name != "best_parameters"}
+    document = {
+        "format_version": FORMAT_VERSION,
+        "tensors_sha256": _checksum(partial / _TENSORS),
+        "identity": identity,
+        "state": values,
+    }
+    (partial / _STATE).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+    for path in (partial / _TENSORS, partial / _STATE, partial):
+        _sync(path)
+    if target.exists():
+        # Callers save a step once, so this is a damaged checkpoint that the run was not resumed from.
+        shutil.rmtree(target)
+    os.replace(partial, target)
+    _sync(folder)
+    remove_checkpoints(folder, keep=target)
+    return target
+
+
+def remove_checkpoints(folder: Path, *, keep: Path | None = None) -> None:
+    """Removes checkpoints and the remains of unfinished ones from `folder`, except `keep`."""
+    for path in _entries(folder):
+        if path != keep:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Returns checkpoints and unfinished ones in `folder`."""
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if _NAME.fullmatch(path.name) or path.name.startswith(_PARTIAL)]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read from disk and found whole.
+
+    Attributes:
+        path: its folder.
+        identity: see `save_checkpoint`.
+        state: where the run stood, with `best_parameters`.
+        tensors: stored name -> tensor.
+    """
+
+    path: Path
+    identity: dict[str, Any]
+    state: TrainingState
+    tensors: dict[str, torch.Tensor]
+
+
+def _read(path: Path) -> Checkpoint:
+    """Reads one checkpoint.
+
+    Raises:
+        ValueError or OSError: a file is missing, is not what was written, or comes from another format.
+    """
+    document = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    if document["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"format version {document['format_version']}, expected {FORMAT_VERSION}")
+    if _checksum(path / _TENSORS) != document["tensors_sha256"]:
+        raise ValueError(f"{_TENSORS} differs from what was written")
+    tensors = load_file(path / _TENSORS)
+    # Copies, because what safetensors returns may be mapped from a file that is removed later.
+    best = {name.removeprefix("best/"): value.clone() for name, value in tensors.items() if name.startswith("best/")}
+    return Checkpoint(path, document["identity"], TrainingState(**document["state"], best_parameters=best), tensors)
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """Returns the newest whole checkpoint of a run, or None when there is none.
+
+    A damaged checkpoint is passed over for the next older one, with a warning that names it.
+    """
+    complete = sorted((path for path in _entries(folder) if _NAME.fullmatch(path.name)), reverse=True)
+    for path in complete:
+        try:
+            return _read(path)
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            warnings.warn(f"Passing over the damaged checkpoint {path}: {error}.", stacklevel=2)
+    return None
+
+
+def check_identity(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
+    """Refuses to continue a run other than the one the checkpoint belongs to.
+
+    Raises:
+        ValueError: lists every entry that differs, as it was and as it is, and what to do.
+    """
+    # A round trip through JSON makes tuples lists, as they are in the stored one.
+    found, expected = checkpoint.identity, json.loads(json.dumps(identity))
+    differences = [
+        f"  {name}: {_short(found.get(name))} in the checkpoint, {_short(expected.get(name))} now"
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"The checkpoint {checkpoint.path} belongs to another run:\n"
+            + "\n".join(differences)
+            + "\nRepeat the call with the checkpoint's values to continue that run, pass resume=False to discard it "
+            "and begin anew, or choose another output_dir."
+        )
+
+
+def _short(value: object) -> str:
+    """Returns `value` in at most 120 characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def restore(checkpoint: Checkpoint, groups: Mapping[str, ParameterGroup]) -> TrainingState:
+    """Puts parameters, moments and the random state back and returns where the run stood.
+
+    Args:
+        checkpoint: of this run, see `check_identity`.
+        groups: freshly built optimizers over the same parameters.
+    """
+    for group in groups.values():
+        for name, parameter in group.parameters.items():
+            with torch.no_grad():
+                parameter.copy_(checkpoint.tensors[f"parameter/{name}"])
+            moments = {}
+            for moment in ("step", "exp_avg", "exp_avg_sq"):
+                stored = checkpoint.tensors.get(f"optimizer/{moment}/{name}")
+                if stored is not None:
+                    # The step counter stays on the CPU, where AdamW makes it.
+                    moments[moment] = stored.clone().to("cpu" if moment == "step" else parameter.device)
+            if moments:
+                group.optimizer.state[parameter] = moments
+    torch.set_rng_state(checkpoint.tensors["random_state"])
+    return checkpoint.state
+
+
+def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes one JSON object per line, replacing the file only once the new one is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}{_PARTIAL}{os.getpid()}")
+    partial.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def append_history(path: Path, row: Mapping[str, Any]) -> None:
+    """Adds one row to a file of `write_history`."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{json.dumps(row)}\n")
+
+
+def copy_parameters(groups: Mapping[str, ParameterGroup]) -> dict[str, torch.Tensor]:
+    """Returns name -> a copy on the CPU of every trained parameter."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in _named_parameters(groups).items()}
+
+
+def load_parameters(groups: Mapping[str, ParameterGroup], values: Mapping[str, torch.Tensor]) -> None:
+    """Writes `values`, as made by `copy_parameters`, into the trained parameters."""
+    with torch.no_grad():
+        for name, parameter in _named_parameters(groups).items():
+            parameter.copy_(values[name])

@@ -1,0 +1,276 @@
+"""Fine-tuning on one recording: a new mouse's session tables, and the core only when asked."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tqdm.auto import tqdm
+
+from omnimouse.masks import Mask
+from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.recordings import Recording, open_recording
+from omnimouse.training.checkpoint import (
+    TrainingState,
+    check_identity,
+    load_parameters,
+    newest_checkpoint,
+    remove_checkpoints,
+    restore,
+    write_history,
+)
+from omnimouse.training.data import choose_masks
+from omnimouse.training.loop import HISTORY_FILE, TrainingRun, only_trainable, run_steps
+from omnimouse.training.preparation import (
+    add_session,
+    check_counts,
+    check_session,
+    make_accelerator,
+    make_schedule,
+    make_validation,
+    open_validation_windows,
+    open_windows,
+    run_identity,
+    shares_animal,
+    validation_masks,
+)
+from omnimouse.training.recipe import (
+    FINETUNE_CORE_LEARNING_RATE,
+    PUBLISHED_CORE_OPTIMIZER,
+    PUBLISHED_SESSION_OPTIMIZER,
+    FinetuneRecipe,
+    MixedPrecision,
+    build_optimizers,
+)
+
+if TYPE_CHECKING:
+    from omnimouse.modeling_omnimouse import OmniMouseModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a fine-tune leaves, besides the weights in the model.
+
+    Attributes:
+        session: key of the session trained.
+        history: one row per step: step (1 for the first), loss, response_loss and behavior_loss (None when the step's
+            mask has no such loss), validation_loss (None on steps without validation), validation_losses (task ->
+            loss), seconds (since the start), mask, learning_rate and gradient_norm (each set of parameters -> value).
+        best_step: the step whose weights the model holds now; 0 when no step was better than not training at all.
+        best_validation_loss: mean loss of the validation tasks at that step; None without validation.
+        initial_validation_loss: the same before the first step.
+        stopped_early: whether patience ran out before the last step.
+        resumed_from: step of the checkpoint the run was continued from, or None.
+        left_out_masks: mask name -> why this population cannot serve it.
+        output_dir: folder with checkpoint and history, or None.
+        seconds: time spent training, over all sittings of the run.
+    """
+
+    session: str
+    history: list[dict[str, Any]]
+    best_step: int
+    best_validation_loss: float | None
+    initial_validation_loss: float | None
+    stopped_early: bool
+    resumed_from: int | None
+    left_out_masks: dict[str, str]
+    output_dir: Path | None
+    seconds: float
+
+
+def finetune(
+    model: OmniMouseModel,
+    recording: Recording | str | os.PathLike[str],
+    *,
+    steps: int = 1000,
+    batch_size: int = 8,
+    session_learning_rate: float = PUBLISHED_SESSION_OPTIMIZER.learning_rate,
+    train_core: bool = False,
+    core_learning_rate: float = FINETUNE_CORE_LEARNING_RATE,
+    warmup_steps: int | None = None,
+    decay_steps: int | None = None,
+    train_animal: bool | None = None,
+    masks: Sequence[Mask | str] | None = None,
+    mask_weights: Sequence[float] | None = None,
+    processor: OmniMouseProcessor | None = None,
+    train_tiers: str | Sequence[str] = ("train",),
+    stride: int = 1,
+    include_blanks: bool = True,
+    validation_tier: str | None = "validation",
+    validation_tasks: Sequence[Mask | str] | None = None,
+    validation_all_neurons: bool = False,
+    validate_every: int | None = None,
+    max_validation_windows: int = 32,
+    patience: int | None = None,
+    seed: int = 0,
+    output_dir: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool | Literal["auto"] = "auto",
+    mixed_precision: MixedPrecision | Literal["auto"] = "auto",
+    cpu: bool = False,
+    num_workers: int = 1,
+    progress: bool = True,
+    session: str | None = None,
+) -> FinetuneResult:
+    """Trains the session tables of one recording, and the core if asked, and leaves the best weights in the model.
+
+    A session that the model lacks is added first. Each step draws `batch_size` windows, a mask that the population can
+    serve, and a shuffle of the neurons, all as a function of `seed` and the step. With the core frozen only the neuron
+    vectors, neuron biases, session vector and animal vector change, and the core runs without stochastic depth. The
+    model ends up on the device it was trained on.
+
+    With an `output_dir`, the run saves checkpoints there and can be killed at any time: the same call goes on from the
+    newest one and ends with the same weights as a run that was never interrupted (bit for bit on one CPU with the same
+    number of threads). Ctrl-C and SIGTERM save a checkpoint after the step under way and then raise KeyboardInterrupt
+    or SystemExit; the model then holds the weights of the last step.
+
+    Args:
+        model: a model with a trained core.
+        recording: an open recording or its folder.
+        steps: optimizer steps of the whole run.
+        batch_size: windows per step.
+        session_learning_rate: peak learning rate of the session tables.
+        train_core: also train the core. Other sessions in the model are left as they are and no longer fit it.
+        core_learning_rate: peak learning rate of the core; lower than in pre-training, so that one mouse does not
+            undo what many taught the core.
+        warmup_steps: linear warm-up; default: a tenth of the steps, at most 50.
+        decay_steps: last steps over which the learning rate falls to near zero; default: a fifth of the steps.
+        train_animal: whether to train the animal vector; default: unless another session in the model shares it.
+        masks: masks or task names to train on; default: the 120 training masks of the released models.
+        mask_weights: weight of each mask; default: equal.
+        processor: how windows are cut; default: the model's own, else the profile "strict". A model without one gets
+            it, so that it is saved with the model.
+        train_tiers: tier or tiers of the trials to train on.
+        stride: use every stride-th possible window start.
+        include_blanks: also train on blank screens between trials.
+        validation_tier: trials that decide which weights are kept; None keeps the last ones.
+        validation_tasks: masks or task names to validate on; default: `masks` when they are given and at most eight,
+            else `VALIDATION_TASKS`, as far as the population allows.
+        validation_all_neurons: validate on the whole population in file order instead of fixed shuffles that are cut to
+            the model's largest population.
+        validate_every: steps between validations; default: ten over the run.
+        max_validation_windows: windows to validate on, evenly spread over the tier.
+        patience: stop after so many validations in a row without improvement; default: never.
+        seed: decides windows, masks, neuron shuffles and stochastic depth.
+        output_dir: folder for `history.jsonl` and checkpoints; default: neither is written.
+        checkpoint_every: steps between checkpoints; default: ten over the run.
+        resume: "auto" (or True) continues from the checkpoint in `output_dir` if there is one; False removes it and
+            begins anew.
+        mixed_precision: "bf16", "no", or "auto" for bf16 on CUDA devices that have it.
+        cpu: train on the CPU although there is an accelerator.
+        num_workers: 1 cuts windows one batch ahead in a thread, 0 does not; the result is the same.
+        progress: show a progress bar.
+        session: key of the session in the model; default: the key of the recording.
+
+    Returns:
+        `FinetuneResult`.
+
+    Raises:
+        ValueError: an argument out of range; a tier that is unknown or has no window; another number of neurons, or
+            other neurons, than the session in the model has; no mask that the population can serve; NaN in the data,
+            the loss or a gradient; a checkpoint of another run in `output_dir`.
+    """
+    recording = recording if isinstance(recording, Recording) else open_recording(recording)
+    key = recording.session_key if session is None else session
+    train_tiers = (train_tiers,) if isinstance(train_tiers, str) else tuple(train_tiers)
+    check_session(model, recording, key)
+    check_counts(checkpoint_every=checkpoint_every, max_validation_windows=max_validation_windows)
+    accelerator = make_accelerator(mixed_precision, cpu=cpu)
+    processor = processor or model.processor or OmniMouseProcessor(profile="strict")
+    recipe = FinetuneRecipe(
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        session=replace(PUBLISHED_SESSION_OPTIMIZER, learning_rate=session_learning_rate),
+        core=replace(PUBLISHED_CORE_OPTIMIZER, learning_rate=core_learning_rate) if train_core else None,
+        schedule=make_schedule(steps, warmup_steps, decay_steps),
+        train_animal=not shares_animal(model, recording, key) if train_animal is None else train_animal,
+        validate_every=max(1, steps // 10) if validate_every is None else validate_every,
+        patience=patience,
+        mixed_precision=accelerator.mixed_precision,
+    )
+    population = min(recording.n_neurons, model.config.max_population)
+    choice = choose_masks(masks, mask_weights, n_neurons=population, config=model.config)
+    windows = open_windows(recording, train_tiers, stride, include_blanks, processor)
+    validation = None
+    if validation_tier is not None:
+        validation = make_validation(
+            open_validation_windows(recording, validation_tier, include_blanks, processor),
+            validation_masks(validation_tasks, masks, choice, model.config),
+            config=model.config,
+            seed=seed,
+            max_windows=max_validation_windows,
+            all_neurons=validation_all_neurons,
+        )
+    add_session(model, recording, key, processor, train_tiers)
+    model.to(accelerator.device)
+    run = TrainingRun(
+        model=model,
+        accelerator=accelerator,
+        session=key,
+        n_neurons=recording.n_neurons,
+        recipe=recipe,
+        # The thread that cuts ahead gets open files of its own; validation reads the same recording meanwhile.
+        windows=copy.deepcopy(windows) if num_workers else windows,
+        choice=choice,
+        groups=build_optimizers(model, recipe, key),
+        validation=validation,
+        output_dir=None if output_dir is None else Path(output_dir),
+        checkpoint_every=max(1, steps // 10) if checkpoint_every is None else checkpoint_every,
+        identity=run_identity(model, recording, key, recipe, processor, windows, choice, validation),
+        num_workers=num_workers,
+        progress=progress,
+    )
+    return _run(run, resume=resume)
+
+
+def _run(run: TrainingRun, *, resume: bool | Literal["auto"]) -> FinetuneResult:
+    """Trains from the newest checkpoint or from the start, and puts the best weights into the model."""
+    if resume not in (True, False, "auto"):
+        raise ValueError(f"resume is {resume!r}; expected 'auto', True or False.")
+    state, resumed_from = TrainingState(), None
+    if run.output_dir is not None:
+        if not resume:
+            remove_checkpoints(run.output_dir)
+        elif (checkpoint := newest_checkpoint(run.output_dir)) is not None:
+            check_identity(checkpoint, run.identity)
+            state = restore(checkpoint, run.groups)
+            resumed_from = state.step
+        write_history(run.output_dir / HISTORY_FILE, state.history)
+    _report_left_out(run)
+    with only_trainable(run.model, run.groups):
+        run_steps(run, state)
+    if state.best_step is not None:
+        load_parameters(run.groups, state.best_parameters)
+    return FinetuneResult(
+        session=run.session,
+        history=state.history,
+        best_step=state.step if state.best_step is None else state.best_step,
+        best_validation_loss=state.best_validation_loss,
+        initial_validation_loss=state.initial_validation_loss,
+        stopped_early=state.stopped_early,
+        resumed_from=resumed_from,
+        left_out_masks=run.choice.left_out,
+        output_dir=run.output_dir,
+        seconds=state.seconds,
+    )
+
+
+def _report_left_out(run: TrainingRun) -> None:
+    """Says once which masks this population cannot serve."""
+    left_out = run.choice.left_out
+    if left_out:
+        message = (
+            f"{len(left_out)} of {len(left_out) + len(run.choice.masks)} masks are left out, because the "
+            f"{run.n_neurons} neurons of session {run.session} cannot serve them: {', '.join(left_out)}"
+        )
+        logger.info(message)
+        if run.progress:
+            tqdm.write(message)

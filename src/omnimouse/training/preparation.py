@@ -1,0 +1,258 @@
+"""What a fine-tune is made of before its first step: device and precision, session, windows, validation, identity.
+
+Every function here refuses what cannot work, with a message for the caller of `finetune`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState, is_initialized
+
+from omnimouse.masks import Mask, as_mask
+from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.recordings import Recording, Windows, mean_responses
+from omnimouse.sessions import hash_unit_ids
+from omnimouse.training.data import MaskChoice, needed_arrays, validation_neuron_ids
+from omnimouse.training.loop import Validation
+from omnimouse.training.recipe import FinetuneRecipe, ScheduleRecipe
+
+if TYPE_CHECKING:
+    from omnimouse.configuration_omnimouse import OmniMouseConfig
+    from omnimouse.modeling_omnimouse import OmniMouseModel
+
+VALIDATION_TASKS = (
+    "forecasting+stimulus+behavior",
+    "population+stimulus+behavior",
+    "stimulus+behavior",
+    "behavior+stimulus",
+)
+"""One task per family: what a run is validated on when nothing else is asked for."""
+
+MAX_DEFAULT_VALIDATION_MASKS = 8
+"""Given masks are validated on themselves, up to so many; validating on more would take longer than training."""
+
+MAX_WARMUP_STEPS = 50
+"""The most warm-up steps a run has unless told otherwise; with the core frozen, nothing needs a long one."""
+
+
+def make_accelerator(mixed_precision: str, *, cpu: bool) -> Accelerator:
+    """Returns the accelerator to train on, with the precision asked for."""
+    if mixed_precision not in ("auto", "no", "bf16"):
+        raise ValueError(f"mixed_precision is {mixed_precision!r}; expected 'auto', 'no' or 'bf16'.")
+    if mixed_precision == "auto":
+        if is_initialized():
+            mixed_precision = AcceleratorState().mixed_precision
+        else:
+            on_cuda = PartialState(cpu=cpu).device.type == "cuda"
+            mixed_precision = "bf16" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    try:
+        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu)
+    except ValueError as error:
+        raise ValueError(
+            f"Accelerate cannot be set up with mixed_precision={mixed_precision!r}, cpu={cpu}: {error}. Its settings "
+            "hold for the whole process: keep to those of the first call (mixed_precision='auto' does), or start a new "
+            "process."
+        ) from error
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"finetune trains one session on one process, but {accelerator.num_processes} were started. Start the "
+            "script with `python`, or with `accelerate launch --num_processes 1`."
+        )
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise ValueError(
+            f"Accelerate is set up with mixed precision {accelerator.mixed_precision!r} in this process; finetune "
+            "works in 'no' or 'bf16'. Start a new process."
+        )
+    return accelerator
+
+
+def check_counts(**counts: int | None) -> None:
+    """Refuses counts below 1; None stands for a default."""
+    for name, value in counts.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} is {value!r}; expected a whole number, 1 or more.")
+
+
+def make_schedule(steps: int, warmup_steps: int | None, decay_steps: int | None) -> ScheduleRecipe:
+    """Returns the schedule of a run; its defaults fit any number of steps."""
+    return ScheduleRecipe(
+        warmup_steps=min(MAX_WARMUP_STEPS, steps // 10) if warmup_steps is None else warmup_steps,
+        decay_steps=steps // 5 if decay_steps is None else decay_steps,
+    )
+
+
+def check_session(model: OmniMouseModel, recording: Recording, key: str) -> None:
+    """Refuses a recording whose neurons are not those of the session in the model."""
+    if key not in model.session_keys:
+        return
+    spec = model.session_spec(key)
+    if spec.n_neurons != recording.n_neurons:
+        raise ValueError(
+            f"Recording {recording.path} has {recording.n_neurons} neurons, but session {key!r} in the model has "
+            f"{spec.n_neurons}. Fine-tune the session on the recording it was added from, or add this one under "
+            "another key with session=KEY."
+        )
+    found = hash_unit_ids(recording.unit_ids)
+    if found is not None and spec.unit_ids_hash is not None and found != spec.unit_ids_hash:
+        raise ValueError(
+            f"Recording {recording.path} has as many neurons as session {key!r} in the model, but other unit ids or "
+            "another order of them, so the neuron vectors would belong to other neurons. Fine-tune the session on the "
+            "recording it was added from, or add this one under another key with session=KEY."
+        )
+
+
+def shares_animal(model: OmniMouseModel, recording: Recording, key: str) -> bool:
+    """Whether another session in the model has the animal of session `key`."""
+    animal = model.session_spec(key).animal_id if key in model.session_keys else str(recording.animal_id)
+    return any(model.session_spec(other).animal_id == animal for other in model.session_keys if other != key)
+
+
+def add_session(
+    model: OmniMouseModel, recording: Recording, key: str, processor: OmniMouseProcessor, train_tiers: Sequence[str]
+) -> None:
+    """Adds the session when the model lacks it, and gives a model without a processor this one."""
+    if model.processor is None:
+        model.processor = processor
+    if key in model.session_keys:
+        return
+    means = mean_responses(recording, processor, tiers=train_tiers)
+    silent = np.flatnonzero(~np.isfinite(means))
+    if len(silent):
+        named = ", ".join(str(neuron) for neuron in silent[:10]) + (", ..." if len(silent) > 10 else "")
+        raise ValueError(
+            f"Recording {recording.path} has no finite response in tiers {', '.join(train_tiers)} for {len(silent)} of "
+            f"its {recording.n_neurons} neurons: neurons {named} (counted from 0). Leave these neurons out of the "
+            "recording, or run `omnimouse check` to see what is wrong with them."
+        )
+    model.add_session(
+        key,
+        n_neurons=recording.n_neurons,
+        animal_id=str(recording.animal_id),
+        mean_responses=means,
+        unit_ids=recording.unit_ids,
+    )
+
+
+def open_windows(
+    recording: Recording, tiers: Sequence[str], stride: int, include_blanks: bool, processor: OmniMouseProcessor
+) -> Windows:
+    """Returns the windows of some tiers, at least one."""
+    windows = Windows(recording, tiers, stride=stride, include_blanks=include_blanks, processor=processor)
+    if len(windows) == 0:
+        raise ValueError(
+            f"Recording {recording.path} has no window in {', '.join(windows.tiers)}: {windows.explain()}. Choose "
+            "other tiers, or run `omnimouse check` to see what is wrong with them."
+        )
+    return windows
+
+
+def open_validation_windows(
+    recording: Recording, tier: str, include_blanks: bool, processor: OmniMouseProcessor
+) -> Windows:
+    """Returns the windows of the validation tier, at least one."""
+    if tier not in recording.tiers:
+        raise ValueError(
+            f"Recording {recording.path} has no tier {tier!r} to validate on; its tiers are "
+            f"{', '.join(recording.tiers)}. Pass one of them as validation_tier, or None to train without validation."
+        )
+    return open_windows(recording, (tier,), 1, include_blanks, processor)
+
+
+def validation_masks(
+    tasks: Sequence[Mask | str] | None, masks: Sequence[Mask | str] | None, choice: MaskChoice, config: OmniMouseConfig
+) -> tuple[dict[str, Mask], bool]:
+    """Returns name -> mask to validate on, and whether they were asked for by the caller."""
+    if tasks is not None:
+        names = [task if isinstance(task, str) else f"validation/{i}" for i, task in enumerate(tasks)]
+        return {name: as_mask(task, config) for name, task in zip(names, tasks, strict=True)}, True
+    if masks is not None and len(choice.masks) <= MAX_DEFAULT_VALIDATION_MASKS:
+        return dict(zip(choice.names, choice.masks, strict=True)), False
+    return {task: as_mask(task, config) for task in VALIDATION_TASKS}, False
+
+
+def make_validation(
+    windows: Windows,
+    wanted: tuple[dict[str, Mask], bool],
+    *,
+    config: OmniMouseConfig,
+    seed: int,
+    max_windows: int,
+    all_neurons: bool,
+) -> Validation:
+    """Fixes windows, masks and neurons of the validation.
+
+    Raises:
+        ValueError: when a mask asked for, or every one of the defaults, does not fit the population.
+    """
+    candidates, asked_for = wanted
+    n_neurons = windows.recording.n_neurons
+    population = n_neurons if all_neurons else min(n_neurons, config.max_population)
+    usable, reasons = {}, {}
+    for name, mask in candidates.items():
+        try:
+            mask.resolve(population, config)
+            usable[name] = mask
+        except ValueError as error:
+            reasons[name] = str(error)
+    if not usable or (asked_for and reasons):
+        raise ValueError(
+            f"A population of {population} neurons cannot be validated on "
+            + ("; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "no task at all")
+            + ". Pass validation_tasks=[...] that it can serve, or validation_tier=None."
+        )
+    count = min(max_windows, len(windows))
+    indices = np.linspace(0, len(windows) - 1, count).round().astype(int).tolist()
+    ids = validation_neuron_ids(seed, count, n_neurons=n_neurons, max_population=config.max_population)
+    return Validation(
+        windows=windows,
+        indices=indices,
+        masks=usable,
+        needs=needed_arrays(list(usable.values()), population, config),
+        neuron_ids=None if all_neurons else ids,
+    )
+
+
+def run_identity(
+    model: OmniMouseModel,
+    recording: Recording,
+    key: str,
+    recipe: FinetuneRecipe,
+    processor: OmniMouseProcessor,
+    windows: Windows,
+    choice: MaskChoice,
+    validation: Validation | None,
+) -> dict[str, Any]:
+    """Returns what a checkpoint must have in common with a run that continues from it."""
+    identity: dict[str, Any] = {f"recipe.{name}": value for name, value in asdict(recipe).items()}
+    identity |= {
+        "session": key,
+        "n_neurons": recording.n_neurons,
+        "unit_ids": hash_unit_ids(recording.unit_ids),
+        "processor": json.loads(processor.to_json_string()),
+        "masks": [asdict(mask) for mask in choice.masks],
+        "mask_weights": list(choice.weights),
+        "training_windows": _fingerprint(windows.starts),
+        "validation": None,
+    }
+    if validation is not None:
+        identity["validation"] = {
+            "windows": _fingerprint(validation.windows.starts[validation.indices]),
+            "masks": {name: asdict(mask) for name, mask in validation.masks.items()},
+            "all_neurons": validation.neuron_ids is None,
+        }
+    if recipe.core is None:
+        identity["core_hash"] = model.core_hash()
+    return identity
+
+
+def _fingerprint(starts: np.ndarray) -> str:
+    """Returns a short description of window starts in which two different lists differ."""
+    return f"{len(starts)} windows, sha256 {hashlib.sha256(starts.astype('<f8').tobytes()).hexdigest()[:16]}"

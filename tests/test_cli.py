@@ -1,0 +1,356 @@
+"""The shell: options agree with the functions behind them, results arrive, errors are one clear message."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from omnimouse import OmniMouseConfig, OmniMouseModel, __version__, demo
+from omnimouse.cli import build_parser, main
+from omnimouse.evaluation import Predictions, evaluate, predict
+from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.recordings import open_recording
+from omnimouse.recordings.simulated import simulate_recording
+from omnimouse.training import finetune
+
+COMMANDS = ("demo", "simulate", "check", "finetune", "evaluate", "predict", "info")
+N_NEURONS = 12
+SMALL_CORE = {
+    "hidden_size": 32, "identity_size": 16, "num_attention_heads": 2, "num_latents": 4, "num_registers": 2,
+    "video_hidden_size": 16, "video_num_heads": 1, "video_depths": [1, 1],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recording_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recordings") / "mouse"
+    simulate_recording(folder, 5, n_neurons=N_NEURONS, minutes=2.5, animal="cli")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def core_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    model = OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALL_CORE))
+    model.processor = OmniMouseProcessor(profile="strict")
+    folder = tmp_path_factory.mktemp("models") / "core"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finetuned(recording_folder, core_folder, tmp_path_factory):
+    """Output folder of a short `omnimouse finetune`."""
+    folder = tmp_path_factory.mktemp("finetuned")
+    assert main(finetune_command(recording_folder, core_folder, folder)) == 0
+    return folder
+
+
+def finetune_command(recording, core, output, *more):
+    """A run of two steps on what is cheapest to compute."""
+    return [
+        "finetune", str(recording), "--core", str(core), "--output", str(output), "--steps", "2", "--batch-size", "2",
+        "--masks", "forecasting", "--validation-tier", "none", *more,
+    ]  # fmt: skip
+
+
+def run(capsys, *argv):
+    """Exit status, standard output and standard error of a command."""
+    capsys.readouterr()
+    status = main([str(arg) for arg in argv])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+# The parser.
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_the_command_does_and_gives_an_example(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert "example" in text and f"\n  omnimouse {command}" in text
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"\n    {command} " in text for command in COMMANDS)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"omnimouse {__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["train-a-mouse"], ["check"], ["finetune", "folder"], ["check", "folder", "--x"]])
+def test_wrong_usage_exits_with_2(argv, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(argv)
+    assert exit_.value.code == 2
+    assert "usage: omnimouse" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "function", "own_options"),
+    [
+        (["simulate", "f"], simulate_recording, {"n_neurons", "minutes"}),
+        (["finetune", "f", "--output", "o"], finetune, {"core", "json", "output_dir"}),
+        (["evaluate", "f"], evaluate, {"core", "session_adapter", "output", "cpu", "json"}),
+        (
+            ["predict", "f", "--task", "t", "--output", "o.npz"],
+            predict,
+            {"core", "session_adapter", "output", "cpu", "json"},
+        ),
+    ],
+)
+def test_options_have_the_names_and_defaults_of_the_function(argv, function, own_options):
+    options = vars(build_parser().parse_args(argv))
+    parameters = inspect.signature(function).parameters
+    same = {"auto": True, ("train",): ["train"]}
+    compared = 0
+    for name, value in options.items():
+        if name in own_options | {"function", "debug"}:
+            continue
+        assert name in parameters, f"--{name} is no argument of {function.__name__}"
+        default = parameters[name].default
+        if default is not inspect.Parameter.empty:
+            assert value in (default, same.get(default)), name
+            compared += 1
+    assert compared >= 1
+
+
+# check and info.
+
+
+def test_check_describes_a_sound_recording(recording_folder, capsys):
+    status, out, _ = run(capsys, "check", recording_folder)
+    assert status == 0
+    assert f"{N_NEURONS} neurons" in out and "final_test" in out and "30.00 Hz" in out and "Sound" in out
+
+
+def test_check_json_is_all_there_is_on_standard_output(recording_folder, capsys):
+    status, out, _ = run(capsys, "check", recording_folder, "--json")
+    report = json.loads(out)
+    assert status == 0 and report["sound"] is True
+    recording = open_recording(recording_folder)
+    assert report["recording"]["session_key"] == recording.session_key
+    assert report["recording"]["n_neurons"] == N_NEURONS
+    assert list(report["recording"]["tiers"]) == recording.tiers
+    counted = sum(tier["trials"] for tier in report["recording"]["tiers"].values())
+    assert counted == sum(trial.tier is not None for trial in recording.trials)
+    assert report["recording"]["tiers"]["train"]["windows"] > 0
+
+
+def test_check_lists_all_fatal_findings_and_exits_with_1(recording_folder, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(recording_folder, broken)
+    (broken / "responses" / "data.npy").unlink()
+    (broken / "screen" / "timestamps.npy").unlink()
+    status, out, _ = run(capsys, "check", broken)
+    assert status == 1
+    fatal = [line for line in out.splitlines() if line.startswith("fatal")]
+    assert any("responses" in line for line in fatal) and any("timestamps" in line for line in fatal)
+    status, out, _ = run(capsys, "check", broken, "--json")
+    report = json.loads(out)
+    assert status == 1 and report["sound"] is False and report["recording"] is None
+    assert set(report["findings"][0]) == {"severity", "path", "field", "expected", "found", "what_to_do"}
+
+
+def test_check_of_a_missing_folder_is_fatal(tmp_path, capsys):
+    status, out, _ = run(capsys, "check", tmp_path / "nowhere")
+    assert status == 1 and "nowhere" in out
+
+
+def test_info_without_a_name_lists_versions_models_and_tasks(capsys):
+    status, out, _ = run(capsys, "info", "--json")
+    report = json.loads(out)
+    assert status == 0
+    assert report["versions"]["omnimouse"] == __version__ and report["versions"]["torch"] == torch.__version__
+    assert "omnimouse-tiny" in report["models"] and "stimulus+behavior" in report["tasks"]
+    status, out, _ = run(capsys, "info")
+    assert status == 0 and "omnimouse-tiny" in out
+
+
+def test_info_knows_recordings_models_and_session_adapters(recording_folder, core_folder, finetuned, capsys):
+    key = open_recording(recording_folder).session_key
+    for folder, kind in (
+        (recording_folder, "recording"),
+        (core_folder, "model"),
+        (finetuned / "adapter", "session adapter"),
+    ):
+        status, out, _ = run(capsys, "info", folder, "--json")
+        assert status == 0 and json.loads(out)["kind"] == kind
+    model = OmniMouseModel.from_pretrained(core_folder)
+    n_parameters = sum(tensor.numel() for tensor in model.core_state_dict().values())
+    assert f"{n_parameters:,} parameters in the core" in run(capsys, "info", core_folder)[1]
+    assert key in run(capsys, "info", recording_folder)[1]
+    assert f"{N_NEURONS} x 16" in run(capsys, "info", finetuned / "adapter")[1]
+
+
+# finetune, evaluate, predict.
+
+
+def test_finetune_saves_an_adapter_that_evaluate_and_predict_use(recording_folder, finetuned, tmp_path, capsys):
+    adapter = finetuned / "adapter"
+    assert (adapter / "adapter_config.json").is_file() and (finetuned / "history.jsonl").is_file()
+    common = [recording_folder, "--session-adapter", adapter, "--tier", "validation", "--max-windows", "2"]
+
+    status, out, _ = run(
+        capsys, "evaluate", *common, "--tasks", "forecasting", "--output", tmp_path / "s.json", "--json"
+    )
+    assert status == 0
+    scores = json.loads(out)
+    assert list(scores["tasks"]) == ["forecasting"] and scores["tier"] == "validation"
+    stored = json.loads((tmp_path / "s.json").read_text())
+    assert len(stored["tasks"]["forecasting"]["per_neuron"]) == N_NEURONS
+    assert stored["tasks"]["forecasting"]["score"] == scores["tasks"]["forecasting"]["score"]
+
+    status, out, _ = run(capsys, "evaluate", *common, "--tasks", "forecasting")
+    assert status == 0 and "forecasting" in out and "ceiling" in out
+
+    status, out, _ = run(capsys, "predict", *common, "--task", "forecasting", "--output", tmp_path / "p.npz", "--json")
+    assert status == 0
+    shapes = json.loads(out)["arrays"]
+    predictions = Predictions.load(tmp_path / "p.npz")
+    assert predictions.predictions.shape == tuple(shapes["predictions"]) == (2, 30, N_NEURONS)
+    assert np.isfinite(predictions.predictions).all()
+
+
+def test_train_core_saves_a_whole_model_that_needs_no_adapter(recording_folder, core_folder, tmp_path, capsys):
+    command = finetune_command(recording_folder, core_folder, tmp_path / "out", "--train-core", "--json")
+    status, out, _ = run(capsys, *command)
+    assert status == 0
+    assert json.loads(out)["saved"] == str(tmp_path / "out" / "model")
+    key = open_recording(recording_folder).session_key
+    trained = OmniMouseModel.from_pretrained(tmp_path / "out" / "model", sessions="all")
+    assert trained.session_keys == [key]
+    assert trained.core_hash() != OmniMouseModel.from_pretrained(core_folder).core_hash()
+    status, out, _ = run(
+        capsys, "evaluate", recording_folder, "--core", tmp_path / "out" / "model", "--tasks", "forecasting",
+        "--tier", "validation", "--max-windows", "1", "--json",
+    )  # fmt: skip
+    assert status == 0 and json.loads(out)["session_key"] == key
+
+
+def test_the_same_finetune_again_does_not_train_again_and_another_is_refused(
+    recording_folder, core_folder, finetuned, capsys
+):
+    before = (finetuned / "adapter" / "adapter_model.safetensors").read_bytes()
+    status, out, _ = run(capsys, *finetune_command(recording_folder, core_folder, finetuned, "--json"))
+    assert status == 0 and json.loads(out)["resumed_from"] == 2
+    assert (finetuned / "adapter" / "adapter_model.safetensors").read_bytes() == before
+    status, _, err = run(capsys, *finetune_command(recording_folder, core_folder, finetuned, "--seed", "1"))
+    assert status == 2 and "seed" in err
+
+
+# Errors.
+
+
+def test_errors_are_messages_that_say_what_to_do(recording_folder, core_folder, finetuned, tmp_path, capsys):
+    adapter = finetuned / "adapter"
+    other_mouse = tmp_path / "other"
+    simulate_recording(other_mouse, 6, n_neurons=N_NEURONS, minutes=2, animal="other")
+    torch.manual_seed(1)
+    OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALL_CORE)).save_pretrained(tmp_path / "other-core")
+    (tmp_path / "empty").mkdir()
+    use = ["--session-adapter", adapter]
+    npz = ["--output", tmp_path / "p.npz"]
+    cases = [
+        (["evaluate", recording_folder], ["--session-adapter", "--core"]),
+        (["evaluate", recording_folder, "--core", core_folder], ["no session", "no sessions at all"]),
+        (["evaluate", recording_folder, "--core", "omnimouse-giant"], ["omnimouse-giant", "omnimouse-tiny"]),
+        (["evaluate", recording_folder, *use, "--tier", "test"], ["'test'", "final_test"]),
+        (["evaluate", recording_folder, *use, "--tasks", "forcasting"], ["forcasting", "forecasting"]),
+        (["evaluate", recording_folder, *use, "--core", tmp_path / "other-core"], ["another core"]),
+        (["evaluate", recording_folder, "--session-adapter", core_folder], ["adapter"]),
+        (["evaluate", other_mouse, *use], ["cli-1-1", "other-1-1"]),
+        (["evaluate", tmp_path / "empty", *use], ["empty"]),
+        (["predict", recording_folder, *use, "--task", "nonsense", *npz], ["nonsense", "stimulus"]),
+        (["predict", recording_folder, *use, "--task", "stimulus", "--output", "p.csv"], ["p.csv", ".npz"]),
+        (["finetune", recording_folder, "--core", tmp_path / "empty", "--output", tmp_path / "x"], ["config.json"]),
+        (finetune_command(recording_folder, core_folder, tmp_path / "x", "--steps", "0"), ["steps", "0"]),
+        (["simulate", recording_folder], [str(recording_folder)]),
+        (["info", tmp_path / "nowhere"], ["nowhere", "omnimouse-tiny"]),
+        (["info", tmp_path / "empty"], ["empty folder"]),
+    ]
+    for argv, expected in cases:
+        status, out, err = run(capsys, *argv)
+        assert status == 2, f"{argv}: {out}{err}"
+        assert err.splitlines()[-1].startswith("omnimouse: error:") or "omnimouse: error:" in err, argv
+        assert "Traceback" not in err and out == "", argv
+        for part in expected:
+            assert part in err, f"{argv}: {part!r} is not in {err!r}"
+
+
+def test_debug_shows_the_traceback(tmp_path, capsys):
+    status, _, err = run(capsys, "info", tmp_path / "nowhere", "--debug")
+    assert status == 2 and "Traceback" in err
+
+
+def test_a_truncated_weight_file_is_named(core_folder, finetuned, tmp_path, capsys):
+    for source, name in ((core_folder, "model.safetensors"), (finetuned / "adapter", "adapter_model.safetensors")):
+        broken = tmp_path / name.partition(".")[0]
+        shutil.copytree(source, broken)
+        (broken / name).write_bytes((source / name).read_bytes()[:100])
+        status, _, err = run(capsys, "info", broken)
+        assert status == 2 and name in err
+
+
+# The demonstration.
+
+
+def test_demo_writes_report_scores_and_adapter(core_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "CORE", str(core_folder))
+    monkeypatch.setattr(demo, "TASKS", ("forecasting",))
+    monkeypatch.setattr(demo, "TRACE_TASKS", ("forecasting",))
+    monkeypatch.setattr(demo, "TRACE_WINDOWS", 1)
+    output = tmp_path / "demo"
+    argv = ["demo", "--output", output, "--minutes", "2", "--n-neurons", N_NEURONS, "--steps", "1"]
+    status, out, _ = run(capsys, *argv)
+    assert status == 0
+    assert "forecasting" in out and str(output / "report.html") in out and "omnimouse finetune" in out
+    assert {path.name for path in output.iterdir()} == set(demo.PARTS)
+    report = (output / "report.html").read_text()
+    assert "<img" in report and "http://" not in report and "https://" not in report
+    assert run(capsys, "info", output / "adapter")[0] == 0
+
+    scores = (output / "scores.json").read_bytes()
+    assert run(capsys, *argv)[0] == 0, "the same demo again"
+    assert (output / "scores.json").read_bytes() == scores
+    status, _, err = run(capsys, *argv, "--seed", "3")
+    assert status == 2 and "--force" in err
+
+
+def test_demo_leaves_other_folders_alone(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("keep")
+    for force in ([], ["--force"]):
+        status, _, err = run(capsys, "demo", "--output", tmp_path, *force)
+        assert status == 2 and "not empty" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_force_removes_only_what_the_demo_wrote(tmp_path):
+    settings = demo.DemoSettings(seed=1)
+    demo.claim_folder(tmp_path, settings, force=False)
+    (tmp_path / "mine.txt").write_text("keep")
+    (tmp_path / "adapter").mkdir()
+    demo.claim_folder(tmp_path, settings, force=False)
+    assert (tmp_path / "adapter").is_dir()
+    other = demo.DemoSettings(seed=2)
+    with pytest.raises(ValueError, match="--force"):
+        demo.claim_folder(tmp_path, other, force=False)
+    demo.claim_folder(tmp_path, other, force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.json", "mine.txt"]
+    assert json.loads((tmp_path / "demo.json").read_text())["seed"] == 2

@@ -1,0 +1,75 @@
+"""The run that tests interrupt: `python killed_run.py RECORDING OUTPUT_DIR WHERE` trains until it kills itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import torch
+
+from omnimouse.configuration_omnimouse import OmniMouseConfig
+from omnimouse.modeling_omnimouse import OmniMouseModel
+from omnimouse.training import checkpoint, loop
+from omnimouse.training.finetune import finetune
+
+SETTINGS = {
+    "steps": 8,
+    "batch_size": 2,
+    "train_core": True,
+    "validate_every": 3,
+    "checkpoint_every": 3,
+    "max_validation_windows": 2,
+    "seed": 5,
+    "cpu": True,
+    "progress": False,
+}
+
+
+def small_model() -> OmniMouseModel:
+    """A model of a few thousand parameters with stochastic depth, the same every time."""
+    torch.manual_seed(0)
+    config = OmniMouseConfig.from_preset(
+        "tiny",
+        hidden_size=32,
+        identity_size=8,
+        num_attention_heads=2,
+        num_latents=4,
+        num_registers=2,
+        video_hidden_size=16,
+        video_num_heads=1,
+        video_depths=[1, 1],
+        video_drop_path_rate=0.5,
+        max_population=10,
+    )
+    return OmniMouseModel(config)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(recording: str, output_dir: str, where: str) -> None:
+    """Trains and is killed between two checkpoints ("step") or in the middle of writing one ("saving")."""
+    torch.set_num_threads(1)
+    append, replace = loop.append_history, os.replace
+
+    def append_or_die(path, row):
+        append(path, row)
+        if row["step"] == 5:
+            _die()
+
+    def replace_or_die(source, target):
+        if str(target).endswith("checkpoint-00000006"):
+            _die()
+        replace(source, target)
+
+    if where == "step":
+        loop.append_history = append_or_die
+    else:
+        checkpoint.os.replace = replace_or_die
+    finetune(small_model(), recording, output_dir=output_dir, **SETTINGS)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
