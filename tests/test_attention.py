@@ -101,7 +101,9 @@ def test_grouped_heads_serve_neighbouring_query_heads():
     assert block(torch.randn(1, 4, 48), rotary, plan_attention(queries, queries)).shape == (1, 4, 48)
 
 
-@pytest.mark.parametrize(("size", "multiplier", "width"), [(256, 2.67, 768), (256, 4, 1024), (64, 2.67, 256), (768, 2.67, 2176)])
+@pytest.mark.parametrize(
+    ("size", "multiplier", "width"), [(256, 2.67, 768), (256, 4, 1024), (64, 2.67, 256), (768, 2.67, 2176)]
+)
 def test_feed_forward_width(size, multiplier, width):
     assert feed_forward_width(size, multiplier) == 128 * int((multiplier * size + 127) // 128) == width
 

@@ -111,7 +111,7 @@ def test_contradictory_masks_are_refused(changes, message):
         ({"prefix_length": 12}, "cannot be tokenised \\(allowed: 10, 15, 20, 25"),
         ({"target_start": 30, "target_length": 28}, "no multiple of 5"),
         ({"target_start": 0, "target_length": 60}, "may not begin before 5"),
-        ({"frames_start": 59, "n_frames": 1}, "hold no whole step"),
+        ({"frames_start": 58, "n_frames": 1}, "hold no whole step"),
         ({"frames_start": 10, "n_frames": 60}, "video ends at 70"),
         ({"n_visible_neurons": None}, "Nothing to predict.*60 visible.*Show fewer neurons"),
     ],
@@ -144,7 +144,8 @@ def test_last_visible_sample():
 
 
 @pytest.mark.parametrize(
-    ("start", "frames", "steps"), [(0, 60, (0, 30)), (30, 30, (15, 30)), (31, 10, (15, 20)), (10, 21, (5, 15)), (58, 2, (29, 30))]
+    ("start", "frames", "steps"),
+    [(0, 60, (0, 30)), (30, 30, (15, 30)), (31, 10, (15, 20)), (10, 21, (5, 15)), (58, 2, (29, 30))],
 )
 def test_video_steps_are_whole_pairs_of_visible_frames(start, frames, steps):
     # `max(0, 2 + floor((frame + p - k) / c))` with kernel 6, padding 2, stride 2.

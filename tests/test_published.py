@@ -55,19 +55,19 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
 
     write_checkpoint(tmp_path / "ckpt")
     torch.save({"state_dict": {}, "extra": Payload()}, tmp_path / "ckpt" / "rank_1.ckpt")
-    with pytest.raises(ValueError, match="rank_1.ckpt is refused"):
+    with pytest.raises(ValueError, match=r"rank_1.ckpt is refused"):
         load_checkpoint(tmp_path / "ckpt")
     assert not (tmp_path / "ran").exists()
 
 
 def test_unusable_folders_are_explained(tmp_path):
-    with pytest.raises(ValueError, match="holds no rank_0.ckpt"):
+    with pytest.raises(ValueError, match=r"holds no rank_0.ckpt"):
         load_checkpoint(tmp_path)
     (tmp_path / "rank_0.ckpt").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="rank_0.ckpt"):
+    with pytest.raises(ValueError, match=r"rank_0.ckpt"):
         load_checkpoint(tmp_path)
     (tmp_path / "rank_0.ckpt").write_bytes(pickle.dumps({"state_dict": {}}))
-    with pytest.raises(ValueError, match="rank_0.ckpt"):
+    with pytest.raises(ValueError, match=r"rank_0.ckpt"):
         load_checkpoint(tmp_path)
 
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from omnimouse import Mask, OmniMouseModel
-from omnimouse import published
+from omnimouse import Mask, OmniMouseModel, published
 from omnimouse.published import model_from_state_dict
 
 DATA = Path(__file__).parent / "data" / "reference"
@@ -106,5 +105,5 @@ def test_a_missing_and_a_misshapen_tensor_are_both_named():
 def test_unsupported_hyperparameters_are_listed():
     state_dict = load_file(DATA / "published_state_dict.safetensors")
     hyperparameters = {**CASES["hyperparameters"], "use_qk_norm": False, "rope_base": 10000}
-    with pytest.raises(ValueError, match="(?s)rope_base=10000.*use_qk_norm=False"):
+    with pytest.raises(ValueError, match=r"(?s)rope_base=10000.*use_qk_norm=False"):
         model_from_state_dict(state_dict, hyperparameters, CASES["sessions"])

@@ -67,7 +67,7 @@ def test_only_sessions_asked_for_are_loaded(tmp_path):
     assert OmniMouseModel.from_pretrained(tmp_path).session_keys == []
     assert OmniMouseModel.from_pretrained(tmp_path, sessions=["a-*"]).session_keys == ["a-1-1", "a-2-1"]
     assert AutoModel.from_pretrained(tmp_path, sessions=["b-1-1"]).session_keys == ["b-1-1"]
-    with pytest.raises(ValueError, match="no session 'c-1-1'. It has: a-1-1, a-2-1, b-1-1"):
+    with pytest.raises(ValueError, match=r"no session 'c-1-1'. It has: a-1-1, a-2-1, b-1-1"):
         OmniMouseModel.from_pretrained(tmp_path, sessions=["c-1-1"])
     (tmp_path / "sessions" / "b-1-1.safetensors").unlink()
     assert OmniMouseModel.from_pretrained(tmp_path, sessions=["a-1-1"]).session_keys == ["a-1-1"]
@@ -81,7 +81,7 @@ def test_saving_some_sessions_over_their_folder_loses_none(tmp_path):
     OmniMouseModel.from_pretrained(tmp_path, sessions=["a-1-1"]).save_pretrained(tmp_path)
     assert files(tmp_path) == before
     other = build(("z-1-1", 4, "z"), seed=1)
-    with pytest.raises(ValueError, match="another core.*orphan"):
+    with pytest.raises(ValueError, match=r"another core.*orphan"):
         other.save_pretrained(tmp_path)
     assert files(tmp_path) == before
 
@@ -111,7 +111,7 @@ def test_an_adapter_folder_brings_its_core(tmp_path):
 def test_adapters_of_other_cores_are_refused_unless_forced(tmp_path):
     build(*THREE).save_session("b-1-1", tmp_path)
     other = build(seed=1)
-    with pytest.raises(ValueError, match="trained on another core.*force=True"):
+    with pytest.raises(ValueError, match=r"trained on another core.*force=True"):
         other.load_session(tmp_path)
     other.load_session(tmp_path, force=True)
     assert other.session_keys == ["b-1-1"]
@@ -121,16 +121,17 @@ def test_differing_animal_vectors_need_a_decision(tmp_path):
     model = build(*THREE)
     model.save_session("a-1-1", tmp_path)
     model.remove_session("a-1-1")
+    trained = model.session_state("a-2-1")["animal_embedding"]
     with torch.no_grad():
         model.sessions.animal("a-2-1").add_(1)
-    with pytest.raises(ValueError, match="'a-1-1'.*animal 'a'.*used by a-2-1.*on_animal_conflict"):
+    with pytest.raises(ValueError, match=r"'a-1-1'.*animal 'a'.*used by a-2-1.*on_animal_conflict"):
         model.load_session(tmp_path)
-    kept = model.session_state("a-2-1")["animal_embedding"].clone()
+    kept = model.session_state("a-2-1")["animal_embedding"]
     model.load_session(tmp_path, on_animal_conflict="model")
     assert torch.equal(model.session_state("a-1-1")["animal_embedding"], kept)
     model.remove_session("a-1-1")
     model.load_session(tmp_path, on_animal_conflict="adapter")
-    assert torch.equal(model.session_state("a-2-1")["animal_embedding"], kept - 1)
+    assert torch.equal(model.session_state("a-2-1")["animal_embedding"], trained)
 
 
 def test_removing_the_last_session_of_an_animal_removes_its_vector():
@@ -153,7 +154,9 @@ def test_new_sessions_start_at_the_average_neuron_and_at_the_mean_response():
     torch.testing.assert_close(state["neuron_embedding"], everyone.mean(0).expand(3, -1))
     torch.testing.assert_close(torch.nn.functional.softplus(state["neuron_bias"], beta=0.1), means)
     model.add_session("a-3-1", n_neurons=2, animal_id="a")
-    assert torch.equal(model.session_state("a-3-1")["animal_embedding"], model.session_state("a-1-1")["animal_embedding"])
+    assert torch.equal(
+        model.session_state("a-3-1")["animal_embedding"], model.session_state("a-1-1")["animal_embedding"]
+    )
 
 
 def test_inverse_softplus_is_the_inverse_and_finite_at_zero():

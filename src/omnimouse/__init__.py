@@ -5,8 +5,13 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoModel
 
 from .configuration_omnimouse import OmniMouseConfig
+from .evaluation import evaluate, predict
 from .masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask
 from .modeling_omnimouse import OmniMouseModel, OmniMouseOutput
+from .processing_omnimouse import OmniMouseProcessor
+from .recordings import Recording, Windows, open_recording
+from .recordings.simulated import simulate_recording
+from .training import finetune
 
 __version__ = "0.1.0"
 
@@ -21,4 +26,12 @@ __all__ = [
     "OmniMouseConfig",
     "OmniMouseModel",
     "OmniMouseOutput",
+    "OmniMouseProcessor",
+    "Recording",
+    "Windows",
+    "evaluate",
+    "finetune",
+    "open_recording",
+    "predict",
+    "simulate_recording",
 ]

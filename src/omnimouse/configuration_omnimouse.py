@@ -16,16 +16,16 @@ MASK_UNIT = 8
 _TINY: dict[str, Any] = {
     "hidden_size": 128,
     "identity_size": 64,
-    "num_attention_heads": 4,
+    "num_attention_heads": 2,
     "num_fusion_layers": 2,
     "num_local_layers": 1,
     "num_latents": 32,
     "num_registers": 16,
     "video_hidden_size": 64,
     "video_depths": [1, 2],
-    "video_patch_kernel": [6, 8, 8],
+    "video_patch_kernel": [6, 16, 16],
     "video_patch_stride": [4, 4, 4],
-    "video_patch_padding": [1, 0, 2],
+    "video_patch_padding": [1, 4, 6],
     "video_drop_path_rate": 0.0,
 }
 _20M: dict[str, Any] = {"hidden_size": 512, "num_attention_heads": 8, "num_fusion_layers": 6, "video_depths": [2, 8]}

@@ -82,7 +82,7 @@ class OmniMousePreTrainedModel(PreTrainedModel):
         return self.sessions.check(key)
 
     def session_state(self, key: str) -> dict[str, Tensor]:
-        """The four tensors of a session on the CPU: `neuron_embedding [n, E]`, `neuron_bias [n]`,
+        """Copies of the four tensors of a session, on the CPU: `neuron_embedding [n, E]`, `neuron_bias [n]`,
         `session_embedding [E]`, `animal_embedding [E]`."""
         return self.sessions.state(key)
 

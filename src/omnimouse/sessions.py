@@ -125,10 +125,10 @@ class SessionTables(nn.Module):
         return self.animals[name].detach() if name in self.animals else None
 
     def state(self, key: str) -> dict[str, Tensor]:
-        """The four tensors of a session, detached and on the CPU."""
+        """Copies of the four tensors of a session, on the CPU."""
         table = self.table(key)
         tensors = (table.neuron_embedding, table.neuron_bias, table.session_embedding, self.animal(key))
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in zip(TENSORS, tensors, strict=True)}
+        return {name: tensor.detach().clone().cpu().contiguous() for name, tensor in zip(TENSORS, tensors, strict=True)}
 
     def add(
         self, spec: SessionSpec, tensors: dict[str, Tensor], *, device: Any, on_conflict: AnimalConflict = "error"

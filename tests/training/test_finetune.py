@@ -120,9 +120,7 @@ def test_masks_the_population_cannot_serve_are_left_out_and_reported_once(model,
 
 
 def test_patience_stops_early(model, recording):
-    result = run(
-        model, recording, steps=12, session_learning_rate=30.0, warmup_steps=0, validate_every=1, patience=2
-    )
+    result = run(model, recording, steps=12, session_learning_rate=30.0, warmup_steps=0, validate_every=1, patience=2)
     assert result.stopped_early
     assert result.history[-1]["step"] == result.best_step + 2 < 12
 

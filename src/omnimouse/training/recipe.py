@@ -63,7 +63,10 @@ class OptimizerRecipe:
             _require(_is_number(value) and value > 0, owner, name, value, "a finite number above 0")
         _require(
             _is_number(self.weight_decay) and self.weight_decay >= 0,
-            owner, "weight_decay", self.weight_decay, "a finite number of at least 0",
+            owner,
+            "weight_decay",
+            self.weight_decay,
+            "a finite number of at least 0",
         )
         valid = len(self.betas) == 2 and all(_is_number(beta) and 0 <= beta < 1 for beta in self.betas)
         _require(valid, owner, "betas", self.betas, "two numbers in [0, 1)")
@@ -154,7 +157,10 @@ class FinetuneRecipe:
         _require(_is_count(self.seed, 0), owner, "seed", self.seed, "a whole number, 0 or more")
         _require(
             self.patience is None or _is_count(self.patience, 1),
-            owner, "patience", self.patience, "None or a whole number, 1 or more",
+            owner,
+            "patience",
+            self.patience,
+            "None or a whole number, 1 or more",
         )
         _require(
             self.mixed_precision in ("no", "bf16"), owner, "mixed_precision", self.mixed_precision, "'no' or 'bf16'"
