@@ -209,6 +209,11 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
         "--resume", action=argparse.BooleanOptionalAction, default=True,
         help="go on from the checkpoint in the output folder, if there is one",
     )  # fmt: skip
+    parser.add_argument(
+        "--start-from", choices=("auto", "match", "mean"), default="auto",
+        help="where new neurons begin: each at the core's known neuron that predicts it best (match), or all at the "
+        "average neuron (mean); auto: match if the core comes with sessions",
+    )  # fmt: skip
     parser.add_argument("--mixed-precision", choices=("auto", "bf16", "no"), default="auto", help="auto: bf16 on GPUs")
     _add_cpu(parser)
     _add_json(parser)

@@ -71,16 +71,19 @@ def finetune(args: argparse.Namespace) -> int:
     from omnimouse.recordings import open_recording
 
     recording = open_recording(args.recording)
-    model = _load_core(args.core)
+    model = _load_core(args.core, sessions=None if args.start_from == "mean" else "all")
+    others = [key for key in model.session_keys if key != recording.session_key]
     result = training.finetune(
         model, recording, output_dir=args.output_dir, steps=args.steps, batch_size=args.batch_size,
         session_learning_rate=args.session_learning_rate, train_core=args.train_core,
         core_learning_rate=args.core_learning_rate, masks=args.masks, train_tiers=args.train_tiers,
         validation_tier=args.validation_tier, patience=args.patience, seed=args.seed, resume=args.resume,
-        mixed_precision=args.mixed_precision, cpu=args.cpu,
+        mixed_precision=args.mixed_precision, cpu=args.cpu, start_from=args.start_from,
     )  # fmt: skip
     key = recording.session_key
     if args.train_core:
+        for other in others:  # they no longer fit this core
+            model.remove_session(other)
         # An adapter alone would be of no use: it fits this core only, which is stored nowhere else.
         saved = args.output_dir / "model"
         model.save_pretrained(saved)

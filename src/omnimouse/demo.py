@@ -122,7 +122,7 @@ def run_demo(
     recording = open_recording(recording_folder)
 
     _say(f"2/4  Training a session adapter for {recording.session_key} on the frozen core {CORE}")
-    model = OmniMouseModel.from_pretrained(CORE)
+    model = OmniMouseModel.from_pretrained(CORE, sessions="all")
     result = finetune(
         model, recording, output_dir=folder / "finetune", steps=settings.steps, seed=settings.seed, resume=True
     )

@@ -81,7 +81,8 @@ def test_without_validation_the_last_weights_stay(model, recording):
 
 def test_train_core_moves_the_core_with_a_rate_and_clip_of_its_own(model, recording):
     before = model.core_hash()
-    result = run(model, recording, train_core=True, core_learning_rate=2e-4, warmup_steps=0, decay_steps=0)
+    options = {"warmup_steps": 0, "decay_steps": 0, "validation_tier": None}
+    result = run(model, recording, train_core=True, core_learning_rate=2e-4, **options)
     assert model.core_hash() != before
     assert result.history[0]["learning_rate"] == {"session": 3e-3, "core": 2e-4}
     assert set(result.history[0]["gradient_norm"]) == {"session", "core"}

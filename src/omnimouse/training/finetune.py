@@ -26,10 +26,12 @@ from omnimouse.training.checkpoint import (
 )
 from omnimouse.training.data import choose_masks
 from omnimouse.training.loop import HISTORY_FILE, TrainingRun, only_trainable, run_steps
+from omnimouse.training.matching import match_neurons
 from omnimouse.training.preparation import (
     add_session,
     check_counts,
     check_session,
+    has_checkpoint,
     make_accelerator,
     make_schedule,
     make_validation,
@@ -38,6 +40,7 @@ from omnimouse.training.preparation import (
     run_identity,
     shares_animal,
     validation_masks,
+    wants_matching,
 )
 from omnimouse.training.recipe import (
     FINETUNE_CORE_LEARNING_RATE,
@@ -118,6 +121,7 @@ def finetune(
     num_workers: int = 1,
     progress: bool = True,
     session: str | None = None,
+    start_from: Literal["auto", "match", "mean"] = "auto",
 ) -> FinetuneResult:
     """Trains the session tables of one recording, and the core if asked, and leaves the best weights in the model.
 
@@ -168,6 +172,9 @@ def finetune(
         num_workers: 1 cuts windows one batch ahead in a thread, 0 does not; the result is the same.
         progress: show a progress bar.
         session: key of the session in the model; default: the key of the recording.
+        start_from: where the neurons of a session that the model lacks begin: "mean" at the average neuron that the
+            core was trained on, "match" each at the known neuron (of the model's other sessions) whose predictions
+            resemble its responses in the training tiers, "auto" for "match" if there are other sessions.
 
     Returns:
         `FinetuneResult`.
@@ -209,8 +216,11 @@ def finetune(
             max_windows=max_validation_windows,
             all_neurons=validation_all_neurons,
         )
+    is_new = key not in model.session_keys
     add_session(model, recording, key, processor, train_tiers)
     model.to(accelerator.device)
+    if is_new and wants_matching(model, key, start_from) and not (resume and has_checkpoint(output_dir)):
+        match_neurons(model, key, windows)
     run = TrainingRun(
         model=model,
         accelerator=accelerator,
@@ -224,7 +234,10 @@ def finetune(
         validation=validation,
         output_dir=None if output_dir is None else Path(output_dir),
         checkpoint_every=max(1, steps // 10) if checkpoint_every is None else checkpoint_every,
-        identity=run_identity(model, recording, key, recipe, processor, windows, choice, validation),
+        identity={
+            **run_identity(model, recording, key, recipe, processor, windows, choice, validation),
+            "start_from": start_from,
+        },
         num_workers=num_workers,
         progress=progress,
     )

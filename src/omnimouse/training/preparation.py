@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from omnimouse.masks import Mask, as_mask
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, Windows, mean_responses
 from omnimouse.sessions import hash_unit_ids
+from omnimouse.training.checkpoint import newest_checkpoint
 from omnimouse.training.data import MaskChoice, needed_arrays, validation_neuron_ids
 from omnimouse.training.loop import Validation
 from omnimouse.training.recipe import FinetuneRecipe, ScheduleRecipe
@@ -139,6 +142,18 @@ def add_session(
         mean_responses=means,
         unit_ids=recording.unit_ids,
     )
+
+
+def wants_matching(model: OmniMouseModel, key: str, start_from: str) -> bool:
+    """Whether the neurons of a new session begin at known neurons that resemble them."""
+    if start_from not in ("auto", "match", "mean"):
+        raise ValueError(f"start_from is {start_from!r}; expected 'auto', 'match' or 'mean'.")
+    return start_from == "match" or (start_from == "auto" and len(model.session_keys) > 1)
+
+
+def has_checkpoint(output_dir: str | os.PathLike[str] | None) -> bool:
+    """Whether a run in this folder can be continued."""
+    return output_dir is not None and newest_checkpoint(Path(output_dir)) is not None
 
 
 def open_windows(
