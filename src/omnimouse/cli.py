@@ -149,6 +149,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("omnimouse: interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
+        except Exception as error:
+            if args.debug:
+                traceback.print_exc()
+            print(f"omnimouse: error: {_unforeseen(error)}", file=sys.stderr)
+            return EXIT_ERROR
+
+
+def _unforeseen(error: Exception) -> str:
+    """What to say about an error that no check foresaw; PyTorch reports a full memory as a RuntimeError too."""
+    text = f"{type(error).__name__}: {error}".removesuffix(": ")
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        return f"memory is full ({text}); try a smaller --batch-size"
+    return f"{text} (this was not foreseen: --debug shows where it happened, please report it)"
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -214,7 +227,9 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
         help="where new neurons begin: each at the core's known neuron that predicts it best (match), or all at the "
         "average neuron (mean); auto: match if the core comes with sessions",
     )  # fmt: skip
-    parser.add_argument("--mixed-precision", choices=("auto", "bf16", "no"), default="auto", help="auto: bf16 on GPUs")
+    parser.add_argument(
+        "--mixed-precision", choices=("auto", "bf16", "no"), default="auto", help="auto: bf16 where the device has it"
+    )
     _add_cpu(parser)
     _add_json(parser)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnimouse import __version__
+from omnimouse.outputs import check_output
 
 if TYPE_CHECKING:
     from omnimouse.modeling_omnimouse import OmniMouseModel
@@ -71,6 +72,7 @@ def finetune(args: argparse.Namespace) -> int:
     from omnimouse.recordings import open_recording
 
     recording = open_recording(args.recording)
+    check_output(args.output_dir, recording.path, folder=True)
     model = _load_core(args.core, sessions=None if args.start_from == "mean" else "all")
     others = [key for key in model.session_keys if key != recording.session_key]
     result = training.finetune(
@@ -116,6 +118,8 @@ def evaluate(args: argparse.Namespace) -> int:
     """Print the score table of held-out trials."""
     from omnimouse import evaluation
 
+    if args.output is not None:
+        check_output(args.output, args.recording)
     model, recording = _load(args)
     scores = evaluation.evaluate(
         model, recording, tasks=args.tasks, tier=args.tier, stride=args.stride, batch_size=args.batch_size,
@@ -136,6 +140,7 @@ def predict(args: argparse.Namespace) -> int:
 
     if args.output.suffix != ".npz":
         raise ValueError(f"--output {args.output}: expected a name that ends in .npz")
+    check_output(args.output, args.recording)
     model, recording = _load(args)
     predictions = evaluation.predict(
         model, recording, args.task, tier=args.tier, stride=args.stride, batch_size=args.batch_size,
@@ -214,6 +219,8 @@ def _load(args: argparse.Namespace) -> tuple[OmniMouseModel, Recording]:
             f"nothing that knows session {key}: pass --session-adapter (from omnimouse finetune), or --core with a "
             "model that holds this session"
         )
+    if adapter is not None:
+        _check_adapter(adapter, key, args.recording)
     if adapter is None:
         model = _load_core(args.core, sessions=[key])
     elif args.core is None:
@@ -221,15 +228,25 @@ def _load(args: argparse.Namespace) -> tuple[OmniMouseModel, Recording]:
     else:
         model = _load_core(args.core)
         model.load_session(adapter)
-    if key not in model.session_keys:
-        raise ValueError(
-            f"{adapter} is the adapter of session {', '.join(model.session_keys)}, but {args.recording} is session "
-            f"{key}; pass the adapter that was trained on this recording"
-        )
     # Any: the type that transformers gives `to` is that of an unbound method.
     device: Any = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
     model.to(device)
     return model, recording
+
+
+def _check_adapter(folder: Path, key: str, recording: Path) -> None:
+    """Refuse what is no session adapter, or that of another session, before a model is loaded for it."""
+    from omnimouse.session_files import AdapterConfig, is_adapter
+
+    if not is_adapter(folder):
+        hint = f"pass {folder / 'adapter'}" if is_adapter(folder / "adapter") else "pass a folder that finetune wrote"
+        raise ValueError(f"{folder} is not a session adapter: expected a folder with adapter_config.json; {hint}")
+    found = AdapterConfig.read(folder).session.key
+    if found != key:
+        raise ValueError(
+            f"{folder} is the adapter of session {found}, but {recording} is session {key}; pass the adapter that was "
+            "trained on this recording"
+        )
 
 
 def _load_core(name: str, **options: Any) -> OmniMouseModel:

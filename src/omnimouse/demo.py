@@ -162,7 +162,9 @@ def claim_folder(folder: Path, settings: DemoSettings, *, force: bool) -> None:
         if not marker.is_file():
             raise ValueError(f"{folder} is not empty and no demonstration wrote it; choose another output")
         found = _read_marker(marker)
-        if found != wanted and not force:
+        # One that failed before it wrote anything, say for a setting out of range, is no obstacle.
+        begun = any((folder / part).exists() for part in PARTS if part != MARKER)
+        if begun and found != wanted and not force:
             raise ValueError(
                 f"{folder} holds a demonstration with {found}, asked for {wanted}; pass --force (force=True) to "
                 "replace it, or choose another output"

@@ -92,7 +92,7 @@ def describe_model(folder: Path) -> dict[str, Any]:
     return {
         "kind": "model",
         "path": str(folder),
-        "config": read_json(folder / "config.json", "the architecture of a model"),
+        "config": _mapping(folder / "config.json", "the architecture of a model"),
         "n_core_parameters": n_core_parameters,
         "sessions": read_index(folder),
     }
@@ -106,7 +106,7 @@ def describe_adapter(folder: Path) -> dict[str, Any]:
     return {
         "kind": "session adapter",
         "path": str(folder),
-        "config": read_json(folder / ADAPTER_CONFIG, "a session adapter's configuration"),
+        "config": _mapping(folder / ADAPTER_CONFIG, "a session adapter's configuration"),
         "tensors": {name: list(shape) for name, shape in _shapes(weights).items()},
     }
 
@@ -173,10 +173,17 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(row) for row in (header, *rows)]
 
 
+def _mapping(path: Path, what: str) -> dict[str, Any]:
+    content = read_json(path, what)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} should hold {what}, a JSON object, but holds a {type(content).__name__}.")
+    return content
+
+
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors in a safetensors file, from its header."""
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or download it again") from error

@@ -303,6 +303,8 @@ class OmniMousePreTrainedModel(PreTrainedModel):
         model._origin = (name if name.lower() in PACKAGED_CORES else path, getattr(model.config, "_commit_hash", None))
         if folder.is_dir():
             model._attach(folder, sessions)
+            if str(kwargs.get("dtype")) in ("float32", "torch.float32"):
+                model.sessions.float()  # asked for full precision; otherwise sessions keep the type they are stored in
         return loaded
 
     @torch.no_grad()

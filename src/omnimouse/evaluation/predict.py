@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import zipfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from omnimouse.evaluation.inputs import (
     run_model,
     usable,
 )
+from omnimouse.outputs import check_output
 from omnimouse.session_files import atomic_path
 
 if TYPE_CHECKING:
@@ -91,6 +93,8 @@ class Predictions:
             ValueError: the file holds something else.
         """
         names = {f.name for f in fields(cls)}
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is no .npz file; pass a file written by predict(..., output=...)")
         with np.load(path, allow_pickle=False) as file:
             if not {"session_key", "tier", "task", "window_starts"} <= set(file.files) <= names:
                 raise ValueError(
@@ -146,7 +150,7 @@ def predict(
 
     Raises:
         ValueError: unknown session, tier or task; a task that the population cannot serve; another number of neurons
-            than the session has; no window; NaN in every window.
+            than the session has; no window; NaN in every window; an output that cannot be written.
 
     Warns:
         UserWarning: some windows hold NaN where the task needs values; they are left out and counted.
@@ -154,6 +158,8 @@ def predict(
     if max_windows is not None and max_windows < 1:
         raise ValueError(f"max_windows is {max_windows}; expected 1 or more, or None for all windows")
     recording = as_recording(recording)
+    if output is not None:
+        check_output(output, recording.path)
     chosen, _ = select_tasks([task], recording.n_neurons, model.config)
     ((name, (mask, resolved)),) = chosen.items()
     inputs = prepare(

@@ -19,6 +19,7 @@ from omnimouse.recordings.experanto import SessionParts, load_parts
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.opening import find_session_folder
 from omnimouse.recordings.windows import Windows
+from omnimouse.sessions import SessionSpec
 
 SEVERITIES = ("fatal", "warning", "info")
 
@@ -62,6 +63,7 @@ def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Find
     if folder is None:
         return
     parts = load_parts(folder, findings)
+    _check_identity(parts, findings)
     for device in parts.devices.values():
         if deep and device is not None:
             _guarded(lambda device=device: check_device(device, findings), device.file, findings)  # type: ignore[misc]
@@ -77,6 +79,19 @@ def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Find
     recording = parts.recording(findings)
     if recording is not None:
         _guarded(lambda: _check_windows(recording, processor, findings), folder, findings)
+
+
+def _check_identity(parts: SessionParts, findings: Findings) -> None:
+    try:
+        SessionSpec(parts.session_key, 1, parts.animal_id)
+    except ValueError as error:
+        findings.warning(
+            parts.path / "meta.json",
+            "scan_key",
+            expected="names that a model can store a session under",
+            found=str(error),
+            do="The recording can be read, but not be added to a model under this name; correct meta.json.",
+        )
 
 
 def _check_overlap(parts: SessionParts, processor: OmniMouseProcessor, findings: Findings) -> None:

@@ -28,7 +28,7 @@ import numpy as np
 
 from omnimouse.recordings.base import Recording, Screen, SequenceDevice, Trial
 from omnimouse.recordings.experanto_devices import load_device
-from omnimouse.recordings.files import RECOPY, Findings, open_array, read_mapping, read_number
+from omnimouse.recordings.files import RECOPY, Findings, is_finite_number, open_array, read_mapping, read_number
 
 SEQUENCE_DEVICES = ("responses", "eye_tracker", "treadmill")
 MODALITIES = ("video", "image", "blank", "invalid")
@@ -188,7 +188,7 @@ def _parse_trial(path: Path, findings: Findings) -> dict[str, Any] | None:
         return None
     size = meta.get("image_size")
     gray = meta.get("interleave_value")
-    if modality == "blank" and (isinstance(gray, bool) or not isinstance(gray, (int, float))):
+    if modality == "blank" and not is_finite_number(gray):
         findings.fatal(
             path,
             "interleave_value",
@@ -206,7 +206,7 @@ def _parse_trial(path: Path, findings: Findings) -> dict[str, Any] | None:
         "tier": None if tier is None else str(tier),
         "condition_hash": None if condition is None else str(condition),
         "image_size": (size[0], size[1]) if sound_size and size is not None else None,
-        "interleave_value": float(gray) if isinstance(gray, (int, float)) and not isinstance(gray, bool) else None,
+        "interleave_value": float(gray) if gray is not None and is_finite_number(gray) else None,
     }
 
 

@@ -58,7 +58,9 @@ def load_device(path: Path, name: str, findings: Findings) -> SequenceDevice | N
             "n_signals",
             expected=f"{shape[1]}, the columns of {data_file.name}",
             found=str(n_signals),
-            do="Correct n_signals or store the matching array.",
+            do="The axes look swapped: store the array with time along rows."
+            if shape[0] == n_signals
+            else "Correct n_signals or store the matching array.",
         )
         return None
     nominal = meta.get("n_timestamps")
@@ -82,11 +84,7 @@ def load_device(path: Path, name: str, findings: Findings) -> SequenceDevice | N
         dtype=dtype,
         means=_per_signal(folder / "meta/means.npy", shape[1], findings, missing="statistics"),
         stds=_per_signal(folder / "meta/stds.npy", shape[1], findings, missing="statistics"),
-        phase_shifts=(
-            _per_signal(folder / "meta/phase_shifts.npy", shape[1], findings, missing="fatal")
-            if meta.get("phase_shift_per_signal")
-            else None
-        ),
+        phase_shifts=_phase_shifts(folder, shape[1], findings) if meta.get("phase_shift_per_signal") else None,
         unit_ids=_unit_ids(folder, meta, shape[1], findings) if name == "responses" else None,
         nominal_rows=nominal if isinstance(nominal, int) else None,
         is_mem_mapped=flag if isinstance(flag, bool) else None,
@@ -232,6 +230,22 @@ def _per_signal(path: Path, n_signals: int, findings: Findings, *, missing: str)
         )
         return None
     return np.asarray(array, dtype=np.float64).reshape(-1)
+
+
+def _phase_shifts(folder: Path, n_signals: int, findings: Findings) -> np.ndarray | None:
+    path = folder / "meta/phase_shifts.npy"
+    shifts = _per_signal(path, n_signals, findings, missing="fatal")
+    if shifts is not None and not np.isfinite(shifts).all():
+        bad = np.flatnonzero(~np.isfinite(shifts))
+        findings.fatal(
+            path,
+            "phase shifts",
+            expected="finite seconds",
+            found=f"{len(bad)} of {n_signals} NaN or infinite, the first of signal {bad[0]}",
+            do="Restore them: no sample of these signals can be looked up.",
+        )
+        return None
+    return shifts
 
 
 def _unit_ids(folder: Path, meta: dict[str, Any], n_neurons: int, findings: Findings) -> np.ndarray | None:

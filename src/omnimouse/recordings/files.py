@@ -101,13 +101,21 @@ def read_number(
         findings.fatal(path, key, expected=kind, found="no such key", do=f"Add `{key}` to the file.")
         return None
     value = mapping[key]
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or (integer and value != int(value)):
-        findings.fatal(
-            path, key, expected=kind, found=f"{value!r} ({type(value).__name__})", do=f"Write `{key}` as {kind}."
-        )
+    if not is_finite_number(value) or (integer and value != int(value)):
+        found = f"{repr(value)[:60]} ({type(value).__name__})"
+        findings.fatal(path, key, expected=kind, found=found, do=f"Write `{key}` as {kind}.")
         return None
     return int(value) if integer else float(value)
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether a value read from YAML or JSON is a number that float64 can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return False
 
 
 def open_array(path: Path, findings: Findings) -> np.ndarray | None:

@@ -166,7 +166,7 @@ def load_truth(recording_or_path: Recording | str | os.PathLike[str]) -> Truth |
         The truth, or None if there is none beside the folder.
 
     Raises:
-        ValueError: A truth folder is there, but not complete.
+        ValueError: A truth folder is there, but not complete, or that of a recording of another shape.
     """
     path = truth_folder(recording_or_path.path if isinstance(recording_or_path, Recording) else recording_or_path)
     if not path.is_dir():
@@ -178,11 +178,30 @@ def load_truth(recording_or_path: Recording | str | os.PathLike[str]) -> Truth |
             f"{path}: the truth of a simulated recording lacks {', '.join(missing)}; simulate the recording again, or "
             "remove this folder to use the recording without a ceiling."
         )
-    arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in TRUTH_ARRAYS}
+    arrays = {name: _open_truth(path / f"{name}.npy") for name in TRUTH_ARRAYS}
+    if isinstance(recording_or_path, Recording):
+        for name, array in arrays.items():
+            if array.shape != recording_or_path.responses.shape:
+                raise ValueError(
+                    f"{path / name}.npy: shape {array.shape}, expected {recording_or_path.responses.shape} as the "
+                    f"responses of {recording_or_path.path}; the truth is that of another recording: move it away to "
+                    "use this one without a ceiling."
+                )
     with np.load(path / "neurons.npz", allow_pickle=False) as stored:
         neurons = {name: stored[name] for name in stored.files}
     parameters = json.loads((path / "meta.json").read_text(encoding="utf-8"))
     return Truth(path=path, parameters=parameters, neurons=neurons, **arrays)
+
+
+def _open_truth(file: Path) -> np.ndarray:
+    """Map an array of a truth folder."""
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{file}: not a whole .npy array ({error}); simulate the recording again, or remove this folder to use the "
+            "recording without a ceiling."
+        ) from error
 
 
 def correlation_ceiling(truth: Truth, responses: np.ndarray, rows: np.ndarray | None = None) -> Ceiling:

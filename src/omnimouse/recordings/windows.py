@@ -270,8 +270,8 @@ def mean_responses(
 ) -> np.ndarray:
     """Mean of each neuron's processed response over the samples inside trials of some tiers, float64 `[N]`.
 
-    Phase shifts, at most one scan period, are left out of account. NaNs are left out of the mean; a neuron without any
-    value gets NaN.
+    Phase shifts, at most one scan period, are left out of account. NaN and infinity are left out of the mean; a
+    neuron without any finite value gets NaN.
 
     Raises:
         ValueError: no stored sample lies inside a trial of these tiers; the message lists the tiers there are.
@@ -288,7 +288,8 @@ def mean_responses(
     total, count = np.zeros(recording.n_neurons), np.zeros(recording.n_neurons)
     for rows in ranges:
         for _, block in recording.responses.chunks(rows):
-            total += np.nansum(block, axis=0, dtype=np.float64)
-            count += np.count_nonzero(~np.isnan(block), axis=0)
+            finite = np.isfinite(block)
+            total += np.where(finite, block, 0).sum(axis=0, dtype=np.float64)
+            count += np.count_nonzero(finite, axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return total / count / stds

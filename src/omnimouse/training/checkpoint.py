@@ -211,8 +211,8 @@ def check_identity(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
         raise ValueError(
             f"The checkpoint {checkpoint.path} belongs to another run:\n"
             + "\n".join(differences)
-            + "\nRepeat the call with the checkpoint's values to continue that run, pass resume=False to discard it "
-            "and begin anew, or choose another output_dir."
+            + "\nRepeat the call with the checkpoint's values to continue that run, pass resume=False "
+            "(--no-resume) to discard it and begin anew, or choose another output_dir."
         )
 
 

@@ -169,6 +169,8 @@ def choose_masks(
         ValueError: when weights and masks do not match, a name is unknown, or no mask with weight is left.
     """
     wanted: Sequence[Mask | str] = TRAINING_MASKS if masks is None else masks
+    if not wanted:
+        raise ValueError("masks is empty; pass masks or task names, or leave it out for the training masks.")
     prefix = "training" if masks is None else "mask"
     names = [entry if isinstance(entry, str) else f"{prefix}/{i}" for i, entry in enumerate(wanted)]
     resolved = [as_mask(entry, config) for entry in wanted]

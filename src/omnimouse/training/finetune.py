@@ -13,25 +13,24 @@ from typing import TYPE_CHECKING, Any, Literal
 from tqdm.auto import tqdm
 
 from omnimouse.masks import Mask
+from omnimouse.outputs import check_output
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, open_recording
 from omnimouse.training.checkpoint import (
+    Checkpoint,
     TrainingState,
-    check_identity,
     load_parameters,
-    newest_checkpoint,
     remove_checkpoints,
     restore,
     write_history,
 )
 from omnimouse.training.data import choose_masks
 from omnimouse.training.loop import HISTORY_FILE, TrainingRun, only_trainable, run_steps
-from omnimouse.training.matching import match_neurons
 from omnimouse.training.preparation import (
     add_session,
     check_counts,
     check_session,
-    has_checkpoint,
+    find_checkpoint,
     make_accelerator,
     make_schedule,
     make_validation,
@@ -39,6 +38,7 @@ from omnimouse.training.preparation import (
     open_windows,
     run_identity,
     shares_animal,
+    start_at_matches,
     validation_masks,
     wants_matching,
 )
@@ -167,7 +167,7 @@ def finetune(
         checkpoint_every: steps between checkpoints; default: ten over the run.
         resume: "auto" (or True) continues from the checkpoint in `output_dir` if there is one; False removes it and
             begins anew.
-        mixed_precision: "bf16", "no", or "auto" for bf16 on CUDA devices that have it.
+        mixed_precision: "bf16", "no", or "auto" for bf16 where the device has instructions for it (GPUs, recent CPUs).
         cpu: train on the CPU although there is an accelerator.
         num_workers: 1 cuts windows one batch ahead in a thread, 0 does not; the result is the same.
         progress: show a progress bar.
@@ -182,13 +182,16 @@ def finetune(
     Raises:
         ValueError: an argument out of range; a tier that is unknown or has no window; another number of neurons, or
             other neurons, than the session in the model has; no mask that the population can serve; NaN in the data,
-            the loss or a gradient; a checkpoint of another run in `output_dir`.
+            the loss or a gradient; a checkpoint of another run in `output_dir`, or an `output_dir` that cannot be
+            written to or lies in the recording.
     """
     recording = recording if isinstance(recording, Recording) else open_recording(recording)
     key = recording.session_key if session is None else session
     train_tiers = (train_tiers,) if isinstance(train_tiers, str) else tuple(train_tiers)
     check_session(model, recording, key)
     check_counts(checkpoint_every=checkpoint_every, max_validation_windows=max_validation_windows)
+    if output_dir is not None:
+        check_output(output_dir, recording.path, folder=True)
     accelerator = make_accelerator(mixed_precision, cpu=cpu)
     processor = processor or model.processor or OmniMouseProcessor(profile="strict")
     recipe = FinetuneRecipe(
@@ -216,11 +219,15 @@ def finetune(
             max_windows=max_validation_windows,
             all_neurons=validation_all_neurons,
         )
+    matching = wants_matching(model, key, start_from)
+    identity = run_identity(model, recording, key, recipe, processor, windows, choice, validation)
+    identity["start_from"] = start_from
+    checkpoint = find_checkpoint(output_dir, identity, resume=resume)
     is_new = key not in model.session_keys
     add_session(model, recording, key, processor, train_tiers)
     model.to(accelerator.device)
-    if is_new and wants_matching(model, key, start_from) and not (resume and has_checkpoint(output_dir)):
-        match_neurons(model, key, windows)
+    if is_new and matching and checkpoint is None:
+        start_at_matches(model, key, windows)
     run = TrainingRun(
         model=model,
         accelerator=accelerator,
@@ -234,28 +241,22 @@ def finetune(
         validation=validation,
         output_dir=None if output_dir is None else Path(output_dir),
         checkpoint_every=max(1, steps // 10) if checkpoint_every is None else checkpoint_every,
-        identity={
-            **run_identity(model, recording, key, recipe, processor, windows, choice, validation),
-            "start_from": start_from,
-        },
+        identity=identity,
         num_workers=num_workers,
         progress=progress,
     )
-    return _run(run, resume=resume)
+    return _run(run, checkpoint)
 
 
-def _run(run: TrainingRun, *, resume: bool | Literal["auto"]) -> FinetuneResult:
-    """Trains from the newest checkpoint or from the start, and puts the best weights into the model."""
-    if resume not in (True, False, "auto"):
-        raise ValueError(f"resume is {resume!r}; expected 'auto', True or False.")
+def _run(run: TrainingRun, checkpoint: Checkpoint | None) -> FinetuneResult:
+    """Trains from a checkpoint or from the start, and puts the best weights into the model."""
     state, resumed_from = TrainingState(), None
+    if checkpoint is not None:
+        state = restore(checkpoint, run.groups)
+        resumed_from = state.step
     if run.output_dir is not None:
-        if not resume:
+        if checkpoint is None:
             remove_checkpoints(run.output_dir)
-        elif (checkpoint := newest_checkpoint(run.output_dir)) is not None:
-            check_identity(checkpoint, run.identity)
-            state = restore(checkpoint, run.groups)
-            resumed_from = state.step
         write_history(run.output_dir / HISTORY_FILE, state.history)
     _report_left_out(run)
     with only_trainable(run.model, run.groups):
@@ -280,9 +281,10 @@ def _report_left_out(run: TrainingRun) -> None:
     """Says once which masks this population cannot serve."""
     left_out = run.choice.left_out
     if left_out:
+        named = ", ".join(list(left_out)[:4]) + (", ..." if len(left_out) > 4 else "")
         message = (
             f"{len(left_out)} of {len(left_out) + len(run.choice.masks)} masks are left out, because the "
-            f"{run.n_neurons} neurons of session {run.session} cannot serve them: {', '.join(left_out)}"
+            f"{run.n_neurons} neurons of session {run.session} cannot serve them: {named}"
         )
         logger.info(message)
         if run.progress:

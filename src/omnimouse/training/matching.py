@@ -17,6 +17,7 @@ from torch import Tensor
 
 from omnimouse.masks import Mask, as_mask
 from omnimouse.sessions import SessionSpec, inverse_softplus
+from omnimouse.training.data import cut_batch
 
 if TYPE_CHECKING:
     from omnimouse.modeling_omnimouse import OmniMouseModel
@@ -57,7 +58,7 @@ def match_neurons(
         `[N]`, the correlation of each neuron with its match on these windows.
 
     Raises:
-        ValueError: The model holds no other session, or the task shows responses.
+        ValueError: The model holds no other session, the task shows responses, or a window holds NaN or infinity.
     """
     mask = as_mask(task, model.config)
     if mask.prefix_length or not mask.target_length:
@@ -111,11 +112,13 @@ def _predict_known(
     """Predictions of known neurons `[T, K]` and recorded responses `[T, N]`, float32 on the CPU."""
     predictions, responses = [], []
     rows = slice(mask.target_start, mask.target_start + mask.target_length)
+    inputs = {"video": mask.n_frames > 0, "behavior": mask.behavior == "encoded"}
+    shown = [name for name, is_shown in inputs.items() if is_shown]
     for start in range(0, len(indices), batch_size):
-        batch = windows.batch(indices[start : start + batch_size])
-        video = batch["video"].to(model.device) if mask.n_frames else None
-        behavior = batch["behavior"].to(model.device) if mask.behavior == "encoded" else None
-        out = model(_KEY, video=video, behavior=behavior, mask=mask, all_neurons=True)
+        # Refuses NaN: it would pass into the biases here, and surface much later as a NaN loss.
+        batch = cut_batch(windows, indices[start : start + batch_size], needs=("responses", *shown))
+        passed = {name: batch[name].to(model.device) for name in shown}
+        out = model(_KEY, **passed, mask=mask, all_neurons=True)
         predictions.append(out.response_predictions.float().cpu().flatten(0, 1))
         responses.append(batch["responses"][:, rows].flatten(0, 1))
     return torch.cat(predictions), torch.cat(responses)

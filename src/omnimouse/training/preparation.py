@@ -22,9 +22,10 @@ from omnimouse.masks import Mask, as_mask
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, Windows, mean_responses
 from omnimouse.sessions import hash_unit_ids
-from omnimouse.training.checkpoint import newest_checkpoint
+from omnimouse.training.checkpoint import Checkpoint, check_identity, newest_checkpoint
 from omnimouse.training.data import MaskChoice, needed_arrays, validation_neuron_ids
 from omnimouse.training.loop import Validation
+from omnimouse.training.matching import match_neurons
 from omnimouse.training.recipe import FinetuneRecipe, ScheduleRecipe
 
 if TYPE_CHECKING:
@@ -54,8 +55,7 @@ def make_accelerator(mixed_precision: str, *, cpu: bool) -> Accelerator:
         if is_initialized():
             mixed_precision = AcceleratorState().mixed_precision
         else:
-            on_cuda = PartialState(cpu=cpu).device.type == "cuda"
-            mixed_precision = "bf16" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+            mixed_precision = "bf16" if computes_in_bfloat16(PartialState(cpu=cpu).device) else "no"
     try:
         accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu)
     except ValueError as error:
@@ -75,6 +75,16 @@ def make_accelerator(mixed_precision: str, *, cpu: bool) -> Accelerator:
             "works in 'no' or 'bf16'. Start a new process."
         )
     return accelerator
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16 products: most recent GPUs, and CPUs with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # older PyTorch does not tell
+        return False
+    features = torch.cpu.get_capabilities()
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
 def check_counts(**counts: int | None) -> None:
@@ -148,12 +158,31 @@ def wants_matching(model: OmniMouseModel, key: str, start_from: str) -> bool:
     """Whether the neurons of a new session begin at known neurons that resemble them."""
     if start_from not in ("auto", "match", "mean"):
         raise ValueError(f"start_from is {start_from!r}; expected 'auto', 'match' or 'mean'.")
-    return start_from == "match" or (start_from == "auto" and len(model.session_keys) > 1)
+    return start_from == "match" or (start_from == "auto" and any(other != key for other in model.session_keys))
 
 
-def has_checkpoint(output_dir: str | os.PathLike[str] | None) -> bool:
-    """Whether a run in this folder can be continued."""
-    return output_dir is not None and newest_checkpoint(Path(output_dir)) is not None
+def start_at_matches(model: OmniMouseModel, key: str, windows: Windows) -> None:
+    """Begins the neurons of a session just added at matches, or takes the session out again when that fails.
+
+    Left in, it would look like a known session to the next attempt, which would then go without matches.
+    """
+    try:
+        match_neurons(model, key, windows)
+    except BaseException:
+        model.remove_session(key)
+        raise
+
+
+def find_checkpoint(
+    output_dir: str | os.PathLike[str] | None, identity: dict[str, Any], *, resume: bool | str
+) -> Checkpoint | None:
+    """Returns the checkpoint that the run of this identity continues from, or None to begin anew."""
+    if resume not in (True, False, "auto"):
+        raise ValueError(f"resume is {resume!r}; expected 'auto', True or False.")
+    checkpoint = newest_checkpoint(Path(output_dir)) if resume and output_dir is not None else None
+    if checkpoint is not None:
+        check_identity(checkpoint, identity)
+    return checkpoint
 
 
 def open_windows(

@@ -1,0 +1,59 @@
+"""The examples run, at toy size, and the shipped core is what its documentation says."""
+
+import importlib.util
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from omnimouse import OmniMouseModel
+
+ROOT = Path(__file__).parents[1]
+CORE = Path(str(files("omnimouse"))) / "assets" / "omnimouse-tiny"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_new_mouse(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["new_mouse.py", "--steps", "2", "--minutes", "1.5", "--n-neurons", "12"])
+    load("new_mouse").main()
+    assert "stimulus+behavior" in capsys.readouterr().out
+    assert (tmp_path / "my-mouse" / "adapter" / "adapter_model.safetensors").is_file()
+    with np.load(tmp_path / "my-mouse" / "predictions.npz") as stored:
+        assert stored["predictions"].shape[1:] == (30, 12)
+
+
+def test_train_tiny_core_stops_and_goes_on(tmp_path, monkeypatch):
+    example = load("train_tiny_core")
+    for name, value in {"N_MICE": 2, "N_NEURONS": 8, "MINUTES": 1.5, "BATCH": 1}.items():
+        monkeypatch.setattr(example, name, value)
+    for minutes in ("0.01", "0.02"):
+        monkeypatch.setattr(sys, "argv", ["train_tiny_core.py", "--work", str(tmp_path), "--minutes", minutes])
+        example.main()
+        core = OmniMouseModel.from_pretrained(tmp_path / "omnimouse-tiny", sessions="all")
+        assert core.session_keys == ["core00-1-1", "core01-1-1"]
+        assert float(core.identity.initial.abs().max()) > 0
+
+
+def test_the_shipped_core_loads_as_float32_and_is_small():
+    assert sum(path.stat().st_size for path in CORE.rglob("*") if path.is_file()) <= 4 << 20
+    model = OmniMouseModel.from_pretrained("OmniMouse_Tiny", sessions="all")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert len(model.session_keys) == 4 and model.processor.profile == "strict"
+    card = (ROOT / "model_cards" / "omnimouse-tiny.md").read_text()
+    assert f"{model.num_core_parameters():,} parameters" in card
+
+
+def test_published_names_say_how_to_get_them():
+    with pytest.raises(ValueError, match=r"load_checkpoint.*omnimouse-tiny"):
+        OmniMouseModel.from_pretrained("omnimouse-80m")
