@@ -281,6 +281,17 @@ def test_errors_are_messages_that_say_what_to_do(recording_folder, core_folder, 
         (["predict", recording_folder, *use, "--task", "stimulus", "--output", "p.csv"], ["p.csv", ".npz"]),
         (["finetune", recording_folder, "--core", tmp_path / "empty", "--output", tmp_path / "x"], ["config.json"]),
         (finetune_command(recording_folder, core_folder, tmp_path / "x", "--steps", "0"), ["steps", "0"]),
+        (["evaluate", recording_folder, "--session-adapter", finetuned], ["not a session adapter", str(adapter)]),
+        (["evaluate", recording_folder, *use, "--output", tmp_path / "empty"], ["a folder", "name of a file"]),
+        (["evaluate", recording_folder, *use, "--output", recording_folder / "s.json"], ["never written to"]),
+        (
+            ["predict", recording_folder, *use, "--task", "stimulus", "--output", recording_folder / "p.npz"],
+            ["never written to"],
+        ),
+        (finetune_command(recording_folder, core_folder, recording_folder), ["never written to"]),
+        (finetune_command(recording_folder, core_folder, core_folder / "config.json"), ["is a file"]),
+        (finetune_command(recording_folder, core_folder, tmp_path / "x", "--masks", ","), ["masks is empty"]),
+        (["demo", "--output", tmp_path / "demo", "--steps", "0"], ["steps is 0"]),
         (["simulate", recording_folder], [str(recording_folder)]),
         (["info", tmp_path / "nowhere"], ["nowhere", "omnimouse-tiny"]),
         (["info", tmp_path / "empty"], ["empty folder"]),
@@ -292,6 +303,32 @@ def test_errors_are_messages_that_say_what_to_do(recording_folder, core_folder, 
         assert "Traceback" not in err and out == "", argv
         for part in expected:
             assert part in err, f"{argv}: {part!r} is not in {err!r}"
+
+
+def test_failed_commands_leave_nothing_behind(recording_folder, core_folder, tmp_path, capsys):
+    before = sorted(path.name for path in recording_folder.rglob("*"))
+    output = tmp_path / "x"
+    assert run(capsys, *finetune_command(recording_folder, core_folder, output, "--train-tiers", "none"))[0] == 2
+    assert run(capsys, *finetune_command(recording_folder, core_folder, recording_folder))[0] == 2
+    assert not output.exists()
+    assert sorted(path.name for path in recording_folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "--batch-size"),
+        (MemoryError(), "--batch-size"),
+        (KeyError("x"), "KeyError: 'x' (this was not foreseen"),
+    ],
+)
+def test_errors_that_were_not_foreseen_are_one_line_too(error, expected, tmp_path, capsys, monkeypatch):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr("omnimouse.describe.describe", fail)
+    status, _, err = run(capsys, "info", tmp_path)
+    assert status == 2 and expected in err and len(err.splitlines()) == 1
 
 
 def test_debug_shows_the_traceback(tmp_path, capsys):
@@ -348,9 +385,16 @@ def test_force_removes_only_what_the_demo_wrote(tmp_path):
     (tmp_path / "adapter").mkdir()
     demo.claim_folder(tmp_path, settings, force=False)
     assert (tmp_path / "adapter").is_dir()
-    other = demo.DemoSettings(seed=2)
+    other = demo.DemoSettings(seed=2)  # the folder holds an adapter already
     with pytest.raises(ValueError, match="--force"):
         demo.claim_folder(tmp_path, other, force=False)
     demo.claim_folder(tmp_path, other, force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.json", "mine.txt"]
     assert json.loads((tmp_path / "demo.json").read_text())["seed"] == 2
+
+
+def test_a_demo_that_failed_before_it_wrote_anything_is_no_obstacle(tmp_path, capsys):
+    status, _, err = run(capsys, "demo", "--output", tmp_path, "--n-neurons", "0")
+    assert status == 2 and "n_neurons" in err
+    demo.claim_folder(tmp_path, demo.DemoSettings(), force=False)
+    assert json.loads((tmp_path / "demo.json").read_text())["n_neurons"] == demo.DemoSettings().n_neurons

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from omnimouse import Mask, OmniMouseModel, published
+from omnimouse import Mask, OmniMouseModel
 from omnimouse.published import model_from_state_dict
+from omnimouse.published_names import ANIMAL, SESSION, our_name
 
 DATA = Path(__file__).parent / "data" / "reference"
 CASES = json.loads((DATA / "cases.json").read_text())
@@ -44,14 +45,14 @@ def run(model, inputs, case):
 
 def parameter(model: OmniMouseModel, name: str) -> torch.nn.Parameter:
     """The parameter of ours that a published name stands for."""
-    if match := published._SESSION.match(name):
+    if match := SESSION.match(name):
         table = model.sessions.table(match["key"])
         ours = {"_neuron_embeddings.weight": table.neuron_embedding, "_neuron_biases": table.neuron_bias}
         return ours.get(match["name"], table.session_embedding)
-    if match := published._ANIMAL.match(name):
+    if match := ANIMAL.match(name):
         key = next(key for key, spec in model.sessions.specs.items() if spec.animal_id == match["animal"])
         return model.sessions.animal(key)
-    return dict(model.named_parameters())[published._our_name(name)]
+    return dict(model.named_parameters())[our_name(name)]
 
 
 @pytest.mark.parametrize("case", CASES["cases"], ids=lambda case: case["name"])

@@ -106,6 +106,20 @@ def test_an_adapter_folder_brings_its_core(tmp_path):
     model.save_session("new", tmp_path / "adapter")
     loaded = OmniMouseModel.from_pretrained(tmp_path / "adapter")
     assert loaded.session_keys == ["new"] and loaded.core_hash() == model.core_hash()
+    (tmp_path / "core").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"belongs to the core .*cannot be loaded.*load it and call"):
+        OmniMouseModel.from_pretrained(tmp_path / "adapter")
+
+
+def test_adapters_remember_their_core_from_any_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = build(("b-1-1", 4, "b"))
+    model.save_pretrained("core")
+    model.save_session("b-1-1", "adapter")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert OmniMouseModel.from_pretrained(tmp_path / "adapter").session_keys == ["b-1-1"]
 
 
 def test_adapters_of_other_cores_are_refused_unless_forced(tmp_path):

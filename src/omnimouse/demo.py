@@ -59,6 +59,11 @@ class DemoSettings:
     n_neurons: int = 96
     steps: int = 200
 
+    def __post_init__(self) -> None:
+        # The simulation checks the rest at once; this would only be noticed after it.
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; expected 1 or more")
+
 
 @dataclass(frozen=True)
 class DemoResult:

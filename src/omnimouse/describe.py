@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from omnimouse.pretrained_omnimouse import PACKAGED_CORES
+from omnimouse.hub import PACKAGED_CORES
 from omnimouse.session_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_index, read_json
 
 if TYPE_CHECKING:

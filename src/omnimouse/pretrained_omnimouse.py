@@ -6,7 +6,6 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .configuration_omnimouse import OmniMouseConfig
+from .hub import PACKAGED_FOLDER, resolve_name
 from .session_files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -30,9 +30,6 @@ from .session_files import (
 )
 from .sessions import AnimalConflict, SessionSpec, SessionTables, hash_unit_ids, inverse_softplus
 from .tokens import Identity
-
-PACKAGED_CORES = ("omnimouse-tiny",)
-PUBLISHED_CORES = ("omnimouse-1m", "omnimouse-5m", "omnimouse-20m", "omnimouse-80m", "omnimouse-300m")
 
 
 class OmniMousePreTrainedModel(PreTrainedModel):
@@ -281,13 +278,19 @@ class OmniMousePreTrainedModel(PreTrainedModel):
             ValueError: Nothing of that name, a folder without `config.json`, or a session that is not there.
         """
         name = str(pretrained_model_name_or_path)
-        path, kwargs = _resolve_name(name, kwargs)
+        path, kwargs = resolve_name(name, kwargs)
         folder = Path(path)
         if is_adapter(folder):
             adapter = AdapterConfig.read(folder)
             if adapter.base_model is None:
                 raise ValueError(f"{folder} does not say which core it belongs to. Load the core, then load_session.")
-            model = cls.from_pretrained(adapter.base_model, *args, sessions=sessions, **kwargs)
+            try:
+                model = cls.from_pretrained(adapter.base_model, *args, sessions=sessions, **kwargs)
+            except (ValueError, OSError) as error:
+                raise ValueError(
+                    f"The adapter in {folder} belongs to the core {adapter.base_model!r}, which cannot be loaded "
+                    f"({error}) If you have that core elsewhere, load it and call model.load_session({str(folder)!r})."
+                ) from error
             model.load_session(folder)
             return model
         if folder.is_dir() and not (folder / "config.json").is_file():
@@ -300,7 +303,9 @@ class OmniMousePreTrainedModel(PreTrainedModel):
             raise ValueError(f"Sessions can be loaded from local model folders only, and {name!r} is none.")
         loaded = super().from_pretrained(path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model._origin = (name if name.lower() in PACKAGED_CORES else path, getattr(model.config, "_commit_hash", None))
+        packaged = Path(path).parent == PACKAGED_FOLDER
+        origin = folder.name if packaged else str(folder.resolve()) if folder.is_dir() else path
+        model._origin = (origin, getattr(model.config, "_commit_hash", None))
         if folder.is_dir():
             model._attach(folder, sessions)
             if str(kwargs.get("dtype")) in ("float32", "torch.float32"):
@@ -352,6 +357,8 @@ class OmniMousePreTrainedModel(PreTrainedModel):
                     target = folder / source.relative_to(temporary)
                     target.parent.mkdir(exist_ok=True)
                     shutil.move(source, target)
+        if self._origin is None:
+            self._origin = (str(folder.resolve()), None)
 
     def _other_sessions(self, folder: Path) -> dict[str, Any]:
         """Index entries of a folder's sessions that this model does not hold."""
@@ -375,25 +382,3 @@ def hash_tensors(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _resolve_name(name: str, kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Turns the alias of a packaged core into its folder; its weights, stored as bfloat16, load as float32."""
-    alias = name.lower().replace("_", "-")
-    if Path(name).exists():
-        return name, kwargs
-    if alias in PACKAGED_CORES:
-        if "dtype" not in kwargs and "torch_dtype" not in kwargs:
-            kwargs = {**kwargs, "dtype": torch.float32}
-        return str(files("omnimouse") / "assets" / alias), kwargs
-    if alias in PUBLISHED_CORES:
-        raise ValueError(
-            f"{name} cannot be fetched by this version. Download the authors' checkpoint and open its folder with "
-            f"omnimouse.published.load_checkpoint. Cores that ship with the package: {', '.join(PACKAGED_CORES)}."
-        )
-    if alias.startswith("omnimouse-") or name.startswith((".", "/", "~")) or "/" not in name:
-        raise ValueError(
-            f"There is no model folder {name!r}, and no model of that name. Known names: "
-            f"{', '.join(PACKAGED_CORES + PUBLISHED_CORES)}."
-        )
-    return name, kwargs

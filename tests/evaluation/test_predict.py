@@ -116,6 +116,9 @@ def test_other_files_are_refused(tmp_path):
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(ValueError, match="does not hold predictions: found arrays a, expected"):
         Predictions.load(tmp_path / "other.npz")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    with pytest.raises(ValueError, match=r"is no \.npz file"):
+        Predictions.load(tmp_path / "array.npy")
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,25 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str, str, tuple[str, ...]
     ),
     "meta.json broken": (lambda f: (f / "meta.json").write_text("{"), "fatal", "meta.json", "file", ("valid json",)),
     "meta.json is a list": (lambda f: (f / "meta.json").write_text("[]"), "fatal", "meta.json", "file", ("a list",)),
+    "session key that cannot name a file": (
+        lambda f: (f / "meta.json").write_text('{"data_key": "../other"}'),
+        "warning", "meta.json", "scan_key", ("'../other'", "slash"),
+    ),
+    "frame index beyond any number": (
+        lambda f: edit(f / "screen/meta/00001.yml", first_frame_idx=10**400),
+        "fatal", "00001.yml", "first_frame_idx", ("an integer",),
+    ),
+    "responses with swapped axes": (
+        lambda f: change(f / "responses/data.npy", lambda array: array.T.copy()),
+        "fatal", "responses/meta.yml", "n_signals", ("swapped", "time along rows"),
+    ),
+    "phase shifts with NaN": (
+        lambda f: (
+            edit(f / "responses/meta.yml", phase_shift_per_signal=True),
+            np.save(f / "responses/meta/phase_shifts.npy", np.array([0.0, np.nan, 0.0, 0.0, 0.0])),
+        ),
+        "fatal", "phase_shifts.npy", "phase shifts", ("1 of 5", "signal 1"),
+    ),
     "no device folder": (
         lambda f: (f / "treadmill").rename(f / "wheel"), "fatal", "treadmill", "folder", ("no such folder",)
     ),
@@ -303,6 +322,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str, str, tuple[str, ...]
     "no train tier": (
         lambda f: [edit(f / f"screen/meta/{k:05d}.yml", tier="oracle") for k in (1, 4, 7)],
         "warning", "screen/meta", "tier", ("validation", "Nothing to train on"),
+    ),
+    "interleave_value is NaN": (
+        lambda f: edit(f / "screen/meta/00003.yml", interleave_value=float("nan")),
+        "fatal", "00003.yml", "interleave_value", ("found nan",),
     ),
     "no interleave_value": (
         lambda f: edit(f / "screen/meta/00003.yml", interleave_value=None),

@@ -168,6 +168,20 @@ def test_truth_may_be_absent_but_not_incomplete(tmp_path: Path) -> None:
         load_truth(tmp_path / "mouse")
 
 
+def test_truth_of_another_recording_or_cut_short_is_refused(tmp_path: Path) -> None:
+    settings = SimulationSettings(clip_seconds=3.0)
+    recording = simulate_recording(tmp_path / "mouse", 1, n_neurons=3, minutes=0.5, settings=settings)
+    file = tmp_path / "mouse.truth/given_everything.npy"
+    array = np.load(file)
+    np.save(file, array[:-10])
+    with pytest.raises(ValueError, match="another recording"):
+        load_truth(recording)
+    np.save(file, array)
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"given_everything\.npy: not a whole \.npy array"):
+        load_truth(recording)
+
+
 def test_refuses_to_overwrite_and_accepts_an_empty_folder(tmp_path: Path) -> None:
     taken, empty = tmp_path / "taken", tmp_path / "empty"
     taken.mkdir()

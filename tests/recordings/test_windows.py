@@ -262,6 +262,17 @@ def test_mean_responses_is_the_mean_of_processed_samples_inside_trials(recording
         mean_responses(recording, OmniMouseProcessor(), tiers=("nowhere",))
 
 
+def test_mean_responses_leaves_out_what_is_not_finite(write_session):
+    folder = write_session()
+    stored = np.load(folder / "responses/data.npy")
+    recording = open_recording(folder)
+    rows = recording.row_ranges(recording.responses, ("train",))[0]
+    stored[rows.start, 1], stored[rows.start + 1, 1], stored[:, 2] = np.inf, np.nan, np.inf
+    np.save(folder / "responses/data.npy", stored)
+    means = mean_responses(open_recording(folder), OmniMouseProcessor())
+    assert np.isfinite(means[[0, 1, 3, 4]]).all() and np.isnan(means[2])
+
+
 def test_batches_stack_windows_and_iteration_ends(recording):
     windows = Windows(recording, "train", 30)
     batch = windows.batch([0, 1])

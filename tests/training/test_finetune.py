@@ -263,7 +263,7 @@ def with_responses(recording_path, folder, rows):
         ({"masks": ["forcasting"]}, ["forcasting", "forecasting"]),
         ({"masks": ["stimulus"], "mask_weights": [0.0]}, ["weight"]),
         ({"masks": ["stimulus"], "mask_weights": [1.0, 2.0]}, ["2 entries", "1 masks"]),
-        ({"masks": []}, ["None of the 0 masks"]),
+        ({"masks": []}, ["masks is empty"]),
         ({"validation_tasks": []}, ["validation_tasks"]),
         ({"steps": 0}, ["steps", "0"]),
         ({"steps": 3, "warmup_steps": 2, "decay_steps": 2}, ["2 warm-up", "3 steps"]),

@@ -23,6 +23,7 @@ class FakeWindows:
         with torch.no_grad():
             out = model("old-1-1", video=self.video, behavior=self.behavior, mask="stimulus+behavior", all_neurons=True)
         signal = out.response_predictions[:, :, chosen]
+        self.starts = np.arange(12.0)
         self.responses[:, 30:] = 2 + signal + noise * signal.std() * torch.randn(signal.shape, generator=generator)
 
     def __len__(self):
@@ -84,3 +85,21 @@ def test_finetune_matches_when_there_are_other_sessions(known, recording):
     known.remove_session(recording.session_key)
     with pytest.raises(ValueError, match="'auto', 'match' or 'mean'"):
         finetune(known, recording, masks=["behavior"], start_from="best", **options)
+
+
+def test_nan_is_refused_instead_of_passed_into_the_biases(known):
+    windows = FakeWindows(known, [3, 7, 7, 19, 0, 11], 0.0)
+    windows.responses[5, 40, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"responses of the window\(s\) starting at 5\.000 s .* hold NaN"):
+        match_neurons(known, "new-1-1", windows)
+    assert known.session_keys == ["new-1-1", "old-1-1"]
+
+
+def test_a_session_that_cannot_be_matched_is_taken_out_again(known, recording, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("no matches")
+
+    monkeypatch.setattr("omnimouse.training.preparation.match_neurons", fail)
+    with pytest.raises(ValueError, match="no matches"):
+        finetune(known, recording, steps=1, cpu=True, progress=False, validation_tier=None)
+    assert recording.session_key not in known.session_keys

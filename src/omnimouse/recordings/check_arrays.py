@@ -112,7 +112,7 @@ def _check_values(device: SequenceDevice, summary: ArraySummary, findings: Findi
             found=found,
             do="Windows that touch them are left out."
             if kind == "NaN" and not neurons
-            else "They reach the model as they are; repair or drop these signals.",
+            else "Training refuses windows that hold them and scoring leaves them out; repair or drop these signals.",
         )
     lost = np.flatnonzero(summary.n_nan >= summary.rows)
     if len(lost):
