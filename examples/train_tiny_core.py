@@ -31,23 +31,24 @@ from omnimouse.recordings.simulated import load_truth, simulate_recording
 N_MICE, N_NEURONS, MINUTES, FIRST_SEED = 4, 256, 20, 100
 BATCH, WARM_UP, CORE_RATE, SESSION_RATE = 4, 150, 1.5e-3, 8e-3
 
-# Stimulus-heavy: how the stimulus drives neurons takes longest to learn.
+# Weight of each mask, before and after 70 % of the time budget. Stimulus-heavy at first: how the stimulus drives neurons
+# takes longest to learn; then also how activity goes on.
 TASK_WEIGHTS = {
-    "stimulus+behavior": 3.0,
-    "stimulus": 2.0,
-    "population+stimulus+behavior": 1.0,
-    "population": 0.7,
-    "population+behavior": 0.3,
-    "forecasting": 0.7,
-    "forecasting+behavior": 0.3,
-    "forecasting+stimulus+behavior": 1.0,
-    "forecasting+stimulus": 0.3,
-    "behavior": 0.4,
-    "behavior+stimulus": 0.2,
+    "stimulus+behavior": (3.0, 3.0),
+    "stimulus": (2.0, 1.0),
+    "population+stimulus+behavior": (1.0, 1.5),
+    "population": (0.7, 1.0),
+    "population+behavior": (0.3, 0.5),
+    "forecasting": (0.7, 2.0),
+    "forecasting+behavior": (0.3, 1.5),
+    "forecasting+stimulus+behavior": (1.0, 2.0),
+    "forecasting+stimulus": (0.3, 0.5),
+    "behavior": (0.4, 0.5),
+    "behavior+stimulus": (0.2, 0.2),
 }
 LATE_STIMULUS = Mask(0, 0, 0, 0, 0, 0, None, 30, 30, 20, 40, "encoded")  # cheaper: two thirds of the frames
 MASKS = [as_mask(name) for name in TASK_WEIGHTS] + [LATE_STIMULUS]
-WEIGHTS = np.array([*TASK_WEIGHTS.values(), 2.0])
+WEIGHTS = np.array([*TASK_WEIGHTS.values(), (2.0, 1.5)]).T
 
 
 def build_model() -> OmniMouseModel:
@@ -146,7 +147,8 @@ def train(model: OmniMouseModel, mice: list[Mouse], work: Path, budget: float) -
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale_of_learning_rate(step, elapsed, budget)
         mouse = mice[rng.integers(len(mice))]
-        mask = MASKS[rng.choice(len(MASKS), p=WEIGHTS / WEIGHTS.sum())]
+        weights = WEIGHTS[int(elapsed > 0.7 * budget)]
+        mask = MASKS[rng.choice(len(MASKS), p=weights / weights.sum())]
         indices = [int(i) for i in rng.integers(len(mouse.windows), size=BATCH)]
         batch = mouse.batch(indices, expected=mask.prefix_length == 0)
         with torch.autocast("cpu", torch.bfloat16):

@@ -52,6 +52,9 @@ def test_save_load_save_gives_identical_files(tmp_path):
     ]  # fmt: skip
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name]), name
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "first").rglob("*") if path.is_file()}
+    (tmp_path / "plain").touch()
+    assert modes == {(tmp_path / "plain").stat().st_mode & 0o777}
     loaded.save_pretrained(tmp_path / "first")  # over the folder it was loaded from
     assert files(tmp_path / "first") == files(tmp_path / "second")
 

@@ -24,11 +24,15 @@ ANIMAL = "demo"
 TASKS = (
     "forecasting",
     "forecasting+stimulus+behavior",
+    "population",
     "population+stimulus+behavior",
     "stimulus+behavior",
-    "behavior+stimulus",
+    "behavior",
 )
-"""Tasks that the demonstration scores: each modality is shown and predicted at least once."""
+"""Tasks that the demonstration trains on and scores: each modality is shown and predicted at least once."""
+
+SESSION_LEARNING_RATE = 1e-2
+"""Higher than in the release, where a session is trained for a million steps and not for minutes."""
 
 TRACE_TASKS = ("stimulus+behavior", "forecasting+stimulus+behavior")
 """Tasks whose predicted traces are drawn in the report."""
@@ -55,9 +59,9 @@ class DemoSettings:
     """
 
     seed: int = 2026
-    minutes: float = 8.0
-    n_neurons: int = 96
-    steps: int = 200
+    minutes: float = 12.0
+    n_neurons: int = 128
+    steps: int = 400
 
     def __post_init__(self) -> None:
         # The simulation checks the rest at once; this would only be noticed after it.
@@ -129,7 +133,14 @@ def run_demo(
     _say(f"2/4  Training a session adapter for {recording.session_key} on the frozen core {CORE}")
     model = OmniMouseModel.from_pretrained(CORE, sessions="all")
     result = finetune(
-        model, recording, output_dir=folder / "finetune", steps=settings.steps, seed=settings.seed, resume=True
+        model,
+        recording,
+        output_dir=folder / "finetune",
+        steps=settings.steps,
+        session_learning_rate=SESSION_LEARNING_RATE,
+        masks=TASKS,
+        seed=settings.seed,
+        resume=True,
     )
     model.save_session(recording.session_key, folder / "adapter")
 

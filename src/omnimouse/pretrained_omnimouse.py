@@ -21,6 +21,7 @@ from .session_files import (
     ADAPTER_WEIGHTS,
     AdapterConfig,
     is_adapter,
+    make_readable,
     read_index,
     read_session,
     read_tensors,
@@ -356,6 +357,7 @@ class OmniMousePreTrainedModel(PreTrainedModel):
                 if source.is_file():  # config.json last: a folder that has it is complete
                     target = folder / source.relative_to(temporary)
                     target.parent.mkdir(exist_ok=True)
+                    make_readable(source)
                     shutil.move(source, target)
         if self._origin is None:
             self._origin = (str(folder.resolve()), None)

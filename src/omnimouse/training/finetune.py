@@ -227,7 +227,7 @@ def finetune(
     add_session(model, recording, key, processor, train_tiers)
     model.to(accelerator.device)
     if is_new and matching and checkpoint is None:
-        start_at_matches(model, key, windows)
+        start_at_matches(model, key, windows, progress=progress)
     run = TrainingRun(
         model=model,
         accelerator=accelerator,

@@ -9,11 +9,13 @@ Shape letters: K known neurons, N new neurons, T samples, E identity size.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from omnimouse.masks import Mask, as_mask
 from omnimouse.sessions import SessionSpec, inverse_softplus
@@ -39,6 +41,7 @@ def match_neurons(
     task: Mask | str = MATCHING_TASK,
     max_windows: int = MAX_WINDOWS,
     batch_size: int = 8,
+    progress: bool = False,
 ) -> np.ndarray:
     """Starts each neuron of a session at the vector of the known neuron that predicts it best.
 
@@ -53,6 +56,7 @@ def match_neurons(
         task: What known neurons are predicted from; a task that hides all responses.
         max_windows: Windows to compare on, evenly spread.
         batch_size: Windows at a time.
+        progress: Show a progress bar.
 
     Returns:
         `[N]`, the correlation of each neuron with its match on these windows.
@@ -70,7 +74,9 @@ def match_neurons(
     model.eval()
     _add_known(model, key, known)
     try:
-        predictions, responses = _predict_known(model, windows, mask, indices, batch_size)
+        batches = [indices[start : start + batch_size] for start in range(0, count, batch_size)]
+        bar = tqdm(batches, desc="matching neurons", unit="batch", disable=not progress)
+        predictions, responses = _predict_known(model, windows, mask, bar)
     finally:
         model.remove_session(_KEY)
         model.train(was_training)
@@ -107,16 +113,16 @@ def _add_known(model: OmniMouseModel, key: str, known: Tensor) -> None:
 
 
 def _predict_known(
-    model: OmniMouseModel, windows: Windows, mask: Mask, indices: list[int], batch_size: int
+    model: OmniMouseModel, windows: Windows, mask: Mask, batches: Iterable[list[int]]
 ) -> tuple[Tensor, Tensor]:
     """Predictions of known neurons `[T, K]` and recorded responses `[T, N]`, float32 on the CPU."""
     predictions, responses = [], []
     rows = slice(mask.target_start, mask.target_start + mask.target_length)
     inputs = {"video": mask.n_frames > 0, "behavior": mask.behavior == "encoded"}
     shown = [name for name, is_shown in inputs.items() if is_shown]
-    for start in range(0, len(indices), batch_size):
+    for indices in batches:
         # Refuses NaN: it would pass into the biases here, and surface much later as a NaN loss.
-        batch = cut_batch(windows, indices[start : start + batch_size], needs=("responses", *shown))
+        batch = cut_batch(windows, indices, needs=("responses", *shown))
         passed = {name: batch[name].to(model.device) for name in shown}
         out = model(_KEY, **passed, mask=mask, all_neurons=True)
         predictions.append(out.response_predictions.float().cpu().flatten(0, 1))

@@ -161,13 +161,13 @@ def wants_matching(model: OmniMouseModel, key: str, start_from: str) -> bool:
     return start_from == "match" or (start_from == "auto" and any(other != key for other in model.session_keys))
 
 
-def start_at_matches(model: OmniMouseModel, key: str, windows: Windows) -> None:
+def start_at_matches(model: OmniMouseModel, key: str, windows: Windows, *, progress: bool) -> None:
     """Begins the neurons of a session just added at matches, or takes the session out again when that fails.
 
     Left in, it would look like a known session to the next attempt, which would then go without matches.
     """
     try:
-        match_neurons(model, key, windows)
+        match_neurons(model, key, windows, progress=progress)
     except BaseException:
         model.remove_session(key)
         raise
