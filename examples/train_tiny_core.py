@@ -31,8 +31,8 @@ from omnimouse.recordings.simulated import load_truth, simulate_recording
 N_MICE, N_NEURONS, MINUTES, FIRST_SEED = 4, 256, 20, 100
 BATCH, WARM_UP, CORE_RATE, SESSION_RATE = 4, 150, 1.5e-3, 8e-3
 
-# Weight of each mask, before and after 70 % of the time budget. Stimulus-heavy at first: how the stimulus drives neurons
-# takes longest to learn; then also how activity goes on.
+# Weight of each mask, before and after 70 % of the time budget. Stimulus-heavy at first: how the stimulus drives
+# neurons takes longest to learn; then also how activity goes on.
 TASK_WEIGHTS = {
     "stimulus+behavior": (3.0, 3.0),
     "stimulus": (2.0, 1.0),
