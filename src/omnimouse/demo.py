@@ -31,7 +31,7 @@ TASKS = (
 """Tasks that the demonstration trains on and scores: each modality is shown and predicted at least once. Forecasting
 from responses alone is not among them: the shipped core is too small for it (its card gives the figures)."""
 
-SESSION_LEARNING_RATE = 1e-2
+SESSION_LEARNING_RATE = 3e-2
 """Higher than in the release, where a session is trained for a million steps and not for minutes."""
 
 TRACE_TASKS = ("stimulus+behavior", "forecasting+stimulus+behavior")
@@ -61,7 +61,7 @@ class DemoSettings:
     seed: int = 2026
     minutes: float = 20.0
     n_neurons: int = 128
-    steps: int = 600
+    steps: int = 500
 
     def __post_init__(self) -> None:
         # The simulation checks the rest at once; this would only be noticed after it.

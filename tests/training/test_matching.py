@@ -96,7 +96,7 @@ def test_nan_is_refused_instead_of_passed_into_the_biases(known):
 
 
 def test_a_session_that_cannot_be_matched_is_taken_out_again(known, recording, tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise ValueError("no matches")
 
     monkeypatch.setattr("omnimouse.training.preparation.match_neurons", fail)
