@@ -102,6 +102,13 @@ def test_adapter_in_a_fresh_core_predicts_the_same(tmp_path):
     assert stored[0].read_bytes() == stored[1].read_bytes()
 
 
+def test_loaded_tensors_are_aligned_so_that_products_round_alike(tmp_path):
+    model = build(*THREE)
+    model.save_pretrained(tmp_path)
+    loaded = OmniMouseModel.from_pretrained(tmp_path, sessions="all")
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in (*loaded.parameters(), *loaded.buffers()))
+
+
 def test_an_adapter_folder_brings_its_core(tmp_path):
     build().save_pretrained(tmp_path / "core")
     model = OmniMouseModel.from_pretrained(tmp_path / "core")

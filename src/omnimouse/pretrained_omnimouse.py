@@ -29,7 +29,7 @@ from .session_files import (
     select_sessions,
     write_tensors,
 )
-from .sessions import AnimalConflict, SessionSpec, SessionTables, hash_unit_ids, inverse_softplus
+from .sessions import AnimalConflict, SessionSpec, SessionTables, aligned, hash_unit_ids, inverse_softplus
 from .tokens import Identity
 
 
@@ -304,6 +304,8 @@ class OmniMousePreTrainedModel(PreTrainedModel):
             raise ValueError(f"Sessions can be loaded from local model folders only, and {name!r} is none.")
         loaded = super().from_pretrained(path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = aligned(tensor.data)
         packaged = Path(path).parent == PACKAGED_FOLDER
         origin = folder.name if packaged else str(folder.resolve()) if folder.is_dir() else path
         model._origin = (origin, getattr(model.config, "_commit_hash", None))

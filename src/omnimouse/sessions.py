@@ -61,6 +61,16 @@ def inverse_softplus(x: Tensor, beta: float) -> Tensor:
     return (scaled + torch.log(-torch.expm1(-scaled))) / beta
 
 
+def aligned(tensor: Tensor) -> Tensor:
+    """The tensor, copied if it lies askew in memory as parts of a mapped file do.
+
+    Matrix products round differently on data that is not aligned to cache lines, so without this a loaded model would
+    not give the very numbers of the model that was saved.
+    """
+    askew = tensor.device.type == "cpu" and tensor.data_ptr() % 64 != 0
+    return tensor.clone() if askew else tensor
+
+
 def _module_name(key: str) -> str:
     """A name that `ModuleDict` accepts, reversibly: no dots, and never a reserved name."""
     return "s_" + key.replace("_", "__").replace(".", "_d")
@@ -152,7 +162,7 @@ class SessionTables(nn.Module):
         if any(_module_name(spec.key) == _module_name(key) for key in self.specs):
             raise ValueError(f"Session key {spec.key!r} clashes with another session's.")
         self._check_tensors(spec, tensors)
-        name, vector = _module_name(spec.animal_id), tensors["animal_embedding"].to(device)
+        name, vector = _module_name(spec.animal_id), aligned(tensors["animal_embedding"].to(device))
         if name in self.animals and not torch.equal(self.animals[name].detach(), vector):
             others = [key for key, other in self.specs.items() if other.animal_id == spec.animal_id]
             if on_conflict == "error":
@@ -165,7 +175,7 @@ class SessionTables(nn.Module):
                 self.animals[name].data = vector
         elif name not in self.animals:
             self.animals[name] = nn.Parameter(vector)
-        table = SessionTable(*(tensors[tensor].to(device) for tensor in TENSORS[:3]))
+        table = SessionTable(*(aligned(tensors[tensor].to(device)) for tensor in TENSORS[:3]))
         self.tables[_module_name(spec.key)] = table
         self.specs[spec.key] = spec
         self._sort()
