@@ -193,7 +193,7 @@ def test_info_knows_recordings_models_and_session_adapters(recording_folder, cor
         status, out, _ = run(capsys, "info", folder, "--json")
         assert status == 0 and json.loads(out)["kind"] == kind
     model = OmniMouseModel.from_pretrained(core_folder)
-    n_parameters = sum(tensor.numel() for tensor in model.core_state_dict().values())
+    n_parameters = model.num_core_parameters()
     assert f"{n_parameters:,} parameters in the core" in run(capsys, "info", core_folder)[1]
     assert key in run(capsys, "info", recording_folder)[1]
     assert f"{N_NEURONS} x 16" in run(capsys, "info", finetuned / "adapter")[1]

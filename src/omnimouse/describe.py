@@ -88,7 +88,9 @@ def describe_recording(recording: Recording) -> dict[str, Any]:
 def describe_model(folder: Path) -> dict[str, Any]:
     """Architecture, number of core parameters and sessions of a stored model, without loading a weight."""
     weights = folder / "model.safetensors"
-    n_core_parameters = sum(map(math.prod, _shapes(weights).values())) if weights.is_file() else None
+    shapes = _shapes(weights) if weights.is_file() else {}
+    shapes.pop("identity.initial", None)  # kept with the core, but no parameter
+    n_core_parameters = sum(map(math.prod, shapes.values())) if shapes else None
     return {
         "kind": "model",
         "path": str(folder),
