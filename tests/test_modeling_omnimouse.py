@@ -226,6 +226,16 @@ def test_plans_are_cached_and_copies_start_empty():
     assert len(copy.deepcopy(model)._plans) == 0 and len(pickle.loads(pickle.dumps(model))._plans) == 0
 
 
+def test_a_plan_made_while_scoring_serves_training():
+    model, inputs = build(), windows()
+    with torch.inference_mode():
+        scored = model("mouse-1-1", **inputs, mask="forecasting", all_neurons=True)
+        scored.target_mask.fill_(False)  # belongs to the caller
+    out = model("mouse-1-1", **inputs, mask="forecasting", all_neurons=True)
+    out.loss.backward()
+    assert out.target_mask.all() and len(model._plans) == 1
+
+
 def test_a_longer_window():
     model = build(num_response_samples=120, num_frames=120, num_behavior_samples=80)
     inputs = {

@@ -171,6 +171,8 @@ def claim_folder(folder: Path, settings: DemoSettings, *, force: bool) -> None:
     Raises:
         ValueError: it holds something else, or a demonstration with other settings and `force` is not set.
     """
+    from omnimouse.session_files import write_json
+
     marker, wanted = folder / MARKER, asdict(settings)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, expected a folder; choose another output")
@@ -190,9 +192,7 @@ def claim_folder(folder: Path, settings: DemoSettings, *, force: bool) -> None:
                 path = folder / part
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{MARKER}.partial"
-    partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, marker)
+    write_json(marker, wanted)
 
 
 def next_steps(result: DemoResult) -> str:

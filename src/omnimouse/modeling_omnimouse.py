@@ -234,7 +234,7 @@ class OmniMouseModel(OmniMousePreTrainedModel):
                 rows = slice(piece.start - mask.target_start, piece.stop - mask.target_start)
                 predictions[:, rows, piece.first - first :] = F.softplus(logits, beta=self.config.softplus_beta)
             out.response_predictions = predictions
-            out.target_mask = torch.from_numpy(mask.target_mask).to(x.device)
+            out.target_mask = plan.target_mask.clone()  # the caller's own; the plan is cached
             out.target_neuron_ids = all_ids[:, first:]
             out.target_start = mask.target_start
         if mask.decodes_behavior:
@@ -251,7 +251,7 @@ class OmniMouseModel(OmniMousePreTrainedModel):
             rows = slice(plan.mask.target_start, plan.mask.target_start + plan.mask.target_length)
             out.response_targets = _gather_neurons(responses[:, rows], out.target_neuron_ids).float()
             if plan.mask.predicts_responses:
-                predicted = out.target_mask
+                predicted = plan.target_mask
                 out.response_loss = poisson_loss(
                     out.response_predictions[:, predicted],
                     out.response_targets[:, predicted],

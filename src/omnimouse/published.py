@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .attention import feed_forward_width
-from .configuration_omnimouse import OmniMouseConfig
+from .configuration_omnimouse import DEFAULT_BEHAVIOR_CHANNELS, OmniMouseConfig
 from .modeling_omnimouse import OmniMouseModel
 from .published_names import clean_name, sort_tensors
 from .sessions import SessionSpec
@@ -193,9 +193,6 @@ def config_from_tensors(tensors: Mapping[str, Tensor]) -> OmniMouseConfig:
     layers = _count_blocks(tensors, r"proc\.(\d+)\.")
     blocks = _count_blocks(tensors, r"hiera\.backbone\.blocks\.(\d+)\.")
     first = next((i for i in range(blocks) if f"hiera.backbone.blocks.{i}.proj.weight" in tensors), 1)
-    channels: dict[str, Any] = (
-        {} if behavior[0] == 5 else {"behavior_channels": [f"channel_{i}" for i in range(behavior[0])]}
-    )
     return OmniMouseConfig(
         hidden_size=size,
         identity_size=identity[1],
@@ -214,7 +211,7 @@ def config_from_tensors(tensors: Mapping[str, Tensor]) -> OmniMouseConfig:
         video_depths=[first, blocks - first],
         video_patch_kernel=list(patch[2:]),
         video_attention_layout="published",
-        **channels,
+        behavior_channels=_channel_names(behavior[0]),
     )
 
 
@@ -244,8 +241,6 @@ def config_from_hyperparameters(hyperparameters: Mapping[str, Any], tensors: Map
     local, global_ = h["local_to_global_ratio"]
     height, width = h["video_resolution"]
     decoder_multiplier = h.get("decoder_ffn_hidden_mult")
-    channels = h["behavior_channels"]
-    names: dict[str, Any] = {} if channels == 5 else {"behavior_channels": [f"channel_{i}" for i in range(channels)]}
     return OmniMouseConfig(
         response_rate=h["num_samples_per_s"],
         num_response_samples=h["num_samples_per_block"],
@@ -287,8 +282,14 @@ def config_from_hyperparameters(hyperparameters: Mapping[str, Any], tensors: Map
         response_loss_clamp=h["response_loss_clamp_value"],
         behavior_loss_clamp=h["behavior_loss_clamp_value"],
         behavior_loss_weight=h["behavior_loss_factor"],
-        **names,
+        behavior_channels=_channel_names(h["behavior_channels"]),
     )
+
+
+def _channel_names(count: int) -> list[str]:
+    """The released channels, or plain numbers where there are more or fewer."""
+    released = list(DEFAULT_BEHAVIOR_CHANNELS)
+    return released if count == len(released) else [f"channel_{i}" for i in range(count)]
 
 
 def _plain(value: Any) -> Any:

@@ -41,6 +41,7 @@ class WindowPlan:
         decoder: Queries to the fused sequence.
         query_spans: Stretches of the compact queries (see `Tokens.queries`) that make up the query rows.
         query_pieces: Predicted pieces with the rows of the decoded sequence `[start, stop)` that hold them.
+        target_mask: Which (sample, target neuron) pairs are predicted, bool `[L, Q]`.
     """
 
     mask: ResolvedMask
@@ -50,6 +51,7 @@ class WindowPlan:
     decoder: AttentionPlan
     query_spans: tuple[tuple[int, int], ...]
     query_pieces: tuple[tuple[Piece, int, int], ...]
+    target_mask: Tensor
 
     @property
     def first_query_neuron(self) -> int:
@@ -154,6 +156,7 @@ def plan_window(mask: ResolvedMask, config: OmniMouseConfig, device: torch.devic
         decoder=AttentionPlan(plan_attention(query_layout, fused), table(query_layout), fused_table),
         query_spans=tuple(spans),
         query_pieces=tuple(pieces),
+        target_mask=torch.from_numpy(mask.target_mask).to(device),
     )
 
 
@@ -172,7 +175,8 @@ class PlanCache:
         """Returns the plan of a mask on a device, computing it at first use."""
         key = (mask, str(device))
         if key not in self._plans:
-            self._plans[key] = plan_window(mask, config, device)
+            with torch.inference_mode(False):  # tensors made in inference mode could not serve training later
+                self._plans[key] = plan_window(mask, config, device)
             if len(self._plans) > self.size:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
