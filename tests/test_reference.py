@@ -99,7 +99,7 @@ def test_a_missing_and_a_misshapen_tensor_are_both_named():
     state_dict = load_file(DATA / "published_state_dict.safetensors")
     del state_dict["enc.attention.wo.weight"]
     state_dict["response_readout_proj.weight"] = torch.zeros(4, 64)
-    with pytest.raises(ValueError, match=r"(?s)missing: encoder\.output\.weight.*misshapen: response_readout"):
+    with pytest.raises(ValueError, match=r"(?s)missing: enc\.attention\.wo\.weight.*misshapen: response_readout_proj"):
         model_from_state_dict(state_dict, CASES["hyperparameters"], CASES["sessions"])
 
 

@@ -47,7 +47,7 @@ def test_save_load_save_gives_identical_files(tmp_path):
     loaded.save_pretrained(tmp_path / "second")
     assert files(tmp_path / "first") == files(tmp_path / "second")
     assert sorted(files(tmp_path / "first")) == [
-        "config.json", "model.safetensors", "sessions/a-1-1.safetensors", "sessions/a-2-1.safetensors",
+        "README.md", "config.json", "model.safetensors", "sessions/a-1-1.safetensors", "sessions/a-2-1.safetensors",
         "sessions/b-1-1.safetensors", "sessions/index.json",
     ]  # fmt: skip
     for name, tensor in model.state_dict().items():

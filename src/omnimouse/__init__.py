@@ -5,9 +5,11 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoModel
 
 from .configuration_omnimouse import OmniMouseConfig
+from .conversion import convert
 from .evaluation import evaluate, predict
 from .masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask
 from .modeling_omnimouse import OmniMouseModel, OmniMouseOutput
+from .pretrained_omnimouse import session_keys
 from .processing_omnimouse import OmniMouseProcessor
 from .recordings import Recording, Windows, open_recording
 from .recordings.simulated import simulate_recording
@@ -29,9 +31,11 @@ __all__ = [
     "OmniMouseProcessor",
     "Recording",
     "Windows",
+    "convert",
     "evaluate",
     "finetune",
     "open_recording",
     "predict",
+    "session_keys",
     "simulate_recording",
 ]

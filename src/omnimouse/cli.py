@@ -72,6 +72,20 @@ examples:
 
 `omnimouse evaluate --help` explains the tasks that --masks names; all 120 training masks are used without it.
 A run that was interrupted goes on where it stopped when the same command is given again.""",
+    "convert": """\
+examples:
+  omnimouse convert omnimouse-80m my-80m/               fetch the authors' checkpoint from the Hub first
+  omnimouse convert checkpoints/80M/ my-80m/ --size 80m
+
+Nothing in the files is run: what is not tensors and plain data is refused. The folder opens like any other model, and
+--core takes it. `--core omnimouse-80m` converts into a cache by itself.""",
+    "push": """\
+examples:
+  omnimouse push my-mouse/adapter me/my-mouse --scores scores.json
+  omnimouse push my-model/ me/my-model --private
+  omnimouse push my-model/ me/my-model --sessions '29515-*' --revision more-mice
+
+Log in once with `hf auth login`. A push that was interrupted, when given again, sends only what is missing.""",
     "evaluate": f"""\
 {TASK_HELP}examples:
   omnimouse evaluate my-recording/ --session-adapter my-mouse/adapter
@@ -123,6 +137,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_finetune(command("finetune", commands.finetune, "Train a session adapter for a recording"))
     _add_evaluate(command("evaluate", commands.evaluate, "Score a model on held-out trials of a recording"))
     _add_predict(command("predict", commands.predict, "Write predictions for a recording"))
+    _add_convert(command("convert", commands.convert, "Turn a published checkpoint into a model folder"))
+    _add_push(command("push", commands.push, "Share a model or a session adapter on the Hub"))
     _add_info(command("info", commands.info, "Say what a folder or a core is"))
     return parser
 
@@ -197,7 +213,10 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 def _add_finetune(parser: argparse.ArgumentParser) -> None:
     _add_recording(parser)
     parser.add_argument(
-        "--core", metavar="MODEL", default=DEFAULT_CORE, help="model that holds the core: a name or a folder"
+        "--core",
+        metavar="MODEL",
+        default=DEFAULT_CORE,
+        help="model with the core: a name, a folder or a Hub repo",
     )
     parser.add_argument(
         "--output", dest="output_dir", type=Path, required=True, metavar="FOLDER",
@@ -256,9 +275,47 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_json(parser)
 
 
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="SOURCE", help="folder of rank_<r>.ckpt files, a published core (omnimouse-80m), or a repo"
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="model folder to write; it must not exist yet")
+    parser.add_argument("--size", metavar="NAME", help="size that every tensor must fit, e.g. 80m (default: any)")
+    _add_revision(parser, "revision of the repo")
+    _add_json(parser)
+
+
+def _add_push(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="WHAT", help="model or session adapter: a folder, a name or a repo")
+    parser.add_argument("repo", metavar="REPO", help="repo to push to, user/name; it is created if needed")
+    parser.add_argument(
+        "--sessions", type=_names_or_all, default="all", metavar="KEYS",
+        help="of a model: sessions to push, with commas between (globs too), all, or none",
+    )  # fmt: skip
+    parser.add_argument(
+        "--scores", type=Path, action="append", default=[], metavar="FILE",
+        help="scores for the card, as `omnimouse evaluate --output` wrote them (may be given several times)",
+    )  # fmt: skip
+    parser.add_argument("--base-model", metavar="REPO", help="of an adapter: repo of its core, if it is not known")
+    parser.add_argument("--dtype", metavar="TYPE", help="of an adapter: store it as bfloat16, half the size")
+    parser.add_argument("--prune", action="store_true", help="of a model: delete the repo's other sessions")
+    parser.add_argument("--private", action="store_true", default=None, help="make a repo that is created private")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    parser.add_argument("--commit-message", metavar="TEXT", help="first line of the commit")
+    _add_revision(parser, "branch to push to")
+    _add_json(parser)
+
+
+def _add_revision(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--revision", metavar="NAME", help=f"{what} (default: main)")
+
+
 def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "target", nargs="?", metavar="WHAT", help="core, session adapter or recording (default: versions)"
+        "target",
+        nargs="?",
+        metavar="WHAT",
+        help="core, session adapter or recording: a folder, a name or a Hub repo (default: versions)",
     )
     _add_json(parser)
 
@@ -269,11 +326,14 @@ def _add_recording(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--session-adapter", type=Path, metavar="FOLDER",
-        help="session adapter of this recording; not needed when the model of --core holds its session",
+        "--session-adapter", metavar="ADAPTER",
+        help="session adapter of this recording, a folder or a Hub repo; not needed when the model of --core holds "
+        "its session",
     )  # fmt: skip
     parser.add_argument(
-        "--core", metavar="MODEL", help="model that holds the core: a name or a folder (default: the adapter's own)"
+        "--core",
+        metavar="MODEL",
+        help="model with the core: a name, a folder or a Hub repo (default: the adapter's)",
     )
 
 

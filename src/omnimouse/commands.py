@@ -73,7 +73,7 @@ def finetune(args: argparse.Namespace) -> int:
 
     recording = open_recording(args.recording)
     check_output(args.output_dir, recording.path, folder=True)
-    model = _load_core(args.core, sessions=None if args.start_from == "mean" else "all")
+    model = _load_core(args.core, sessions=_sessions_to_start_from(args, recording))
     others = [key for key in model.session_keys if key != recording.session_key]
     result = training.finetune(
         model, recording, output_dir=args.output_dir, steps=args.steps, batch_size=args.batch_size,
@@ -156,6 +156,50 @@ def predict(args: argparse.Namespace) -> int:
     return 0
 
 
+def convert(args: argparse.Namespace) -> int:
+    """Write a published checkpoint as a model folder."""
+    from omnimouse.conversion import convert as convert_checkpoint
+    from omnimouse.describe import describe, to_text
+
+    convert_checkpoint(args.source, args.out, size=args.size, revision=args.revision)
+    description = describe(args.out)
+    if args.json:
+        _print_json(description)
+    else:
+        print(f"{to_text(description)}\n\nWrote {args.out}; use it with --core {args.out}")
+    return 0
+
+
+def push(args: argparse.Namespace) -> int:
+    """Push a model or a session adapter to the Hub."""
+    from omnimouse.evaluation.scores import Scores
+    from omnimouse.hub import locate
+    from omnimouse.session_files import AdapterConfig, is_adapter
+
+    options: dict[str, Any] = {
+        name: getattr(args, name) for name in ("private", "create_pr", "commit_message", "revision")
+    }
+    options["scores"] = [Scores.load(path) for path in args.scores]
+    source = locate(args.source)
+    if is_adapter(source.folder):
+        if args.prune or args.sessions != "all":
+            raise ValueError(f"{args.source} is a session adapter; --sessions and --prune are for whole models")
+        model = _load_core(args.source)
+        key = AdapterConfig.read(source.folder).session.key
+        commit = model.push_session_to_hub(key, args.repo, base_model=args.base_model, dtype=args.dtype, **options)
+    else:
+        if args.base_model or args.dtype:
+            raise ValueError(f"{args.source} is a whole model; --base-model and --dtype are for session adapters")
+        sessions = [] if args.sessions == ["none"] else args.sessions
+        model = _load_core(args.source, sessions=sessions or None)
+        commit = model.push_to_hub(args.repo, prune=args.prune, **options)
+    if args.json:
+        _print_json({"commit": commit.oid, "url": commit.commit_url, "pull_request": commit.pr_url})
+    else:
+        print(f"Pushed {args.source}: {commit.pr_url or commit.commit_url}")
+    return 0
+
+
 def info(args: argparse.Namespace) -> int:
     """Say what a folder is, or which versions and models there are."""
     from omnimouse.describe import describe, shipped_models, to_text
@@ -165,6 +209,7 @@ def info(args: argparse.Namespace) -> int:
         text = to_text(description)
     else:
         from omnimouse.configuration_omnimouse import PRESETS
+        from omnimouse.hub import PUBLISHED_CORES
         from omnimouse.masks import TASKS
 
         libraries = ("torch", "transformers", "accelerate", "numpy")
@@ -173,6 +218,7 @@ def info(args: argparse.Namespace) -> int:
             "kind": "package",
             "versions": versions,
             "models": {name: str(folder) for name, folder in shipped_models().items()},
+            "published_models": dict(PUBLISHED_CORES),
             "presets": list(PRESETS),
             "tasks": list(TASKS),
         }
@@ -180,6 +226,7 @@ def info(args: argparse.Namespace) -> int:
             [
                 *(f"{name} {number}" for name, number in versions.items()),
                 f"models that come with the package: {', '.join(description['models']) or 'none'}",
+                f"models of the authors, on the Hub: {', '.join(PUBLISHED_CORES)}",
                 f"presets: {', '.join(PRESETS)}",
                 f"tasks: {', '.join(TASKS)}",
             ]
@@ -224,7 +271,7 @@ def _load(args: argparse.Namespace) -> tuple[OmniMouseModel, Recording]:
     if adapter is None:
         model = _load_core(args.core, sessions=[key])
     elif args.core is None:
-        model = _load_core(str(adapter))
+        model = _load_core(adapter)
     else:
         model = _load_core(args.core)
         model.load_session(adapter)
@@ -234,17 +281,39 @@ def _load(args: argparse.Namespace) -> tuple[OmniMouseModel, Recording]:
     return model, recording
 
 
-def _check_adapter(folder: Path, key: str, recording: Path) -> None:
-    """Refuse what is no session adapter, or that of another session, before a model is loaded for it."""
-    from omnimouse.session_files import AdapterConfig, is_adapter
+MOST_STARTING_SESSIONS = 16
+"""Sessions of a core that new neurons may begin at; more would cost memory and hardly find better matches."""
 
+
+def _sessions_to_start_from(args: argparse.Namespace, recording: Recording) -> list[str] | None:
+    """The recording's own session if the core has it, and a few others, evenly spread over those there are."""
+    import numpy as np
+
+    from omnimouse import session_keys
+    from omnimouse.sessions import match_keys
+
+    keys = session_keys(args.core)
+    own = match_keys(recording.session_key, keys)
+    if args.start_from == "mean":
+        return own[:1] or None
+    chosen = np.linspace(0, len(keys) - 1, min(len(keys), MOST_STARTING_SESSIONS)).round().astype(int)
+    return sorted({*own[:1], *(keys[i] for i in chosen)}) or None
+
+
+def _check_adapter(name: str, key: str, recording: Path) -> None:
+    """Refuse what is no session adapter, or that of another session, before a model is loaded for it."""
+    from omnimouse.hub import find
+    from omnimouse.session_files import AdapterConfig, is_adapter
+    from omnimouse.sessions import short_key
+
+    folder = find(name).folder
     if not is_adapter(folder):
         hint = f"pass {folder / 'adapter'}" if is_adapter(folder / "adapter") else "pass a folder that finetune wrote"
-        raise ValueError(f"{folder} is not a session adapter: expected a folder with adapter_config.json; {hint}")
+        raise ValueError(f"{name} is not a session adapter: expected a folder with adapter_config.json; {hint}")
     found = AdapterConfig.read(folder).session.key
-    if found != key:
+    if short_key(found) != short_key(key):
         raise ValueError(
-            f"{folder} is the adapter of session {found}, but {recording} is session {key}; pass the adapter that was "
+            f"{name} is the adapter of session {found}, but {recording} is session {key}; pass the adapter that was "
             "trained on this recording"
         )
 

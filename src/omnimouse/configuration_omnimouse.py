@@ -1,6 +1,7 @@
 """Architecture of an OmniMouse model: one flat, strictly checked configuration, and the released sizes as data."""
 
 import math
+import warnings
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -41,6 +42,24 @@ PRESETS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
     }
 )
 """Sizes: `1m` to `300m` are the released ones (named by their authors); `tiny` is made for a laptop's CPU."""
+
+
+_WRITTEN_BY_OTHERS = frozenset(
+    {
+        "model_type",
+        "transformers_version",
+        "architectures",
+        "dtype",
+        "torch_dtype",
+        "auto_map",
+        "attn_implementation",
+        "extra_files",
+        "extra_config_files",
+        "name_or_path",
+        "quantization_config",
+    }
+)
+"""What transformers writes beside the architecture."""
 
 
 def _check(condition: bool, message: str) -> None:
@@ -161,6 +180,41 @@ class OmniMouseConfig(PreTrainedConfig):
             if isinstance(field.default, tuple):  # JSON knows lists only: one form, so that a round trip is equal
                 setattr(self, name, list(getattr(self, name)))
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Builds a configuration from what was stored; as transformers does, and says what does not fit.
+
+        A field that this version does not know, as a later one may write, is warned about and ignored. A field that is
+        missing is refused: its default could belong to another model, and weights do not tell all of them.
+
+        Raises:
+            ValueError: Fields are missing (all are named), or it is the configuration of another kind of model.
+        """
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(
+                f"This is the configuration of a model of type {kind!r}, expected {cls.model_type!r}. Open it with the "
+                "library that wrote it."
+            )
+        inherited = set(PreTrainedConfig.__dataclass_fields__)
+        own = [name for name in cls.__dataclass_fields__ if name not in inherited]
+        missing = [name for name in own if name not in config_dict]
+        if missing:
+            raise ValueError(
+                f"The configuration lacks {', '.join(missing)}. Copy config.json again from where the model came from; "
+                "OmniMouseConfig.from_preset has the values of the released sizes."
+            )
+        unknown = [name for name in config_dict if name not in own and name not in inherited | _WRITTEN_BY_OTHERS]
+        unknown = [name for name in unknown if not name.startswith("_")]
+        if unknown:
+            warnings.warn(
+                f"The configuration has fields that this version of omnimouse does not know: {', '.join(unknown)}. "
+                "They are ignored; a newer version may have written them, and compute otherwise.",
+                stacklevel=2,
+            )
+            config_dict = {name: value for name, value in config_dict.items() if name not in unknown}
+        return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "OmniMouseConfig":

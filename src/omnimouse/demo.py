@@ -171,7 +171,7 @@ def claim_folder(folder: Path, settings: DemoSettings, *, force: bool) -> None:
     Raises:
         ValueError: it holds something else, or a demonstration with other settings and `force` is not set.
     """
-    from omnimouse.session_files import write_json
+    from omnimouse.files import write_json
 
     marker, wanted = folder / MARKER, asdict(settings)
     if folder.exists() and not folder.is_dir():

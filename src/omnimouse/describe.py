@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from omnimouse.hub import PACKAGED_CORES
-from omnimouse.session_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_index, read_json
+from omnimouse.conversion import cached_copy
+from omnimouse.files import read_mapping
+from omnimouse.hub import PACKAGED_CORES, RANK_FILE, find, list_files
+from omnimouse.published_files import rank_files
+from omnimouse.session_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter, read_index
 
 if TYPE_CHECKING:
     from omnimouse.recordings import Recording
@@ -48,20 +51,21 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Say what a folder, or a model that comes with the package, is.
 
     Args:
-        path: Folder of a recording, a model or a session adapter, or the name of a model in `shipped_models()`.
+        path: Folder of a recording, a model or a session adapter, the name of a model, or a Hub repo.
 
     Returns:
-        JSON-ready dict; "kind" is "recording", "model" or "session adapter".
+        JSON-ready dict; "kind" is "recording", "model", "session adapter" or "published checkpoint".
 
     Raises:
-        ValueError: The folder is missing or none of these.
+        ValueError: Nothing has that name, or the folder is none of these.
+        OSError: The Hub does not give the repo.
     """
-    folder = shipped_models().get(str(path), Path(path))
-    if not folder.is_dir():
-        raise ValueError(
-            f"{path}: no such folder, and not a model that comes with the package ({', '.join(shipped_models())}); "
-            "pass the folder of a recording, a model or a session adapter"
-        )
+    source = find(os.fspath(path))
+    folder = source.folder
+    if source.options is not None and not source.is_stored_model:
+        return _describe_published(source.name, list_files(source), cached_copy(source))
+    if source.options is not None and is_adapter(folder):
+        source.fetch([ADAPTER_WEIGHTS])
     if (folder / ADAPTER_CONFIG).is_file():
         return describe_adapter(folder)
     # A recording has a config.json too, so its devices are looked for first.
@@ -70,7 +74,13 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
         return describe_recording(open_recording(folder))
     if (folder / "config.json").is_file():
-        return describe_model(folder)
+        description = {**describe_model(folder), "path": source.name}
+        if source.options is not None:  # a repo's weights are not fetched for this
+            description["n_core_parameters"] = _count_parameters(description["config"])
+        return description
+    ranks = rank_files(folder)
+    if ranks:
+        return _describe_published(str(path), {file.name: file.stat().st_size for file in ranks.values()}, None)
     found = sorted(entry.name for entry in folder.iterdir())[:8]
     raise ValueError(
         f"{folder}: expected a recording (responses/, screen/, ...), a model (config.json, model.safetensors) or a "
@@ -90,14 +100,23 @@ def describe_model(folder: Path) -> dict[str, Any]:
     weights = folder / "model.safetensors"
     shapes = _shapes(weights) if weights.is_file() else {}
     shapes.pop("identity.initial", None)  # kept with the core, but no parameter
+    config = read_mapping(folder / "config.json", "the architecture of a model")
     n_core_parameters = sum(map(math.prod, shapes.values())) if shapes else None
     return {
         "kind": "model",
         "path": str(folder),
-        "config": _mapping(folder / "config.json", "the architecture of a model"),
+        "config": config,
         "n_core_parameters": n_core_parameters,
         "sessions": read_index(folder),
     }
+
+
+def _count_parameters(config: dict[str, Any]) -> int:
+    from omnimouse.configuration_omnimouse import OmniMouseConfig
+    from omnimouse.published import empty_core
+
+    core = empty_core(OmniMouseConfig.from_dict(dict(config)))
+    return sum(tensor.numel() for name, tensor in core.items() if name != "identity.initial")
 
 
 def describe_adapter(folder: Path) -> dict[str, Any]:
@@ -108,14 +127,36 @@ def describe_adapter(folder: Path) -> dict[str, Any]:
     return {
         "kind": "session adapter",
         "path": str(folder),
-        "config": _mapping(folder / ADAPTER_CONFIG, "a session adapter's configuration"),
+        "config": read_mapping(folder / ADAPTER_CONFIG, "a session adapter's configuration"),
         "tensors": {name: list(shape) for name, shape in _shapes(weights).items()},
+    }
+
+
+def _describe_published(name: str, sizes: dict[str, int], copy: Path | None) -> dict[str, Any]:
+    """Files of a published checkpoint, and whether it was converted already."""
+    ranks = {file: size for file, size in sizes.items() if RANK_FILE.fullmatch(file)}
+    if not ranks:
+        raise ValueError(
+            f"{name}: expected a model (config.json), a session adapter ({ADAPTER_CONFIG}) or a published checkpoint "
+            f"(rank_<r>.ckpt), found {', '.join(list(sizes)[:8]) or 'nothing'}"
+        )
+    return {
+        "kind": "published checkpoint",
+        "path": name,
+        "files": ranks,
+        "bytes": sum(ranks.values()),
+        "converted": None if copy is None else describe_model(copy),
     }
 
 
 def to_text(description: dict[str, Any]) -> str:
     """The description as lines for a terminal."""
-    lines = {"recording": _recording_lines, "model": _model_lines, "session adapter": _adapter_lines}
+    lines = {
+        "recording": _recording_lines,
+        "model": _model_lines,
+        "session adapter": _adapter_lines,
+        "published checkpoint": _published_lines,
+    }
     return "\n".join(lines[description["kind"]](description))
 
 
@@ -156,6 +197,13 @@ def _model_lines(d: dict[str, Any]) -> list[str]:
     ]
 
 
+def _published_lines(d: dict[str, Any]) -> list[str]:
+    text = f"Published checkpoint {d['path']}: {len(d['files'])} rank files, {d['bytes'] / 1e9:.2f} GB"
+    if d["converted"] is None:
+        return [text, "  not converted yet: that happens when it is first loaded, or with `omnimouse convert`"]
+    return [text, "  converted to:", *_model_lines(d["converted"])]
+
+
 def _adapter_lines(d: dict[str, Any]) -> list[str]:
     return [
         f"Session adapter {d['path']}",
@@ -173,13 +221,6 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         return "  " + "  ".join([row[0].ljust(first), *(cell.rjust(w) for cell, w in zip(row[1:], rest, strict=True))])
 
     return [line(row) for row in (header, *rows)]
-
-
-def _mapping(path: Path, what: str) -> dict[str, Any]:
-    content = read_json(path, what)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} should hold {what}, a JSON object, but holds a {type(content).__name__}.")
-    return content
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:

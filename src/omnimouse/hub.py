@@ -1,35 +1,275 @@
-"""Names of cores, and what they stand for."""
+"""Names of models, what they stand for, and bringing their files to this machine.
+
+A model is opened from a folder, whatever it was named by: `locate` turns a name into a `Source`, whose folder holds the
+small files (configuration, list of sessions); `Source.fetch` then brings the files that are wanted. A revision is
+resolved once, so that core and sessions always come from one commit.
+"""
 
 from __future__ import annotations
 
+import glob
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import torch
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
 
 PACKAGED_CORES = ("omnimouse-tiny",)
 PACKAGED_FOLDER = Path(str(files("omnimouse"))) / "assets"
-PUBLISHED_CORES = ("omnimouse-1m", "omnimouse-5m", "omnimouse-20m", "omnimouse-80m", "omnimouse-300m")
+
+PUBLISHED_CORES: MappingProxyType[str, str] = MappingProxyType(
+    {f"omnimouse-{size.lower()}": f"the-enigma-project/omnimouse-{size}" for size in ("1M", "5M", "20M", "80M", "300M")}
+)
+"""Names of the authors' cores -> their repos, which hold one pickle per process of the training run."""
+
+RANK_FILE = re.compile(r"rank_(\d+)\.ckpt")
+
+SMALL_FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    "adapter_config.json",
+    "sessions/index.json",
+    "scores.json",
+    "README.md",
+    ".gitattributes",
+)
+"""What is fetched to find out what a repo holds."""
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def resolve_name(name: str, kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Turns the alias of a packaged core into its folder; its weights, stored as bfloat16, load as float32."""
-    alias = name.lower().replace("_", "-")
-    if Path(name).exists():
-        return name, kwargs
+@dataclass(frozen=True)
+class HubOptions:
+    """How to reach a Hub repo; the arguments of `from_pretrained` of the same names.
+
+    Args:
+        revision: Branch, tag or commit; the main branch by default.
+        token: Access token, `True` for the stored one, `False` for none; the stored one if there is one by default.
+        cache_dir: Cache folder, instead of the Hub's own.
+        local_files_only: Use what is in the cache, and nothing else.
+        force_download: Fetch files anew although they are in the cache.
+        subfolder: Folder of the repo in which the model lies.
+    """
+
+    revision: str | None = None
+    token: str | bool | None = field(default=None, repr=False)
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+    subfolder: str = ""
+
+    @classmethod
+    def take(cls, kwargs: dict[str, Any]) -> HubOptions:
+        """Takes the options out of keyword arguments."""
+        named = {name: kwargs.pop(name) for name in cls.__dataclass_fields__ if name in kwargs}
+        return cls(**{name: value for name, value in named.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files come from, and where they lie.
+
+    Args:
+        name: What others can load it by: a packaged name, a repo, or an absolute folder.
+        folder: Folder on this machine in which its files lie, or appear when they are fetched.
+        commit: Commit of the repo, or `None` where there is no repo.
+        options: How to fetch more files; `None` where all are there.
+    """
+
+    name: str
+    folder: Path
+    commit: str | None = None
+    options: HubOptions | None = None
+
+    @property
+    def is_packaged(self) -> bool:
+        """Whether the model ships with the package."""
+        return self.name in PACKAGED_CORES
+
+    @property
+    def is_stored_model(self) -> bool:
+        """Whether it is a model or adapter in our stored layout, and not, say, a published checkpoint."""
+        return (self.folder / "config.json").is_file() or (self.folder / "adapter_config.json").is_file()
+
+    def fetch(self, patterns: Iterable[str]) -> None:
+        """Brings the files that match patterns, which are relative to the source's folder."""
+        if self.options is not None:
+            download(self.name, self.options, patterns)
+
+
+def locate(name: str | Path, options: HubOptions | None = None) -> Source:
+    """Finds a model or session adapter by name; of a repo, only the small files are fetched.
+
+    Weights in the form in which they were published are converted on first use, and the converted copy is located.
+    Arguments and errors are those of `find`.
+    """
+    from .conversion import converted_folder, converted_repo
+    from .published_files import rank_files
+
+    options = options or HubOptions()
+    source = find(name, options)
+    if source.is_stored_model:
+        return source
+    if source.options is not None:
+        return Source(source.name, converted_repo(source), source.commit)
+    if rank_files(source.folder):
+        return Source(source.name, converted_folder(source.folder, options.cache_dir))
+    return source
+
+
+def find(name: str | Path, options: HubOptions | None = None) -> Source:
+    """Finds what a name stands for, without converting anything; of a repo, only the small files are fetched.
+
+    Args:
+        name: A folder, a packaged name, the name of a published core (case and underscores do not matter), or a repo.
+        options: How to reach the Hub.
+
+    Raises:
+        ValueError: Nothing has that name, or the folder or repo holds nothing that can be opened.
+        OSError: The Hub has no such repo or revision, does not give it to this token, or cannot be reached.
+    """
+    options = options or HubOptions()
+    text, folder = str(name), Path(name).expanduser()
+    if folder.exists():
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is a file; models and session adapters are folders. Pass the folder.")
+        folder = folder / options.subfolder
+        return Source(str(folder.resolve()), folder)
+    alias = text.lower().replace("_", "-")
     if alias in PACKAGED_CORES:
-        if "dtype" not in kwargs and "torch_dtype" not in kwargs:
-            kwargs = {**kwargs, "dtype": torch.float32}
-        return str(PACKAGED_FOLDER / alias), kwargs
-    if alias in PUBLISHED_CORES:
-        raise ValueError(
-            f"{name} cannot be fetched by this version. Download the authors' checkpoint and open its folder with "
-            f"omnimouse.published.load_checkpoint. Cores that ship with the package: {', '.join(PACKAGED_CORES)}."
+        return Source(alias, PACKAGED_FOLDER / alias)
+    if alias not in PUBLISHED_CORES and not _may_be_repo(text):
+        known = ", ".join((*PACKAGED_CORES, *PUBLISHED_CORES))
+        raise ValueError(f"There is no model folder {text!r}, and no model of that name. Known names: {known}.")
+    repo = PUBLISHED_CORES.get(alias, text)
+    snapshot = download(repo, options, SMALL_FILES)
+    # The cache knows a snapshot by its commit: from here on, the revision is this commit.
+    return Source(repo, snapshot / options.subfolder, snapshot.name, replace(options, revision=snapshot.name))
+
+
+def _may_be_repo(name: str) -> bool:
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith((".", "~"))
+
+
+def download(repo: str, options: HubOptions, patterns: Iterable[str]) -> Path:
+    """Brings the files of a repo that match patterns into the Hub cache.
+
+    Args:
+        repo: The repo.
+        options: How to reach it; patterns are relative to its `subfolder`.
+        patterns: File names, with wildcards.
+
+    Returns:
+        The snapshot's folder, named after the commit.
+
+    Raises:
+        OSError: The Hub has no such repo or revision, does not give it to this token, or cannot be reached.
+    """
+    from . import __version__
+
+    prefix = f"{glob.escape(options.subfolder.strip('/'))}/" if options.subfolder else ""
+    with explained(repo, options.revision):
+        folder = snapshot_download(
+            repo,
+            revision=options.revision,
+            token=options.token,
+            cache_dir=options.cache_dir,
+            local_files_only=options.local_files_only,
+            force_download=options.force_download,
+            allow_patterns=[prefix + pattern for pattern in patterns],
+            library_name="omnimouse",
+            library_version=__version__,
         )
-    if alias.startswith("omnimouse-") or name.startswith((".", "/", "~")) or "/" not in name:
-        raise ValueError(
-            f"There is no model folder {name!r}, and no model of that name. Known names: "
-            f"{', '.join(PACKAGED_CORES + PUBLISHED_CORES)}."
-        )
-    return name, kwargs
+    return Path(folder)
+
+
+def hub_api(token: str | bool | None = None) -> HfApi:
+    """The Hub's API, under this package's name."""
+    from . import __version__
+
+    return HfApi(token=token, library_name="omnimouse", library_version=__version__)
+
+
+def list_files(source: Source) -> dict[str, int]:
+    """Names and sizes in bytes of all files in a located repo, whether they are in the cache or not.
+
+    Raises:
+        OSError: The Hub cannot be reached.
+    """
+    assert source.options is not None
+    if source.options.local_files_only or constants.HF_HUB_OFFLINE:
+        found = [path for path in sorted(source.folder.rglob("*")) if path.is_file()]
+        return {path.relative_to(source.folder).as_posix(): path.stat().st_size for path in found}
+    prefix = f"{source.options.subfolder.strip('/')}/" if source.options.subfolder else ""
+    with explained(source.name, source.commit):
+        entries = hub_api(source.options.token).list_repo_tree(source.name, recursive=True, revision=source.commit)
+        sizes = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+    return {name.removeprefix(prefix): sizes[name] for name in sorted(sizes) if name.startswith(prefix)}
+
+
+@contextmanager
+def explained(repo: str, revision: str | None) -> Iterator[None]:
+    """Turns errors of the Hub client into ones that say what to do.
+
+    Raises:
+        OSError: As `locate` says.
+        ValueError: The repo's name cannot be one.
+    """
+    named = f"{repo}" + (f" (revision {revision})" if revision else "")
+    try:
+        yield
+    except GatedRepoError as error:
+        raise OSError(
+            f"{named} is gated. Accept its terms at {constants.ENDPOINT}/{repo}, then log in with `hf auth login` "
+            "(or pass token=...)."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise OSError(
+            f"The Hub has no repo {repo!r}, or it is private and the token does not open it. {_hint(repo)}Check the "
+            "name, and log in with `hf auth login` or pass token=... if it is private."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise OSError(f"{repo} has no revision {revision!r}. Pass a branch, a tag or a commit that it has.") from error
+    except LocalEntryNotFoundError as error:
+        # The client reports a server that refuses or cannot be reached in the same way as a cache that lacks a file.
+        reason = error.__cause__
+        if isinstance(reason, OfflineModeIsEnabled) or reason is None:
+            raise OSError(
+                f"{named} is not in the cache, or not all that is asked for, and this session is offline. Load it once "
+                "online (without local_files_only, HF_HUB_OFFLINE unset)."
+            ) from error
+        raise OSError(f"{named} is not in the cache, and the Hub cannot be asked for it: {reason}") from error
+    except HFValidationError as error:
+        raise ValueError(f"{repo!r} cannot be the name of a repo ({error}). Names look like user/model.") from error
+    except HfHubHTTPError as error:
+        raise OSError(f"The Hub refused {named}: {error}{_token_hint(error)}") from error
+
+
+def _hint(repo: str) -> str:
+    if repo == PUBLISHED_CORES["omnimouse-300m"]:
+        return "The 300M weights were announced, but had not been uploaded when the other sizes were released. "
+    return ""
+
+
+def _token_hint(error: HfHubHTTPError) -> str:
+    status = getattr(error.response, "status_code", None)
+    if status == 401:
+        return " The token is not valid: log in again with `hf auth login`, or pass another token=..."
+    if status == 403:
+        return " The token may not do this: it needs the right to write to this repo."
+    return ""

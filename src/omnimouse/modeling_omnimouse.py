@@ -122,7 +122,7 @@ class OmniMouseModel(OmniMousePreTrainedModel):
         self.sessions = SessionTables(config.identity_size)
         self.processor: Any = None
         self._plans = PlanCache()
-        self._origin = None
+        self._source = None
         self.post_init()
 
     def forward(

@@ -150,6 +150,28 @@ class OmniMouseProcessor(FeatureExtractionMixin):
         self.stride_rule: str = chosen["stride_rule"]
         self.lookup_dtype: str = chosen["lookup_dtype"]
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Loads the processor that is stored with a model.
+
+        Args:
+            pretrained_model_name_or_path: What `OmniMouseModel.from_pretrained` takes.
+            **kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, ...; others replace what is stored.
+
+        Raises:
+            ValueError: Nothing of that name, or it comes without a processor.
+            OSError: The Hub does not give it.
+        """
+        from .hub import HubOptions, locate
+
+        source = locate(pretrained_model_name_or_path, HubOptions.take(kwargs))
+        if not (source.folder / "preprocessor_config.json").is_file():
+            raise ValueError(
+                f"{source.name} comes without a processor (preprocessor_config.json). Make one with "
+                f"OmniMouseProcessor(profile=...), one of {', '.join(map(repr, PROFILES))}."
+            )
+        return super().from_pretrained(str(source.folder), **kwargs)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, OmniMouseProcessor) and self.to_dict() == other.to_dict()
 

@@ -1,27 +1,26 @@
-"""Reads weights in the form in which they were published: names of the released code, one pickle per rank.
+"""Weights in the form in which they were published, as models: names of the released code, one pickle per rank.
 
-Loading never runs code from a file: pickles are read with `weights_only=True` and a short allow-list.
+Loading never runs code from a file: see `published_files.py` for how the pickles are read.
 """
 
 from __future__ import annotations
 
-import codecs
-import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .attention import feed_forward_width
-from .configuration_omnimouse import DEFAULT_BEHAVIOR_CHANNELS, OmniMouseConfig
+from .configuration_omnimouse import DEFAULT_BEHAVIOR_CHANNELS, PRESETS, OmniMouseConfig
 from .modeling_omnimouse import OmniMouseModel
-from .published_names import clean_name, sort_tensors
-from .sessions import SessionSpec
+from .published_files import RankFiles, session_specs, survey
+from .published_names import all_names, clean_name, sort_tensors
+from .sessions import InitialVectors, SessionSpec
 
 _SUPPORTED = {
     "add_meta_to_embeddings": True,
@@ -37,6 +36,25 @@ _SUPPORTED = {
     "hiera_q_stride": [1, 2, 2],
     "hiera_mask_unit_size": [1, 8, 8],
 }
+
+_SIZE_FIELDS = (
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "num_fusion_layers",
+    "num_local_layers",
+    "num_global_layers",
+    "ffn_multiplier",
+    "decoder_ffn_multiplier",
+    "response_token_window",
+    "response_token_stride",
+    "num_latents",
+    "num_registers",
+    "video_hidden_size",
+    "video_depths",
+    "video_patch_kernel",
+)
+"""What the size table fixes and tensors tell."""
 
 
 def model_from_state_dict(
@@ -55,108 +73,169 @@ def model_from_state_dict(
     Raises:
         ValueError: Unsupported hyperparameters, or tensors missing, unexpected or misshapen (all are listed).
     """
-    config = config_from_hyperparameters(hyperparameters, {clean_name(k): v for k, v in state_dict.items()})
-    return _build(state_dict, config, sessions)
-
-
-def _build(
-    state_dict: Mapping[str, Tensor], config: OmniMouseConfig, sessions: Mapping[str, Mapping[str, Any]]
-) -> OmniMouseModel:
-    model = OmniMouseModel(config)
-    core, tables, animals, unexpected = sort_tensors(state_dict)
-    expected = {name: t for name, t in model.core_state_dict().items() if name != "identity.initial"}
-    problems = [f"unexpected: {name}" for name in unexpected]
-    problems += [f"missing: {name}" for name in expected if name not in core]
-    problems += [f"unexpected: {name}" for name in core if name not in expected]
-    for name, tensor in core.items():
-        if name in expected and tensor.shape != expected[name].shape:
-            problems.append(f"misshapen: {name} is {list(tensor.shape)}, expected {list(expected[name].shape)}")
-    problems += [
-        f"unexpected: tensors of session {key}, which the sessions do not list" for key in tables if key not in sessions
-    ]
-    if problems:
-        raise ValueError("These weights do not fit the model:\n  " + "\n  ".join(problems))
-    model.load_state_dict(core, strict=False, assign=True)
-    for key, entry in sessions.items():
-        if key not in tables:
-            continue
-        spec = SessionSpec(key, int(entry["n_neurons"]), str(entry["animal_id"]))
-        tensors = {**tables[key]}
-        if spec.animal_id in animals:
-            tensors["animal_embedding"] = animals[spec.animal_id].float()
-        model.sessions.add(spec, tensors, device="cpu")
-    if model.session_keys:
-        model.update_initial_vectors()
-    return model.eval()
+    named = {clean_name(name): tensor for name, tensor in state_dict.items()}
+    config = config_from_hyperparameters(hyperparameters, named)
+    core, tables, animals, unexpected = sort_tensors(named)
+    specs = session_specs(sessions, "sessions")
+    shapes = {key: {name: tuple(tensor.shape) for name, tensor in table.items()} for key, table in tables.items()}
+    check_tensors(config, core, shapes, animals, specs, unexpected)
+    model = build_core(core, config)
+    initial = InitialVectors()
+    for key, table in tables.items():
+        tensors = {**table, "animal_embedding": animals[specs[key].animal_id]}
+        initial.add(specs[key], tensors)
+        model.sessions.add(specs[key], tensors, device="cpu", dtype=torch.float32)
+    initial.put_into(model.identity.initial)
+    return model
 
 
 def load_checkpoint(folder: str | Path, size: str | None = None) -> OmniMouseModel:
-    """Loads a published checkpoint: a folder of `rank_<r>.ckpt` files, one per process of the training run.
+    """Loads a published checkpoint with all its sessions: a folder of `rank_<r>.ckpt` files.
 
-    Rank 0 holds the core and its own sessions, other ranks only theirs. Files are memory-mapped and read one at a
-    time. Nothing in them is executed: what is not tensors, numbers, strings, containers or NumPy arrays is refused.
+    To load the core alone, or some of the sessions, use `OmniMouseModel.from_pretrained(folder, sessions=...)`.
 
     Args:
         folder: The folder.
-        size: Name of a preset that the tensors must fit; by default sizes are read off the tensors alone.
+        size: Name of a preset that every tensor must fit; by default sizes are read off the tensors alone.
+
+    Returns:
+        A model in evaluation mode with `video_attention_layout="published"`. Its tensors are memory-mapped.
 
     Raises:
-        ValueError: No such files, a file that cannot be read safely, or tensors that do not fit together.
+        ValueError: No such files, a file that cannot be read safely, or tensors that do not fit (all are listed).
     """
-    folder = Path(folder)
-    files = {
-        int(match[1]): path for path in folder.glob("rank_*.ckpt") if (match := re.search(r"rank_(\d+)\.", path.name))
-    }
-    if 0 not in files:
-        raise ValueError(f"{folder} holds no rank_0.ckpt, so it is no published checkpoint (folder of rank_<r>.ckpt).")
-    state_dict: dict[str, Tensor] = {}
-    sessions: dict[str, Any] = {}
-    for _, path in sorted(files.items()):
-        content = _read_pickle(path)
-        if not isinstance(content.get("state_dict"), dict):
-            raise ValueError(f"{path} has no state_dict, so it is no published checkpoint.")
-        state_dict.update({clean_name(name): tensor for name, tensor in content["state_dict"].items()})
-        sessions.update(content.get("session_map", {}))
-    absent = [key for key in sessions if f"sess_params.{key}._session_embedding" not in state_dict]
-    if absent:
-        warnings.warn(f"{folder}: rank files of {len(absent)} sessions are missing ({absent[0]}, ...).", stacklevel=2)
-    config = config_from_tensors(state_dict)
-    if size is not None:
+    found = open_checkpoint(Path(folder), size)
+    model = build_core(found.core, found.config)
+    initial = InitialVectors()
+    model.sessions.add_all(_passing(found.files.sessions(), initial), device="cpu")
+    initial.put_into(model.identity.initial)
+    return model
+
+
+def _passing(
+    sessions: Iterable[tuple[SessionSpec, dict[str, Tensor]]], initial: InitialVectors
+) -> Iterator[tuple[SessionSpec, dict[str, Tensor]]]:
+    for spec, tensors in sessions:
+        initial.add(spec, tensors)
+        yield spec, tensors
+
+
+@dataclass(frozen=True)
+class OpenCheckpoint:
+    """A published checkpoint whose names and shapes were checked.
+
+    Args:
+        config: Its architecture.
+        core: The core's tensors by our names, memory-mapped.
+        files: What its files hold.
+        size: Name of the released size whose table it fits, or `None`.
+    """
+
+    config: OmniMouseConfig
+    core: dict[str, Tensor]
+    files: RankFiles
+    size: str | None
+
+
+def open_checkpoint(folder: Path, size: str | None = None) -> OpenCheckpoint:
+    """Reads what a checkpoint folder holds and checks every tensor's name and shape, without reading tensors' data.
+
+    Args:
+        folder: The folder.
+        size: Name of a preset that it must fit; by default sizes are read off the tensors.
+
+    Raises:
+        ValueError: As `load_checkpoint` says.
+    """
+    files = survey(folder)
+    if files.missing_sessions:
+        warnings.warn(
+            f"{folder}: rank files of {len(files.missing_sessions)} sessions are missing "
+            f"({files.missing_sessions[0]}, ...).",
+            stacklevel=3,
+        )
+    config = config_from_tensors(files.tensors)
+    sizes = [name for name in PRESETS if fits_preset(config, name)]
+    if size is not None and size.lower() not in sizes:
         expected = OmniMouseConfig.from_preset(size, identity_size=config.identity_size)
-        for name in ("hidden_size", "num_attention_heads", "num_fusion_layers", "video_depths", "num_latents"):
-            if getattr(expected, name) != getattr(config, name):
-                raise ValueError(
-                    f"{folder} does not hold a {size} model: {name} is {getattr(config, name)}, expected "
-                    f"{getattr(expected, name)}."
-                )
-    return _build(state_dict, config, sessions)
+        wrong = [f"{n} is {getattr(config, n)}, expected {getattr(expected, n)}" for n in _differing(config, expected)]
+        raise ValueError(f"{folder} does not hold a {size} model: {'; '.join(wrong)}.")
+    check_tensors(config, files.core, files.tables, files.animals, files.specs, files.unexpected)
+    return OpenCheckpoint(config, files.core, files, sizes[0] if sizes else None)
 
 
-def _read_pickle(path: Path) -> dict[str, Any]:
-    """Reads a file of `torch.save` without running code from it. NumPy arrays (random states) are allowed by name."""
-    reconstruct = np.empty(0).__reduce__()[0]
-    allowed: list[Any] = [
-        (reconstruct, "numpy._core.multiarray._reconstruct"),
-        (reconstruct, "numpy.core.multiarray._reconstruct"),
-        np.ndarray,
-        np.dtype,
-        codecs.encode,
-        *{type(np.dtype(name)) for name in ("u1", "u4", "u8", "i4", "i8", "f4", "f8")},
+def fits_preset(config: OmniMouseConfig, name: str) -> bool:
+    """Whether a configuration read off tensors is that of a released size; identity sizes may differ."""
+    return not _differing(config, OmniMouseConfig.from_preset(name, identity_size=config.identity_size))
+
+
+def _differing(config: OmniMouseConfig, expected: OmniMouseConfig) -> list[str]:
+    return [name for name in _SIZE_FIELDS if getattr(config, name) != getattr(expected, name)]
+
+
+def check_tensors(
+    config: OmniMouseConfig,
+    core: Mapping[str, Tensor],
+    tables: Mapping[str, Mapping[str, tuple[int, ...]]],
+    animals: Mapping[str, Tensor],
+    specs: Mapping[str, SessionSpec],
+    unexpected: Iterable[str] = (),
+) -> None:
+    """Compares names and shapes with those that the configuration and the sessions ask for.
+
+    Args:
+        config: The architecture.
+        core: The core's tensors by our names.
+        tables: Session -> shapes of its tensors by our names.
+        animals: Animal -> vector.
+        specs: Session -> neurons and animal.
+        unexpected: Names that were found to mean nothing.
+
+    Raises:
+        ValueError: Tensors missing, unexpected or misshapen; all are listed, by published names.
+    """
+    expected = {name: tuple(t.shape) for name, t in empty_core(config).items() if name != "identity.initial"}
+    published = {ours: name for name, ours in all_names(config.num_fusion_layers, sum(config.video_depths)).items()}
+    problems = [f"unexpected: {name}" for name in unexpected]
+    problems += [f"missing: {published.get(name, name)}" for name in expected if name not in core]
+    problems += [f"unexpected: {published.get(name, name)}" for name in core if name not in expected]
+    found = {published.get(name, name): (tuple(t.shape), expected.get(name)) for name, t in core.items()}
+    size = config.identity_size
+    for key, shapes in tables.items():
+        if key not in specs:
+            problems.append(f"unexpected: tensors of session {key}, which the sessions do not list")
+            continue
+        n = specs[key].n_neurons
+        for name, shape in (("neuron_embedding", (n, size)), ("neuron_bias", (n,)), ("session_embedding", (size,))):
+            if name in shapes:
+                found[f"{name} of session {key}"] = (shapes[name], shape)
+            else:
+                problems.append(f"missing: {name} of session {key}")
+        if specs[key].animal_id not in animals:
+            problems.append(f"missing: animal_params._animal_embeddings.{specs[key].animal_id}, of session {key}")
+    found |= {f"vector of animal {name}": (tuple(vector.shape), (size,)) for name, vector in animals.items()}
+    problems += [
+        f"misshapen: {name} is {list(shape)}, expected {list(wanted)}"
+        for name, (shape, wanted) in found.items()
+        if wanted is not None and shape != wanted
     ]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        reason = re.search(r"Unsupported [^\n]*?(?= was not| by default|$)", str(error))
-        raise ValueError(
-            f"{path} is refused: it asks for more than tensors and plain data "
-            f"({reason[0] if reason else str(error).splitlines()[0]}). Loading it could run code, so it was not loaded."
-        ) from None
-    except (RuntimeError, OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint ({error}). Copy or download it again.") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dict with state_dict and session_map.")
-    return content
+    if problems:
+        raise ValueError("These weights do not fit the model:\n  " + "\n  ".join(problems))
+
+
+def empty_core(config: OmniMouseConfig) -> dict[str, Tensor]:
+    """The core's tensors without data, by our names."""
+    with torch.device("meta"):
+        return OmniMouseModel(config).core_state_dict()
+
+
+def build_core(core: Mapping[str, Tensor], config: OmniMouseConfig) -> OmniMouseModel:
+    """A model of checked tensors, in evaluation mode, without sessions; the tensors become its own."""
+    with torch.device("meta"):
+        model = OmniMouseModel(config)
+    model.load_state_dict(dict(core), strict=False, assign=True)
+    model.identity.initial = torch.zeros(3, config.identity_size)
+    return model.eval()
 
 
 def config_from_tensors(tensors: Mapping[str, Tensor]) -> OmniMouseConfig:

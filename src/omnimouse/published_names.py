@@ -85,6 +85,15 @@ def our_name(name: str) -> str | None:
     return None
 
 
+def all_names(num_fusion_layers: int, num_video_blocks: int) -> dict[str, str]:
+    """Published name -> our name of every tensor that a core may have."""
+    names = list(_PLAIN)
+    names += [f"{block}.{name}" for block in ("enc", "decs.0") for name in _BLOCK]
+    names += [f"proc.{i}.{name}" for i in range(num_fusion_layers) for name in _BLOCK]
+    names += [f"hiera.backbone.blocks.{i}.{name}" for i in range(num_video_blocks) for name in _VIDEO_BLOCK]
+    return {name: ours for name in names if (ours := our_name(name)) is not None}
+
+
 def sort_tensors(
     state_dict: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, Tensor], list[str]]:
@@ -98,11 +107,11 @@ def sort_tensors(
         if match := SESSION.match(name):
             table = tables.setdefault(match["key"], {})
             if match["name"] == "_neuron_embeddings.weight":
-                table["neuron_embedding"] = tensor.float()
+                table["neuron_embedding"] = tensor
             elif match["name"] == "_neuron_biases":
-                table["neuron_bias"] = tensor.float().reshape(-1)
+                table["neuron_bias"] = tensor.reshape(-1)
             else:
-                table["session_embedding"] = tensor.float().reshape(-1)
+                table["session_embedding"] = tensor.reshape(-1)
         elif match := ANIMAL.match(name):
             animals[match["animal"]] = tensor.reshape(-1)
         elif (ours := our_name(name)) is not None:

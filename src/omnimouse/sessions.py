@@ -7,7 +7,8 @@ Shape letters: n neurons of the session, E identity size.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,27 @@ from torch import Tensor, nn
 TENSORS = ("neuron_embedding", "neuron_bias", "session_embedding", "animal_embedding")
 
 AnimalConflict = Literal["error", "model", "adapter"]
+
+_LONG_KEY = re.compile(r"(?:dynamic|static)?(\d+-\d+-\d+)(?:-.*|_.*)?")
+_LONG_ANIMAL = re.compile(r"(?:dynamic|static)?(\d+)")
+
+
+def short_key(key: str) -> str:
+    """`animal-session-scan` of a key as published, `"dynamic29515-10-12-Video-..._30hz"`; other keys as they are."""
+    match = _LONG_KEY.fullmatch(key)
+    return match[1] if match else key
+
+
+def match_keys(wanted: str, keys: Iterable[str]) -> list[str]:
+    """The keys meant by `wanted`: itself if it is one, else those of the same `animal-session-scan`, sorted."""
+    keys = sorted(keys)
+    return [wanted] if wanted in keys else [key for key in keys if short_key(key) == short_key(wanted)]
+
+
+def same_animal(first: str, second: str) -> bool:
+    """Whether two ids mean one animal: published weights write `"dynamic29515"` where recordings say `"29515"`."""
+    ids = [match[1] if (match := _LONG_ANIMAL.fullmatch(name)) else name for name in (first, second)]
+    return ids[0] == ids[1]
 
 
 @dataclass(frozen=True)
@@ -71,6 +93,34 @@ def aligned(tensor: Tensor) -> Tensor:
     return tensor.clone() if askew else tensor
 
 
+class InitialVectors:
+    """Means over sessions of neuron, session and animal vectors, from which new sessions start.
+
+    Sessions may come in any order and one at a time; the result does not depend on the order.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, tuple[int, Tensor, Tensor]] = {}
+        self._animals: dict[str, Tensor] = {}
+
+    def add(self, spec: SessionSpec, tensors: Mapping[str, Tensor]) -> None:
+        """Counts one session in."""
+        neurons, _, session, animal = (tensors[name].detach().cpu() for name in TENSORS)
+        self._sessions[spec.key] = (spec.n_neurons, neurons.sum(0, dtype=torch.float64), session.double())
+        self._animals[spec.animal_id] = animal.double()
+
+    @torch.no_grad()
+    def put_into(self, initial: Tensor) -> None:
+        """Writes the means into `initial [3, E]`, rows neuron, session, animal; leaves it without sessions."""
+        if not self._sessions:
+            return
+        sessions = [self._sessions[key] for key in sorted(self._sessions)]
+        animals = [self._animals[name] for name in sorted(self._animals)]
+        neuron = torch.stack([total for _, total, _ in sessions]).sum(0) / sum(n for n, _, _ in sessions)
+        session = torch.stack([vector for _, _, vector in sessions]).mean(0)
+        initial.copy_(torch.stack((neuron, session, torch.stack(animals).mean(0))))
+
+
 def _module_name(key: str) -> str:
     """A name that `ModuleDict` accepts, reversibly: no dots, and never a reserved name."""
     return "s_" + key.replace("_", "__").replace(".", "_d")
@@ -109,10 +159,24 @@ class SessionTables(nn.Module):
     def keys(self) -> list[str]:
         return list(self.specs)
 
+    def full_key(self, key: str) -> str:
+        """The key of the one session that a key or short key means; the key itself where there is none or several."""
+        matches = match_keys(key, self.specs)
+        return matches[0] if len(matches) == 1 else key
+
     def check(self, key: str) -> SessionSpec:
-        """Returns the session's spec, or raises `ValueError` naming the sessions there are."""
+        """Returns the spec of a session, or raises `ValueError` naming the sessions there are.
+
+        Args:
+            key: Its key, or its short key (`"29515-10-12"`) where only one session has it.
+        """
         if key in self.specs:
             return self.specs[key]
+        matches = match_keys(key, self.specs)
+        if len(matches) == 1:
+            return self.specs[matches[0]]
+        if matches:
+            raise ValueError(f"The model has several sessions {key!r}: {', '.join(matches)}. Name one in full.")
         known = ", ".join(list(self.specs)[:8]) + (", ..." if len(self.specs) > 8 else "")
         raise ValueError(
             f"The model has no session {key!r}. "
@@ -121,14 +185,20 @@ class SessionTables(nn.Module):
         )
 
     def table(self, key: str) -> SessionTable:
-        self.check(key)
-        module = self.tables[_module_name(key)]
+        module = self.tables[_module_name(self.check(key).key)]
         assert isinstance(module, SessionTable)
         return module
 
     def animal(self, key: str) -> nn.Parameter:
         """The animal vector of a session."""
         return self.animals[_module_name(self.check(key).animal_id)]
+
+    def known_animal(self, animal_id: str) -> str:
+        """The id under which the model knows an animal; the id itself when it does not."""
+        ids = sorted({spec.animal_id for spec in self.specs.values()})
+        return (
+            animal_id if animal_id in ids else next((name for name in ids if same_animal(name, animal_id)), animal_id)
+        )
 
     def animal_vector(self, animal_id: str) -> Tensor | None:
         name = _module_name(animal_id)
@@ -141,7 +211,13 @@ class SessionTables(nn.Module):
         return {name: tensor.detach().clone().cpu().contiguous() for name, tensor in zip(TENSORS, tensors, strict=True)}
 
     def add(
-        self, spec: SessionSpec, tensors: dict[str, Tensor], *, device: Any, on_conflict: AnimalConflict = "error"
+        self,
+        spec: SessionSpec,
+        tensors: Mapping[str, Tensor],
+        *,
+        device: Any,
+        dtype: torch.dtype | None = None,
+        on_conflict: AnimalConflict = "error",
     ) -> None:
         """Adds a session.
 
@@ -149,42 +225,71 @@ class SessionTables(nn.Module):
             spec: The session.
             tensors: Its four tensors.
             device: Where they go.
+            dtype: Type they are kept in; by default as they come.
             on_conflict: What to do when the model holds another vector for the animal: raise, keep the model's, or
                 take this one (which then also serves the animal's other sessions).
 
         Raises:
             ValueError: The session exists, a tensor is missing or misshapen, or the animal vectors differ.
         """
+        self.add_all([(spec, tensors)], device=device, dtype=dtype, on_conflict=on_conflict)
+
+    def add_all(
+        self,
+        sessions: Iterable[tuple[SessionSpec, Mapping[str, Tensor]]],
+        *,
+        device: Any,
+        dtype: torch.dtype | None = None,
+        on_conflict: AnimalConflict = "error",
+    ) -> None:
+        """Adds sessions one by one, as `add` does; those before one that is refused stay."""
+        names = {_module_name(key): key for key in self.specs}
+        try:
+            for spec, tensors in sessions:
+                self._check_new(spec, tensors, names)
+                self._add_animal(spec, tensors["animal_embedding"], device, dtype, on_conflict)
+                kept = (aligned(tensors[name].to(device, dtype)) for name in TENSORS[:3])
+                self.tables[_module_name(spec.key)] = SessionTable(*kept)
+                self.specs[spec.key] = spec
+                names[_module_name(spec.key)] = spec.key
+        finally:
+            self._sort()
+
+    def _check_new(self, spec: SessionSpec, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
         if spec.key in self.specs:
             raise ValueError(
                 f"Session {spec.key!r} is already in the model. Remove it first with model.remove_session."
             )
-        if any(_module_name(spec.key) == _module_name(key) for key in self.specs):
-            raise ValueError(f"Session key {spec.key!r} clashes with another session's.")
+        if _module_name(spec.key) in names:
+            raise ValueError(f"Session key {spec.key!r} clashes with session {names[_module_name(spec.key)]!r}.")
         self._check_tensors(spec, tensors)
-        name, vector = _module_name(spec.animal_id), aligned(tensors["animal_embedding"].to(device))
-        if name in self.animals and not torch.equal(self.animals[name].detach(), vector):
+
+    def _add_animal(
+        self, spec: SessionSpec, vector: Tensor, device: Any, dtype: torch.dtype | None, on_conflict: AnimalConflict
+    ) -> None:
+        """Adds the session's animal, or makes sure that the model's vector for it is the session's."""
+        name, kept = _module_name(spec.animal_id), aligned(vector.to(device, dtype))
+        if name not in self.animals:
+            self.animals[name] = nn.Parameter(kept)
+            return
+        # Compared in the type in which it was stored: a session stored in bfloat16 belongs to the vector it rounds.
+        if torch.equal(self.animals[name].detach().to(vector.dtype), vector.to(device)):
+            return
+        if on_conflict == "error":
             others = [key for key, other in self.specs.items() if other.animal_id == spec.animal_id]
-            if on_conflict == "error":
-                raise ValueError(
-                    f"Session {spec.key!r} brings a vector for animal {spec.animal_id!r} that differs from the one "
-                    f"already in the model (used by {', '.join(others)}). Pass on_animal_conflict='model' to keep the "
-                    "model's vector or 'adapter' to take the new one for all of the animal's sessions."
-                )
-            if on_conflict == "adapter":
-                self.animals[name].data = vector
-        elif name not in self.animals:
-            self.animals[name] = nn.Parameter(vector)
-        table = SessionTable(*(aligned(tensors[tensor].to(device)) for tensor in TENSORS[:3]))
-        self.tables[_module_name(spec.key)] = table
-        self.specs[spec.key] = spec
-        self._sort()
+            raise ValueError(
+                f"Session {spec.key!r} brings a vector for animal {spec.animal_id!r} that differs from the one "
+                f"already in the model (used by {', '.join(others)}). Pass on_animal_conflict='model' to keep the "
+                "model's vector or 'adapter' to take the new one for all of the animal's sessions."
+            )
+        if on_conflict == "adapter":
+            self.animals[name].data = kept
 
     def remove(self, key: str) -> None:
         """Removes a session, and its animal's vector when no other session uses it."""
         spec = self.check(key)
-        del self.tables[_module_name(key)]
-        del self.specs[key]
+        del self.tables[_module_name(spec.key)]
+        del self.specs[spec.key]
         if all(other.animal_id != spec.animal_id for other in self.specs.values()):
             del self.animals[_module_name(spec.animal_id)]
 
@@ -193,7 +298,7 @@ class SessionTables(nn.Module):
         self.tables = nn.ModuleDict({_module_name(key): self.tables[_module_name(key)] for key in self.specs})
         self.animals = nn.ParameterDict({name: self.animals[name] for name in sorted(self.animals.keys())})
 
-    def _check_tensors(self, spec: SessionSpec, tensors: dict[str, Tensor]) -> None:
+    def _check_tensors(self, spec: SessionSpec, tensors: Mapping[str, Tensor]) -> None:
         size = self.identity_size
         shapes = dict(zip(TENSORS, ((spec.n_neurons, size), (spec.n_neurons,), (size,), (size,)), strict=True))
         for name, shape in shapes.items():

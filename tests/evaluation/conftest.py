@@ -78,6 +78,7 @@ class FakeModel:
     def __init__(self, n_neurons=N_NEURONS):
         self.config = OmniMouseConfig.from_preset("tiny")
         self.spec = SimpleNamespace(key="1-2-3", n_neurons=n_neurons, animal_id="1", unit_ids_hash=None)
+        self.sessions = SimpleNamespace(full_key=lambda key: key)
         self.training = True
         self.calls = []
 
@@ -87,6 +88,12 @@ class FakeModel:
 
     def session_spec(self, key):
         return self.spec
+
+    def core_hash(self):
+        return "c0" * 32
+
+    def session_state(self, key):
+        return {"neuron_bias": torch.arange(float(self.spec.n_neurons))}
 
     def train(self, mode=True):
         self.training = mode

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from omnimouse.evaluation import evaluate
+from omnimouse.files import hash_tensors
 from omnimouse.masks import TASKS, Mask
 from omnimouse.sessions import hash_unit_ids
 
@@ -37,6 +38,14 @@ def test_scores_equal_those_of_everything_kept(fakes):
         assert task.n_samples == targets.numel() == 7 * 30 * resolved.n_target
     assert windows.most == 3
     assert fakes.model.training
+
+
+def test_scores_say_which_weights_and_which_named_masks_they_belong_to(fakes):
+    tasks = {"stimulus": "stimulus", "population": TASKS["forecasting"], "test/causal_response_25": TASKS["behavior"]}
+    scores = evaluate(fakes.model, fakes.recording, tasks, **SILENT)
+    assert scores.core_sha256 == scores.to_dict()["core_sha256"] == fakes.model.core_hash()
+    assert scores.session_sha256 == hash_tensors(fakes.model.session_state("1-2-3"))
+    assert scores.settings["own_masks"] == ["population", "test/causal_response_25"]
 
 
 def test_losses_are_means_over_all_samples(fakes):

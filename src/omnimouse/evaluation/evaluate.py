@@ -27,6 +27,7 @@ from omnimouse.evaluation.inputs import (
     usable,
 )
 from omnimouse.evaluation.scores import Scores, TaskScore
+from omnimouse.files import hash_tensors
 from omnimouse.masks import Mask, ResolvedMask, as_mask, build_tasks
 from omnimouse.recordings import Recording, mean_responses
 from omnimouse.recordings.simulated import load_truth
@@ -75,7 +76,7 @@ def evaluate(
         session: key of the session in the model; default: the key of the recording.
 
     Returns:
-        Scores; `print(scores.table())` shows them.
+        Scores; `print(scores.table())` shows them. They carry the hashes of the weights scored.
 
     Raises:
         ValueError: unknown session, tier or task; a task asked for by name that the population cannot serve; another
@@ -122,8 +123,18 @@ def evaluate(
         "n_windows": len(indices),
         "profile": inputs.processor.profile,
         "recording": inputs.recording.path.name,
+        "own_masks": [run.name for run in runs if not _is_named(run.name, run.mask, model.config)],
     }
-    return Scores(inputs.session_key, tier, inputs.recording.n_neurons, finished, left_out, settings)
+    return Scores(
+        inputs.session_key,
+        tier,
+        inputs.recording.n_neurons,
+        finished,
+        left_out,
+        settings,
+        core_sha256=model.core_hash(),
+        session_sha256=hash_tensors(model.session_state(inputs.session_key)),
+    )
 
 
 def select_tasks(
@@ -161,6 +172,14 @@ def _named(tasks: Tasks, config: OmniMouseConfig) -> dict[str, Mask]:
     names = {mask: name for name, mask in known.items()}
     labels = [item if isinstance(item, str) else names.get(item, f"mask {i}") for i, item in enumerate(items, 1)]
     return {label: as_mask(item, config) for label, item in zip(labels, items, strict=True)}
+
+
+def _is_named(name: str, mask: Mask, config: OmniMouseConfig) -> bool:
+    """Whether a name, looked up, gives this very mask; a caller may give any name to a mask of their own."""
+    try:
+        return as_mask(name, config) == mask
+    except ValueError:
+        return False
 
 
 def spread(n_windows: int, max_windows: int | None) -> list[int]:

@@ -58,7 +58,7 @@ def prepare(
         ValueError: unknown session or tier, another number of neurons than the session has, other neurons, no window.
     """
     recording = as_recording(recording)
-    key = recording.session_key if session is None else session
+    key = model.sessions.full_key(recording.session_key if session is None else session)
     _check_session(model, recording, key)
     if tier not in recording.tiers:
         raise ValueError(

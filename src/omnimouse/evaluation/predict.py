@@ -27,8 +27,8 @@ from omnimouse.evaluation.inputs import (
     run_model,
     usable,
 )
+from omnimouse.files import atomic_path
 from omnimouse.outputs import check_output
-from omnimouse.session_files import atomic_path
 
 if TYPE_CHECKING:
     from omnimouse.configuration_omnimouse import OmniMouseConfig

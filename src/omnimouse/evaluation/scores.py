@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.session_files import atomic_path
+from omnimouse.files import atomic_path, read_mapping
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,9 @@ class Scores:
         tasks: task name -> TaskScore, in the order asked for.
         left_out: task name -> why it could not be scored.
         settings: stride, blanks, profile and so on, as used.
+        core_sha256: hash of the core that was scored, as `model.core_hash()` gives it; None if unknown. With
+            `session_sha256` it says which weights these scores belong to.
+        session_sha256: hash of the session's four tensors.
     """
 
     session_key: str
@@ -133,6 +136,8 @@ class Scores:
     tasks: dict[str, TaskScore]
     left_out: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    core_sha256: str | None = None
+    session_sha256: str | None = None
 
     def __getitem__(self, task: str) -> TaskScore:
         if task not in self.tasks:
@@ -191,10 +196,28 @@ class Scores:
             "session_key": self.session_key,
             "tier": self.tier,
             "n_neurons": self.n_neurons,
+            "core_sha256": self.core_sha256,
+            "session_sha256": self.session_sha256,
             "settings": plain(self.settings),
             "tasks": {name: _task_dict(task, per_neuron) for name, task in self.tasks.items()},
             "left_out": dict(self.left_out),
         }
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Scores:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: The file is missing or holds something else.
+        """
+        content = read_mapping(Path(path), "scores as `omnimouse evaluate --output` writes them")
+        try:
+            tasks = {name: _task_from_dict(task) for name, task in content["tasks"].items()}
+            return cls(**{**content, "tasks": tasks})
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{path} does not hold scores as `omnimouse evaluate --output` writes them ({error!r}). Evaluate again."
+            ) from None
 
     def save(self, path: str | os.PathLike[str], *, per_neuron: bool = True) -> Path:
         """Write the scores as JSON, atomically (a temporary file is renamed). Returns the path."""
@@ -202,6 +225,25 @@ class Scores:
         with atomic_path(Path(path)) as temporary:
             temporary.write_text(text, encoding="utf-8")
         return Path(path)
+
+
+def _task_from_dict(content: dict[str, Any]) -> TaskScore:
+    """The inverse of `_task_dict`; what follows from other fields is left out."""
+
+    def arrays(part: dict[str, Any]) -> dict[str, Any]:
+        return {k: np.array(v, dtype=np.float64) if k == "per_neuron" and v is not None else v for k, v in part.items()}
+
+    task = arrays({k: v for k, v in content.items() if k not in ("median", "fraction_of_ceiling")})
+    if task.get("neuron_index") is not None:
+        task["neuron_index"] = np.array(task["neuron_index"], dtype=np.int64)
+    task["baselines"] = {k: None if v is None else Baseline(**arrays(v)) for k, v in content["baselines"].items()}
+    if content["ceilings"] is not None:
+        # Per neuron is left out of short files; a ceiling without it still bounds the mean.
+        task["ceilings"] = {
+            k: Ceiling(**{"per_neuron": np.empty(0), **arrays(v)}) for k, v in content["ceilings"].items()
+        }
+    task["notes"] = tuple(content.get("notes", ()))
+    return TaskScore(**task)
 
 
 def _task_dict(task: TaskScore, per_neuron: bool) -> dict[str, Any]:

@@ -136,12 +136,13 @@ def finetune(
     or SystemExit; the model then holds the weights of the last step.
 
     Args:
-        model: a model with a trained core.
+        model: a model with a trained core; a `PeftModel` stands for the model inside it.
         recording: an open recording or its folder.
         steps: optimizer steps of the whole run.
         batch_size: windows per step.
         session_learning_rate: peak learning rate of the session tables.
-        train_core: also train the core. Other sessions in the model are left as they are and no longer fit it.
+        train_core: also train the core, as far as it requires gradients: after `peft.get_peft_model` that is the LoRA
+            alone. Other sessions in the model are left as they are and no longer fit it.
         core_learning_rate: peak learning rate of the core; lower than in pre-training, so that one mouse does not
             undo what many taught the core.
         warmup_steps: linear warm-up; default: a tenth of the steps, at most 50.
@@ -185,8 +186,10 @@ def finetune(
             the loss or a gradient; a checkpoint of another run in `output_dir`, or an `output_dir` that cannot be
             written to or lies in the recording.
     """
+    if hasattr(model, "get_base_model"):  # peft changes layers in place, so all there is to train is in here
+        model = model.get_base_model()
     recording = recording if isinstance(recording, Recording) else open_recording(recording)
-    key = recording.session_key if session is None else session
+    key = model.sessions.full_key(recording.session_key if session is None else session)
     train_tiers = (train_tiers,) if isinstance(train_tiers, str) else tuple(train_tiers)
     check_session(model, recording, key)
     check_counts(checkpoint_every=checkpoint_every, max_validation_windows=max_validation_windows)

@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState, is_initialized
 
+from omnimouse.files import hash_tensors
 from omnimouse.masks import Mask, as_mask
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, Windows, mean_responses
@@ -26,7 +27,7 @@ from omnimouse.training.checkpoint import Checkpoint, check_identity, newest_che
 from omnimouse.training.data import MaskChoice, needed_arrays, validation_neuron_ids
 from omnimouse.training.loop import Validation
 from omnimouse.training.matching import match_neurons
-from omnimouse.training.recipe import FinetuneRecipe, ScheduleRecipe
+from omnimouse.training.recipe import FinetuneRecipe, ScheduleRecipe, open_core_parameters
 
 if TYPE_CHECKING:
     from omnimouse.configuration_omnimouse import OmniMouseConfig
@@ -124,7 +125,8 @@ def check_session(model: OmniMouseModel, recording: Recording, key: str) -> None
 
 def shares_animal(model: OmniMouseModel, recording: Recording, key: str) -> bool:
     """Whether another session in the model has the animal of session `key`."""
-    animal = model.session_spec(key).animal_id if key in model.session_keys else str(recording.animal_id)
+    is_known = key in model.session_keys
+    animal = model.session_spec(key).animal_id if is_known else model.sessions.known_animal(str(recording.animal_id))
     return any(model.session_spec(other).animal_id == animal for other in model.session_keys if other != key)
 
 
@@ -292,8 +294,12 @@ def run_identity(
             "masks": {name: asdict(mask) for name, mask in validation.masks.items()},
             "all_neurons": validation.neuron_ids is None,
         }
-    if recipe.core is None:
-        identity["core_hash"] = model.core_hash()
+    trained = {} if recipe.core is None else open_core_parameters(model)
+    tables = {name for name, _ in model.session_named_parameters()}
+    if any(name not in trained and name not in tables for name, _ in model.named_parameters()):
+        # Checkpoints hold what is trained only, and continue on whatever else there is.
+        frozen = {name: t for name, t in model.state_dict().items() if name not in trained and name not in tables}
+        identity["core_hash"] = hash_tensors(frozen)
     return identity
 
 

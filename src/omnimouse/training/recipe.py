@@ -193,6 +193,25 @@ class ParameterGroup:
             group["lr"] = learning_rate
 
 
+def open_core_parameters(model: Any) -> dict[str, nn.Parameter]:
+    """Returns what an open core trains: everything that belongs to no session and requires gradients, by name.
+
+    That is the whole core, unless parts of it were frozen before: after `peft.get_peft_model`, only the layers that
+    peft added to it are left.
+
+    Raises:
+        ValueError: when nothing is left.
+    """
+    tables = {id(parameter) for _, parameter in model.session_named_parameters()}
+    found = {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in tables}
+    if not found:
+        raise ValueError(
+            "The core is to be trained, but none of its parameters requires gradients. Call model.requires_grad_(True) "
+            "to open all of it, or train the session alone with train_core=False."
+        )
+    return found
+
+
 def trained_parameters(model: Any, recipe: FinetuneRecipe, session: str) -> dict[str, dict[str, nn.Parameter]]:
     """Returns what a fine-tune of `session` trains: {"session": {name: parameter}, "core": {name: parameter}}.
 
@@ -204,7 +223,7 @@ def trained_parameters(model: Any, recipe: FinetuneRecipe, session: str) -> dict
         tables = {name: tensor for name, tensor in tables.items() if "animals" not in name.split(".")}
     groups = {"session": tables}
     if recipe.core is not None:
-        groups["core"] = dict(model.core_named_parameters())
+        groups["core"] = open_core_parameters(model)
     return groups
 
 
@@ -224,7 +243,8 @@ def build_optimizers(model: Any, recipe: FinetuneRecipe, session: str) -> dict[s
 
     Raises:
         ValueError: when a parameter to be trained is not float32. In half precision most of AdamW's updates are smaller
-            than the spacing of the numbers and would be lost.
+            than the spacing of the numbers and would be lost. Also when the core is to be trained, but all of it
+            is frozen.
     """
     recipes: Mapping[str, OptimizerRecipe | None] = {"session": recipe.session, "core": recipe.core}
     groups = {}

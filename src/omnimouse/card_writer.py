@@ -1,0 +1,179 @@
+"""Gathers the facts for a card from a model, and writes card and scores into a folder about to be saved."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .card_updates import update_card
+from .cards import CARD_FILE, ModelFacts, SessionFacts, is_public_name, model_card, session_card
+from .files import hash_tensors, write_text
+from .hub import PUBLISHED_CORES
+from .measured import MeasuredScore, measured_scores, merge_scores, read_scores, still_true, write_scores
+from .session_files import AdapterConfig, entry_spec
+
+if TYPE_CHECKING:
+    from .evaluation.scores import Scores
+    from .session_methods import WithSessions
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardOptions:
+    """What a caller may say for a card; arguments of `save_pretrained` and the push methods.
+
+    Args:
+        scores: What `evaluate` returned: one `Scores` or several.
+        training: How the weights were trained: Markdown, or names with words and numbers.
+        training_data: What they were trained on, in Markdown.
+        license: Identifier of a licence.
+        tags: More tags.
+    """
+
+    scores: Scores | Iterable[Scores] = ()
+    training: Mapping[str, Any] | str | None = None
+    training_data: str | None = None
+    license: str | None = None
+    tags: Sequence[str] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """The part of it that goes into the card word for word."""
+        return {
+            "recipe": self.training,
+            "training_data": self.training_data,
+            "license": self.license,
+            "tags": tuple(self.tags),
+        }
+
+    def measured(self) -> list[MeasuredScore]:
+        """The scores, number by number."""
+        from .evaluation.scores import Scores
+
+        given = [self.scores] if isinstance(self.scores, Scores) else list(self.scores)
+        return [number for scores in given for number in measured_scores(scores)]
+
+
+def write_model_card(
+    model: WithSessions,
+    place: Path,
+    folder: Path,
+    index: Mapping[str, Any],
+    options: CardOptions,
+    name: str | None = None,
+) -> None:
+    """Writes the card and the scores of a model folder.
+
+    Scores that the folder has already stay as long as they are those of the weights about to be saved.
+
+    Args:
+        model: The model.
+        place: Where the folder's new files are prepared.
+        folder: The folder they will go to.
+        index: All sessions that the folder will list.
+        options: What the caller says.
+        name: The repo it will be, if any.
+
+    Raises:
+        ValueError: The scores are those of other weights, or a card or scores in the folder cannot be read.
+    """
+    # Sessions that stay in the folder as they are keep their scores: these were true when they were written.
+    stored = read_scores(folder)
+    untouched = {score.session_key: score.session_sha256 for score in stored if score.session_key in index}
+    scores = _true_scores(model, stored, options, untouched)
+    source = model._source
+    base = source.name if source and source.name not in (name, str(folder.resolve())) else None
+    facts = ModelFacts(
+        config=model.config,
+        name=name,
+        base_model=base if is_public_name(base) else None,
+        base_commit=source.commit if source and base else None,
+        source=base if base in PUBLISHED_CORES.values() else None,
+        source_commit=source.commit if source and base in PUBLISHED_CORES.values() else None,
+        profile=getattr(model.processor, "profile", None),
+        scores=scores,
+        n_core_parameters=model.num_core_parameters(),
+        sessions=[entry_spec(key, entry) for key, entry in index.items()],
+        **options.facts(),
+    )
+    _write(place, folder, model_card(facts), scores)
+
+
+def write_session_card(
+    model: WithSessions, adapter: AdapterConfig, folder: Path, options: CardOptions, name: str
+) -> None:
+    """Writes the card and the scores of a session adapter into its folder.
+
+    Args:
+        model: The model that holds the session.
+        adapter: The adapter.
+        folder: Its folder; card and scores that lie there are brought up to date.
+        options: What the caller says.
+        name: The repo it will be.
+
+    Raises:
+        ValueError: The scores are those of other weights, or a card or scores in the folder cannot be read.
+    """
+    scores = _true_scores(model, read_scores(folder), options, {}, only=adapter.session.key)
+    facts = SessionFacts(
+        config=model.config,
+        name=name,
+        base_model=adapter.base_model,
+        base_commit=adapter.base_commit,
+        source=adapter.base_model if adapter.base_model in PUBLISHED_CORES.values() else None,
+        source_commit=adapter.base_commit if adapter.base_model in PUBLISHED_CORES.values() else None,
+        profile=getattr(model.processor, "profile", None),
+        scores=scores,
+        session=adapter.session,
+        core_sha256=adapter.core_sha256,
+        **options.facts(),
+    )
+    _write(folder, folder, session_card(facts), scores)
+
+
+def _true_scores(
+    model: WithSessions,
+    stored: list[MeasuredScore],
+    options: CardOptions,
+    untouched: Mapping[str, str],
+    only: str | None = None,
+) -> list[MeasuredScore]:
+    """Scores in a folder that are still true, and the caller's, which must be.
+
+    Args:
+        model: The model about to be saved.
+        stored: Scores that lie in the folder.
+        options: What the caller says.
+        untouched: Hashes of the folder's own sessions, which hold for those the model does not have.
+        only: The session whose scores are wanted; all by default.
+    """
+    given = options.measured()
+    if not given and not stored:
+        return []
+    keys = {score.session_key for score in (*stored, *given)}
+    hashes = {**untouched, **{key: hash_tensors(model.session_state(key)) for key in keys & set(model.session_keys)}}
+    if only is not None:
+        hashes = {key: value for key, value in hashes.items() if key == only}
+    core = model.core_hash()
+    true = still_true(given, core_sha256=core, session_hashes=hashes)
+    if len(true) < len(given):
+        wrong = next(score for score in given if score not in true)
+        raise ValueError(
+            f"The scores of session {wrong.session_key!r} (task {wrong.task!r}) were measured on other weights than "
+            "those being saved. Evaluate the model as it is now, or leave the scores out."
+        )
+    return merge_scores(still_true(stored, core_sha256=core, session_hashes=hashes), true)
+
+
+def _write(place: Path, folder: Path, card: str, scores: list[MeasuredScore]) -> None:
+    existing = folder / CARD_FILE
+    # Bytes, not text mode: a person's line endings stay as they are.
+    text = existing.read_bytes().decode("utf-8") if existing.is_file() else None
+    try:
+        write_text(place / CARD_FILE, update_card(text, card))
+    except ValueError as error:  # the weights are worth more than their card
+        warnings.warn(f"{existing} is left as it is. {error}", stacklevel=4)
+    write_scores(place, scores)
+    if not scores:
+        (folder / "scores.json").unlink(missing_ok=True)
