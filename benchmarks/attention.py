@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -26,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from attention_case import GIB, Case
+from attention_case import Case
+from machine import GIB, available_cores, describe_machine, replace_file
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = ("package", "flex-compiled", "flex-uncompiled")
@@ -64,34 +63,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def describe_run(options: argparse.Namespace) -> dict[str, Any]:
     """Versions, hardware and settings that the run's numbers depend on."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(("git", "-C", str(HERE), *arguments), capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    changed = git("status", "--porcelain", "--", "../src", ".")
     return {
-        "commit": (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else ""),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": model,
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": available_cores(),
+        **describe_machine(),
         "threads": options.threads,
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
         "gpu": torch.cuda.get_device_name() if options.device == "cuda" else None,
         "dtype": "bfloat16" if options.device == "cuda" else "float32",
         "batch_size": options.batch_size,
@@ -274,11 +250,8 @@ def merge(results: dict[str, Any], rows: list[Row]) -> None:
 
 def write(results: dict[str, Any], folder: Path, device: str) -> None:
     """Writes markdown and JSON, each replaced at once."""
-    folder.mkdir(parents=True, exist_ok=True)
     for suffix, text in ((".json", json.dumps(results, indent=1) + "\n"), (".md", format_report(results))):
-        partial = folder / f"attention-{device}{suffix}.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, partial.with_suffix(""))
+        replace_file(folder / f"attention-{device}{suffix}", text)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import GIB
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
@@ -32,7 +33,6 @@ from omnimouse.configuration_omnimouse import OmniMouseConfig
 from omnimouse.masks import as_mask
 from omnimouse.modeling_omnimouse import OmniMouseModel
 
-GIB = 2**30
 SESSION = "benchmark"
 
 SCORE_COPIES = 3.5

@@ -33,6 +33,18 @@ def test_new_mouse(tmp_path, monkeypatch, capsys):
         assert stored["predictions"].shape[1:] == (30, 12)
 
 
+def test_lora(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lora.py", "--steps", "2", "--minutes", "1.5", "--n-neurons", "12"])
+    load("lora").main()
+    printed = capsys.readouterr().out
+    assert "trainable params: 36,864" in printed and "loaded again: largest difference 0\n" in printed
+    folder = tmp_path / "my-mouse-lora"
+    assert (folder / "lora" / "adapter_model.safetensors").is_file()
+    merged, core = (OmniMouseModel.from_pretrained(name) for name in (folder / "model", "omnimouse-tiny"))
+    assert merged.core_state_dict().keys() == core.core_state_dict().keys()
+
+
 def test_train_tiny_core_stops_and_goes_on(tmp_path, monkeypatch):
     example = load("train_tiny_core")
     for name, value in {"N_MICE": 2, "N_NEURONS": 8, "MINUTES": 1.5, "BATCH": 1}.items():

@@ -6,6 +6,7 @@ and a rank file is let go before the next one is opened.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -82,9 +83,15 @@ def convert(
 
 def cached_copy(source: Source) -> Path | None:
     """The converted copy of a published repo if it was made already."""
-    assert source.options is not None and source.commit is not None
-    target = _cache_root(source.options.cache_dir) / source.name.replace("/", "--") / source.commit
+    target = _place_of_copy(source)
     return target if (target / RECORD).is_file() else None
+
+
+def _place_of_copy(source: Source) -> Path:
+    assert source.options is not None and source.commit is not None
+    subfolder = source.options.subfolder.strip("/").replace("/", "--")
+    folder = "--".join((*source.name.split("/"), *([subfolder] if subfolder else [])))
+    return _cache_root(source.options.cache_dir) / folder / source.commit
 
 
 def converted_repo(source: Source) -> Path:
@@ -97,9 +104,8 @@ def converted_repo(source: Source) -> Path:
         ValueError: It holds neither a model nor a published checkpoint.
         OSError: The Hub does not give the files.
     """
-    assert source.options is not None and source.commit is not None
-    target = _cache_root(source.options.cache_dir) / source.name.replace("/", "--") / source.commit
-    copy = cached_copy(source)
+    assert source.options is not None
+    target, copy = _place_of_copy(source), cached_copy(source)
     if copy is not None and not source.options.force_download:
         return copy
     names = list(list_files(source))
@@ -114,7 +120,8 @@ def converted_repo(source: Source) -> Path:
     source.fetch(["rank_*.ckpt"])
     if copy is not None:  # fetched anew
         shutil.rmtree(copy)
-    return _convert_into_cache(source.folder, target, name=source.name, commit=source.commit)
+    offline = source.options.local_files_only or constants.HF_HUB_OFFLINE
+    return _convert_into_cache(source.folder, target, name=source.name, commit=source.commit, whole=bool(offline))
 
 
 def converted_folder(folder: Path, cache_dir: str | Path | None = None) -> Path:
@@ -129,6 +136,8 @@ def converted_folder(folder: Path, cache_dir: str | Path | None = None) -> Path:
 def fingerprint(files: Mapping[int, Path]) -> str:
     """SHA-256 over the record tables of rank files: names, sizes and CRC-32 of all that is in them.
 
+    Files that were written without CRC-32 are read as a whole.
+
     Raises:
         ValueError: A file is no zip archive, as `torch.save` writes them.
     """
@@ -136,7 +145,12 @@ def fingerprint(files: Mapping[int, Path]) -> str:
     for rank, path in sorted(files.items()):
         try:
             with zipfile.ZipFile(path) as archive:
-                records = [(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()]
+                entries = archive.infolist()
+                records = [(entry.filename, entry.file_size, entry.CRC) for entry in entries]
+            if any(entry.file_size and not entry.CRC for entry in entries):
+                with path.open("rb") as file:
+                    while block := file.read(1 << 20):
+                        digest.update(block)
         except (zipfile.BadZipFile, OSError) as error:
             raise ValueError(f"{path} cannot be read as a checkpoint ({error}). Copy or download it again.") from None
         digest.update(json.dumps([rank, records]).encode())
@@ -153,13 +167,15 @@ def _cache_root(cache_dir: str | Path | None) -> Path:
     return Path(constants.HF_HUB_CACHE).expanduser().parent / "omnimouse" / f"converted-{LAYOUT}"
 
 
-def _convert_into_cache(folder: Path, target: Path, *, name: str, commit: str | None) -> Path:
+def _convert_into_cache(folder: Path, target: Path, *, name: str, commit: str | None, whole: bool = False) -> Path:
     """Converts into a folder of the cache; other processes that want the same copy wait for it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
             if not (target / RECORD).is_file():
-                _write_converted(folder, target, name=name, commit=commit)
+                for left in target.parent.glob(f".{glob.escape(target.name)}.*/"):  # by conversions that were killed
+                    shutil.rmtree(left, ignore_errors=True)
+                _write_converted(folder, target, name=name, commit=commit, whole=whole)
     except PermissionError as error:
         raise OSError(
             f"The converted copy of {name} cannot be written to {target.parent} ({error}). Set OMNIMOUSE_CACHE to a "
@@ -169,15 +185,27 @@ def _convert_into_cache(folder: Path, target: Path, *, name: str, commit: str | 
 
 
 def _write_converted(
-    folder: Path, out: Path, *, name: str, commit: str | None, size: str | None = None, progress: bool = True
+    folder: Path,
+    out: Path,
+    *,
+    name: str,
+    commit: str | None,
+    size: str | None = None,
+    progress: bool = True,
+    whole: bool = False,
 ) -> None:
-    """Converts into `out`, which appears whole or not at all."""
+    """Converts into `out`, which appears whole or not at all; with `whole`, no rank file may be missing."""
     from .processing_omnimouse import OmniMouseProcessor
     from .published import build_core, open_checkpoint
     from .sessions import InitialVectors
 
     checkpoint = open_checkpoint(folder, size)
     files = checkpoint.files
+    if whole and files.missing_sessions:
+        raise OSError(
+            f"{name} is not in the cache as a whole (no file with session {files.missing_sessions[0]}), and this "
+            "session is offline. Load it once online (without local_files_only, HF_HUB_OFFLINE unset)."
+        )
     _warn_of_other_size(name, checkpoint.size)
     core_bytes = sum(tensor.nbytes for tensor in checkpoint.core.values())
     width = checkpoint.config.identity_size
@@ -197,6 +225,7 @@ def _write_converted(
                 index[spec.key] = write_session(work, spec, tensors)
                 initial.add(spec, tensors)
                 bar.update(sum(tensor.nbytes for tensor in tensors.values()))
+                del tensors
             write_index(work, index)
             model = build_core(checkpoint.core, checkpoint.config)
             initial.put_into(model.identity.initial)

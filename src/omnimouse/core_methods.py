@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .configuration_omnimouse import OmniMouseConfig
-from .files import hash_tensors
+from .files import hash_tensors, write_tensors
 from .hub import Source
 from .sessions import SessionTables
 from .tokens import Identity
@@ -49,9 +50,23 @@ class WithCore(PreTrainedModel):
         return sum(p.numel() for _, p in self.core_named_parameters())
 
     def save_core(self, folder: Path, **kwargs: Any) -> None:
-        """Writes what transformers writes, the configuration and the core's weights, and no session."""
+        """Writes the configuration and the core's weights, and no session.
+
+        Args:
+            folder: Where to.
+            **kwargs: As for any transformers model; with any of them (shards, a variant, ...), transformers writes the
+                files, which takes twice the memory.
+        """
         state = kwargs.pop("state_dict", None)
         if state is None:
             state = self.core_state_dict()
         core = {name: tensor for name, tensor in state.items() if not name.startswith("sessions.")}
-        PreTrainedModel.save_pretrained(self, folder, state_dict=core, **kwargs)
+        if kwargs or any(tensor.is_meta for tensor in core.values()):
+            PreTrainedModel.save_pretrained(self, folder, state_dict=core, **kwargs)
+            for path in sorted(folder.glob("*.safetensors")):
+                write_tensors(path, load_file(path))
+            return
+        self.config.dtype = str(self.identity.neuron.weight.dtype).removeprefix("torch.")
+        self.config.architectures = [type(self).__name__]
+        self.config.save_pretrained(folder)
+        write_tensors(folder / "model.safetensors", core)

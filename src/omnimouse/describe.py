@@ -66,6 +66,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         return _describe_published(source.name, list_files(source), cached_copy(source))
     if source.options is not None and is_adapter(folder):
         source.fetch([ADAPTER_WEIGHTS])
+        return {**describe_adapter(folder), "path": source.name}
     if (folder / ADAPTER_CONFIG).is_file():
         return describe_adapter(folder)
     # A recording has a config.json too, so its devices are looked for first.

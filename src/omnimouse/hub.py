@@ -148,8 +148,8 @@ def find(name: str | Path, options: HubOptions | None = None) -> Source:
     if folder.exists():
         if not folder.is_dir():
             raise ValueError(f"{folder} is a file; models and session adapters are folders. Pass the folder.")
-        folder = folder / options.subfolder
-        return Source(str(folder.resolve()), folder)
+        folder = (folder / options.subfolder).resolve()  # sessions may be asked for from another working directory
+        return Source(str(folder), folder)
     alias = text.lower().replace("_", "-")
     if alias in PACKAGED_CORES:
         return Source(alias, PACKAGED_FOLDER / alias)
@@ -258,6 +258,11 @@ def explained(repo: str, revision: str | None) -> Iterator[None]:
         raise ValueError(f"{repo!r} cannot be the name of a repo ({error}). Names look like user/model.") from error
     except HfHubHTTPError as error:
         raise OSError(f"The Hub refused {named}: {error}{_token_hint(error)}") from error
+    except Exception as error:
+        # Which library the client speaks HTTP with depends on its version.
+        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
+            raise
+        raise OSError(f"The Hub cannot be reached for {named}: {error}. Try again.") from error
 
 
 def _hint(repo: str) -> str:

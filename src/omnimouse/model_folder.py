@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from .card_writer import CardOptions, write_model_card
 from .files import hash_tensors, make_readable
@@ -28,6 +30,27 @@ def core_weight_patterns(variant: str | None = None) -> list[str]:
         f"model{middle}-?????-of-?????.safetensors",
         f"model.safetensors.index{middle}.json",
     ]
+
+
+def core_weight_files(names: Iterable[str], variant: str | None = None) -> list[str]:
+    """Those of some file names that may hold a core, sorted."""
+    return sorted({name for pattern in core_weight_patterns(variant) for name in fnmatch.filter(names, pattern)})
+
+
+def stored_core(folder: Path) -> dict[str, Tensor]:
+    """The core's tensors in a model folder, memory-mapped, whether in one file or in shards; empty without any.
+
+    One file goes before shards, as it does for transformers.
+    """
+    one = folder / CORE_WEIGHTS
+    if one.is_file():
+        return load_file(one)
+    found = core_weight_files(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    core: dict[str, Tensor] = {}
+    for name in found:
+        if name.endswith(".safetensors"):
+            core |= load_file(folder / name)
+    return core
 
 
 def write_model_folder(
@@ -64,7 +87,13 @@ def write_model_folder(
             index[key] = write_session(temporary, model.sessions.specs[key], model.sessions.state(key))
         write_index(temporary, index)
         write_model_card(model, temporary, folder, index, card, name)
+        variant = kwargs.get("variant")
+        written = core_weight_files((path.name for path in temporary.iterdir()), variant)
         for source in sorted(temporary.rglob("*"), key=lambda path: path.name == "config.json"):
+            if source.name == "config.json":  # one file or shards of an earlier core would be loaded instead
+                for stale in core_weight_files((path.name for path in folder.iterdir()), variant):
+                    if stale not in written:
+                        (folder / stale).unlink()
             if source.is_file():  # config.json last: a folder that has it is complete
                 target = folder / source.relative_to(temporary)
                 target.parent.mkdir(exist_ok=True)
@@ -79,8 +108,8 @@ def other_sessions(model: WithSessions, folder: Path, written: Sequence[str]) ->
         ValueError: They belong to another core than the one about to be saved.
     """
     others: Mapping[str, Any] = {key: entry for key, entry in read_index(folder).items() if key not in written}
-    stored = folder / CORE_WEIGHTS
-    if others and stored.is_file() and hash_tensors(load_file(stored)) != model.core_hash():
+    stored = stored_core(folder) if others else {}
+    if stored and hash_tensors(stored) != model.core_hash():
         raise ValueError(
             f"{folder} holds sessions of another core ({', '.join(list(others)[:5])}). Saving this core over it "
             "would orphan them. Choose another folder, or delete that one first."

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from .card_writer import CardOptions
+from .files import read_mapping
 from .hub import HubOptions, Source, locate
-from .model_folder import core_weight_patterns, write_model_folder
-from .session_files import AdapterConfig, is_adapter, read_index
+from .model_folder import core_weight_files, core_weight_patterns, write_model_folder
+from .session_files import AdapterConfig, is_adapter, read_index, select_sessions
 from .session_methods import only_hub_options
 from .sessions import aligned
 from .sharing import UploadOptions, WithSharing
@@ -55,32 +56,38 @@ class OmniMousePreTrainedModel(WithSharing):
         if source.is_packaged and kwargs.get("torch_dtype") is None:
             kwargs.setdefault("dtype", torch.float32)  # stored as bfloat16 to be small
         source.fetch(core_weight_patterns(kwargs.get("variant")))
+        _check_weights(source, kwargs.get("variant"))
         loaded = super().from_pretrained(str(source.folder), *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = aligned(tensor.data)
         model._source = source
         model.config._name_or_path = model.name_or_path = source.name  # what adapters of peft name as their base
-        asked = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        model._attach(source, sessions, dtype=torch.float32 if str(asked).endswith("float32") else None)
+        model._attach(source, sessions, dtype=_session_dtype(source, kwargs))
         return loaded
 
     @classmethod
-    def _with_adapter(cls, source: Source, options: HubOptions, *args: Any, **kwargs: Any) -> Any:
-        """Loads the core that a session adapter names, then the adapter."""
+    def _with_adapter(
+        cls, source: Source, options: HubOptions, *args: Any, sessions: str | Sequence[str] | None, **kwargs: Any
+    ) -> Any:
+        """Loads the core that a session adapter names, then the adapter, then other sessions of that core."""
         adapter = AdapterConfig.read(source.folder)
         if adapter.base_model is None:
             raise ValueError(f"{source.name} does not say which core it belongs to. Load the core, then load_session.")
         reach: dict[str, Any] = {name: getattr(options, name) for name in ("token", "cache_dir", "local_files_only")}
         try:
-            model = cls.from_pretrained(adapter.base_model, *args, revision=adapter.base_commit, **reach, **kwargs)
+            loaded = cls.from_pretrained(adapter.base_model, *args, revision=adapter.base_commit, **reach, **kwargs)
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"The adapter in {source.name} belongs to the core {adapter.base_model!r}, which cannot be loaded "
                 f"({error}) If you have that core elsewhere, load it and call model.load_session({source.name!r})."
             ) from error
-        model.load_located_session(source)
-        return model
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        key = model.load_located_session(source)
+        wanted = select_sessions({key, *read_index(model._source.folder)}, sessions, source.name)
+        others = [other for other in wanted if other != key]
+        model._attach(model._source, others, dtype=_session_dtype(model._source, kwargs))
+        return loaded
 
     def save_pretrained(  # type: ignore[override]  # what we do not name is passed on
         self,
@@ -111,11 +118,12 @@ class OmniMousePreTrainedModel(WithSharing):
             raise ValueError(f"{folder} is a file; a model is saved to a folder. Choose another name.")
         upload = {name: kwargs.pop(name) for name in ("repo_id", *UploadOptions.__dataclass_fields__) if name in kwargs}
         card = {name: kwargs.pop(name) for name in CardOptions.__dataclass_fields__ if name in kwargs}
-        if kwargs.pop("is_main_process", True):
+        is_main_process = kwargs.pop("is_main_process", True)
+        if is_main_process:
             write_model_folder(self, folder, sessions=sessions, card=CardOptions(**card), **kwargs)
             if self._source is None:
                 self._source = Source(str(folder.resolve()), folder.resolve())
-        if push_to_hub:
+        if push_to_hub and is_main_process:
             self.push_to_hub(upload.pop("repo_id", folder.resolve().name), sessions=sessions, **card, **upload)
 
 
@@ -137,10 +145,25 @@ def session_keys(name_or_path: str | Path, **hub_options: Any) -> list[str]:
     return sorted(read_index(source.folder))
 
 
+def _session_dtype(source: Source, kwargs: dict[str, Any]) -> torch.dtype | None:
+    """The type that sessions are loaded in: float32 if the core is asked for in it, else the one they are stored in."""
+    asked = kwargs.get("dtype", kwargs.get("torch_dtype", torch.float32 if source.is_packaged else None))
+    return torch.float32 if str(asked).endswith("float32") else None
+
+
 def _check_model_folder(source: Source) -> None:
     if not (source.folder / "config.json").is_file():
         found = sorted(path.name for path in source.folder.iterdir())[:8] if source.folder.is_dir() else []
         raise ValueError(
             f"{source.name} has no config.json, so it is no model folder (found: {', '.join(found) or 'nothing'}). "
             "Models are written by model.save_pretrained(folder)."
+        )
+    read_mapping(source.folder / "config.json", "the architecture of a model")
+
+
+def _check_weights(source: Source, variant: str | None) -> None:
+    if not core_weight_files((path.name for path in source.folder.iterdir()), variant):
+        raise ValueError(
+            f"{source.name} has a config.json but no weights ({core_weight_patterns(variant)[0]}). Copy or push the "
+            "whole model again."
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from .attention import feed_forward_width
@@ -154,7 +155,10 @@ def open_checkpoint(folder: Path, size: str | None = None) -> OpenCheckpoint:
             f"({files.missing_sessions[0]}, ...).",
             stacklevel=3,
         )
-    config = config_from_tensors(files.tensors)
+    try:
+        config = config_from_tensors(files.tensors)
+    except StrictDataclassError as error:
+        raise ValueError(f"{folder}: the sizes of its tensors do not make a model. {error}") from None
     sizes = [name for name in PRESETS if fits_preset(config, name)]
     if size is not None and size.lower() not in sizes:
         expected = OmniMouseConfig.from_preset(size, identity_size=config.identity_size)
@@ -219,6 +223,11 @@ def check_tensors(
         for name, (shape, wanted) in found.items()
         if wanted is not None and shape != wanted
     ]
+    problems += [
+        f"misshapen: {published.get(name, name)} holds {t.dtype}, expected floating point numbers"
+        for name, t in core.items()
+        if not t.is_floating_point()
+    ]
     if problems:
         raise ValueError("These weights do not fit the model:\n  " + "\n  ".join(problems))
 
@@ -234,7 +243,7 @@ def build_core(core: Mapping[str, Tensor], config: OmniMouseConfig) -> OmniMouse
     with torch.device("meta"):
         model = OmniMouseModel(config)
     model.load_state_dict(dict(core), strict=False, assign=True)
-    model.identity.initial = torch.zeros(3, config.identity_size)
+    model.identity.initial = torch.zeros(3, config.identity_size, dtype=model.identity.neuron.weight.dtype)
     return model.eval()
 
 
@@ -245,7 +254,7 @@ def config_from_tensors(tensors: Mapping[str, Tensor]) -> OmniMouseConfig:
         tensors: Tensors by published name, without prefix.
 
     Raises:
-        ValueError: A tensor that tells a size is missing.
+        ValueError: A tensor that tells a size is missing, or its shape cannot be.
     """
     needed = (
         "response_latent_embedding._latent_embeddings.weight",
@@ -263,10 +272,21 @@ def config_from_tensors(tensors: Mapping[str, Tensor]) -> OmniMouseConfig:
     missing = [name for name in needed if name not in tensors]
     if missing:
         raise ValueError(f"The checkpoint lacks the core's tensors {', '.join(missing)}; is rank_0.ckpt complete?")
-    latents, ids, identity, conv, readout, behavior, rotary, enc_ffn, dec_ffn, qkv, patch = (
-        tuple(tensors[name].shape) for name in needed
-    )
+    shapes = {name: tuple(tensors[name].shape) for name in needed}
+    flat = [
+        f"{name} is {list(shape)}, expected {dimensions} sizes above 0"
+        for (name, shape), dimensions in zip(shapes.items(), (2, 1, 2, 3, 2, 3, 1, 2, 2, 2, 5), strict=True)
+        if len(shape) != dimensions or 0 in shape
+    ]
+    if flat:
+        raise ValueError("These weights do not fit the model:\n  misshapen: " + "\n  misshapen: ".join(flat))
+    latents, ids, identity, conv, readout, behavior, rotary, enc_ffn, dec_ffn, qkv, patch = shapes.values()
     size, head_dim = identity[0], 2 * rotary[0]
+    if size % head_dim:
+        raise ValueError(
+            f"These weights do not fit the model:\n  misshapen: rotary_emb.inv_freq is {list(rotary)}, half of a head, "
+            f"but heads of {head_dim} do not make up the width {size}"
+        )
     steps = OmniMouseConfig().num_latent_steps
     num_latents = (ids[0] - latents[0]) // (steps - 1)
     layers = _count_blocks(tensors, r"proc\.(\d+)\.")

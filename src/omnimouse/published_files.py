@@ -63,8 +63,12 @@ def read_rank(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is refused: it asks for more than tensors and plain data ({_unsafe_names(path, error)}). Loading "
             "it could run code, so it was not loaded."
         ) from None
-    except (RuntimeError, OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint ({error}). Copy or download it again.") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle can raise almost anything
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error}). Copy or download it again."
+        ) from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a dict with state_dict and session_map.")
     tensors, sessions = content.get("state_dict"), content.get("session_map", {})
@@ -72,7 +76,15 @@ def read_rank(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path} has no state_dict of tensors, so it is no published checkpoint.")
     if not isinstance(sessions, dict):
         raise ValueError(f"{path}: session_map is a {type(sessions).__name__}, expected a dict of sessions.")
-    return {clean_name(str(name)): tensor for name, tensor in tensors.items()}, sessions
+    named: dict[str, Tensor] = {}
+    for published, tensor in tensors.items():
+        name = clean_name(str(published))
+        if name in named:
+            raise ValueError(f"{path} holds {name} twice, with and without `_orig_mod.`; which one is meant?")
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_complex() or tensor.is_quantized:
+            raise ValueError(f"{path}: {name} is no plain tensor of real numbers ({tensor.layout}, {tensor.dtype}).")
+        named[name] = tensor
+    return named, sessions
 
 
 def _unsafe_names(path: Path, error: Exception) -> str:
@@ -97,7 +109,7 @@ class RankFiles:
     Args:
         files: Rank -> file.
         core: The core's tensors by our names, memory-mapped.
-        tensors: The core's tensors by published names, those that are derived included.
+        tensors: All tensors of rank 0 by published names, memory-mapped, those that are derived included.
         tables: Session -> the shapes of its tensors by our names.
         rank_of: Session -> the rank that holds its tensors.
         animals: Animal -> its vector `[E]`.
@@ -120,11 +132,13 @@ class RankFiles:
         return [key for key in self.specs if key not in self.tables]
 
     def sessions(self) -> Iterator[tuple[SessionSpec, dict[str, Tensor]]]:
-        """Sessions with their four tensors, file by file: memory holds one file's sessions at a time."""
-        for rank, path in self.files.items():
-            if rank not in self.rank_of.values():
-                continue
-            tables = sort_tensors(read_rank(path)[0])[1]
+        """Sessions with their four tensors, file by file.
+
+        Any tensor of a file keeps all that was read of it in memory: let a session go before asking for the next one.
+        Rank 0 stays open for the core, so it comes last.
+        """
+        for rank in sorted(set(self.rank_of.values()), reverse=True):
+            tables = sort_tensors(self.tensors if rank == 0 else read_rank(self.files[rank])[0])[1]
             for key in sorted(tables):
                 spec = self.specs[key]
                 yield spec, {**_floats(tables.pop(key)), "animal_embedding": self.animals[spec.animal_id].float()}
@@ -146,7 +160,7 @@ def survey(folder: Path) -> RankFiles:
         found.unexpected.extend(f"{name} in {path.name}" for name in unexpected)
         if rank == 0:
             found.core.update(core)
-            found.tensors.update({name: tensor for name, tensor in tensors.items() if "sess_params." not in name})
+            found.tensors.update(tensors)
         else:
             found.unexpected.extend(f"{name} in {path.name}: the core lies in rank_0.ckpt" for name in core)
         for name, vector in animals.items():
@@ -170,7 +184,10 @@ def session_specs(sessions: Mapping[str, Mapping[str, Any]], where: str) -> dict
     for key, entry in sessions.items():
         if not isinstance(entry, Mapping) or not {"n_neurons", "animal_id"} <= set(entry):
             raise ValueError(f"{where}: session {key!r} should have n_neurons and animal_id, got {entry!r}.")
-        specs[str(key)] = SessionSpec(str(key), int(entry["n_neurons"]), str(entry["animal_id"]))
+        try:
+            specs[str(key)] = SessionSpec(str(key), int(entry["n_neurons"]), str(entry["animal_id"]))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{where}: session {key!r} cannot be: {error}") from None
     return specs
 
 

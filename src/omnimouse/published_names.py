@@ -115,7 +115,7 @@ def sort_tensors(
         elif match := ANIMAL.match(name):
             animals[match["animal"]] = tensor.reshape(-1)
         elif (ours := our_name(name)) is not None:
-            squeeze = ours in _UNSQUEEZED
+            squeeze = ours in _UNSQUEEZED and tensor.dim() > 1 and tensor.numel() > 0
             core[ours] = tensor.reshape(tensor.shape[-2 if tensor.shape[0] == 1 else 0], -1) if squeeze else tensor
         elif not _DERIVED.match(name):
             unexpected.append(name)

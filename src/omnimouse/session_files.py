@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 from torch import Tensor
 
 from .files import open_tensors, read_json, read_mapping, write_json, write_tensors
-from .sessions import TENSORS, SessionSpec, match_keys
+from .sessions import TENSORS, SessionSpec, match_keys, short_key
 
 SESSIONS_FOLDER = "sessions"
 INDEX = "sessions/index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_TYPE = "OMNIMOUSE_SESSION"
+
+_GLOB = re.compile(r"[*?\[]")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -80,7 +83,7 @@ def entry_spec(key: str, entry: Mapping[str, Any]) -> SessionSpec:
 
 
 def select_sessions(index: Iterable[str], wanted: str | Sequence[str] | None, where: str) -> list[str]:
-    """Resolves `None`, `"all"` or a list of keys, short keys and globs against the sessions there are.
+    """Resolves `None`, `"all"` or a list of keys, short keys and globs (of either) against the sessions there are.
 
     Raises:
         ValueError: A key or glob matches no session (those there are, are listed), or a short key matches several.
@@ -92,10 +95,14 @@ def select_sessions(index: Iterable[str], wanted: str | Sequence[str] | None, wh
         return keys
     chosen: set[str] = set()
     for pattern in [wanted] if isinstance(wanted, str) else wanted:
-        matches = match_keys(pattern, keys)
-        if len(matches) > 1:
-            raise ValueError(f"{where} has several sessions {pattern!r}: {', '.join(matches)}. Name one in full.")
-        matches = matches or fnmatch.filter(keys, pattern)
+        if pattern in keys:
+            matches = [pattern]
+        elif _GLOB.search(pattern):
+            matches = [key for key in keys if any(fnmatch.fnmatch(name, pattern) for name in (key, short_key(key)))]
+        else:
+            matches = match_keys(pattern, keys)
+            if len(matches) > 1:
+                raise ValueError(f"{where} has several sessions {pattern!r}: {', '.join(matches)}. Name one in full.")
         if not matches:
             listing = ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "") if keys else "no sessions at all"
             raise ValueError(f"{where} has no session {pattern!r}. It has: {listing}.")

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .core_methods import WithCore
 from .files import hash_tensors, write_tensors
 from .hub import HubOptions, Source, locate
-from .model_folder import CORE_WEIGHTS
+from .model_folder import stored_core
 from .session_files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -250,13 +249,13 @@ class WithSessions(WithCore):
         """Whether the core is the one of a hash, perhaps rounded to another type when it was loaded."""
         if core_sha256 == self.core_hash():
             return True
-        path = self._source.folder / CORE_WEIGHTS if self._source else None
-        if path is None or not path.is_file():
-            return False
-        stored, core = load_file(path), self.core_state_dict()
+        stored = stored_core(self._source.folder) if self._source else {}
+        core = self.core_state_dict()
         if stored.keys() != core.keys() or any(not torch.equal(stored[n].to(core[n]), core[n]) for n in core):
             return False
-        return core_sha256 in (hash_tensors(stored), hash_tensors({name: t.float() for name, t in stored.items()}))
+        kinds = (torch.float32, torch.bfloat16, torch.float16)  # of this core, or of the one the adapter was trained on
+        rounded = ({name: tensor.to(kind) for name, tensor in stored.items()} for kind in kinds)
+        return any(core_sha256 == hash_tensors(tensors) for tensors in (stored, *rounded))
 
     def load_sessions(self, sessions: str | Sequence[str] = "all") -> list[str]:
         """Loads more sessions from where the model came from, at the commit it came from.
@@ -286,6 +285,12 @@ class WithSessions(WithCore):
         keys = [key for key in select_sessions(index, sessions, source.name) if key not in self.sessions.specs]
         if keys:
             source.fetch(glob.escape(index[key]["file"]) for key in keys)
+        for key in keys:
+            if not (source.folder / index[key]["file"]).is_file():
+                raise ValueError(
+                    f"{source.name} lists session {key!r}, but {index[key]['file']} is not there and cannot be read. "
+                    "Save or push the session again, or leave it out."
+                )
         wanted = ((entry_spec(key, index[key]), read_tensors(source.folder / index[key]["file"])) for key in keys)
         self.sessions.add_all(wanted, device=self.device, dtype=dtype)
         return keys

@@ -106,7 +106,9 @@ class InitialVectors:
     def add(self, spec: SessionSpec, tensors: Mapping[str, Tensor]) -> None:
         """Counts one session in."""
         neurons, _, session, animal = (tensors[name].detach().cpu() for name in TENSORS)
-        self._sessions[spec.key] = (spec.n_neurons, neurons.sum(0, dtype=torch.float64), session.double())
+        # NumPy adds in float64 without a copy of all vectors in float64, as PyTorch makes one.
+        total = torch.from_numpy(np.add.reduce(neurons.float().numpy(), axis=0, dtype=np.float64))
+        self._sessions[spec.key] = (spec.n_neurons, total, session.double())
         self._animals[spec.animal_id] = animal.double()
 
     @torch.no_grad()

@@ -154,6 +154,11 @@ class Target:
                         "again: what was uploaded is not sent again."
                     ) from error
                 raise
+            except RuntimeError as error:  # how the client reports a large file that did not get through
+                raise OSError(
+                    f"The upload to {self.repo} broke off; nothing was committed ({error} {error.__cause__ or ''}). "
+                    "Push again: what was uploaded is not sent again."
+                ) from error
 
 
 def _split_options(options: dict[str, Any]) -> tuple[CardOptions, UploadOptions]:
@@ -184,7 +189,7 @@ class WithSharing(WithSessions):
         *,
         sessions: str | Sequence[str] = "all",
         prune: bool = False,
-        max_shard_size: int | str = "50GB",
+        max_shard_size: int | str | None = None,
         **options: Any,
     ) -> CommitInfo:
         """Pushes the model to the Hub: core, chosen sessions, processor and card, in one commit.
@@ -196,7 +201,7 @@ class WithSharing(WithSessions):
             repo_id: The repo, `"user/name"` or `"name"`; created if it does not exist.
             sessions: Which of the model's sessions to push: `"all"`, or keys, short keys and globs.
             prune: Delete the repo's other sessions (they stay in its history).
-            max_shard_size: As for any transformers model.
+            max_shard_size: As for any transformers model; by default the core is one file.
             **options: How to push: `private`, `token`, `revision` (a branch, made if it does not exist), `create_pr`,
                 `commit_message`, `commit_description`. For the card: `scores` (what `evaluate` returned; scores of
                 other weights than these are refused), `training`, `training_data`, `license`, `tags`.
@@ -218,9 +223,8 @@ class WithSharing(WithSessions):
             others = [
                 key for key in read_index(folder) if key not in select_sessions(self.sessions.specs, sessions, "")
             ]
-            write_model_folder(
-                self, folder, sessions=sessions, card=card, name=target.repo, max_shard_size=max_shard_size
-            )
+            shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+            write_model_folder(self, folder, sessions=sessions, card=card, name=target.repo, **shards)
             if others and not target.holds(CORE_WEIGHTS, folder / CORE_WEIGHTS):
                 raise ValueError(
                     f"{target.repo} holds sessions of another core ({', '.join(others[:5])}). Pushing this core over "

@@ -186,8 +186,8 @@ def finetune(
             the loss or a gradient; a checkpoint of another run in `output_dir`, or an `output_dir` that cannot be
             written to or lies in the recording.
     """
-    if hasattr(model, "get_base_model"):  # peft changes layers in place, so all there is to train is in here
-        model = model.get_base_model()
+    inner = getattr(model, "get_base_model", None)  # of a PeftModel, which changes layers of the model in it in place
+    model = model if inner is None else inner()
     recording = recording if isinstance(recording, Recording) else open_recording(recording)
     key = model.sessions.full_key(recording.session_key if session is None else session)
     train_tiers = (train_tiers,) if isinstance(train_tiers, str) else tuple(train_tiers)
