@@ -6,7 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from omnimouse import OmniMouseModel
@@ -64,8 +63,3 @@ def test_the_shipped_core_loads_as_float32_and_is_small():
     assert len(model.session_keys) == 4 and model.processor.profile == "strict"
     card = (ROOT / "model_cards" / "omnimouse-tiny.md").read_text()
     assert f"{model.num_core_parameters():,} parameters" in card
-
-
-def test_published_names_say_how_to_get_them():
-    with pytest.raises(ValueError, match=r"load_checkpoint.*omnimouse-tiny"):
-        OmniMouseModel.from_pretrained("omnimouse-80m")

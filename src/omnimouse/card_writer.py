@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
+from huggingface_hub import metadata_load
 
 from .card_updates import update_card
 from .cards import CARD_FILE, ModelFacts, SessionFacts, is_public_name, model_card, session_card
@@ -83,14 +87,18 @@ def write_model_card(
     untouched = {score.session_key: score.session_sha256 for score in stored if score.session_key in index}
     scores = _true_scores(model, stored, options, untouched)
     source = model._source
-    base = source.name if source and source.name not in (name, str(folder.resolve())) else None
+    is_update = source is not None and source.name in (name, str(folder.resolve()))
+    base, commit = (source.name, source.commit) if source and not is_update else (None, None)
+    if is_update:  # where it came from in the first place, only the card can tell
+        base, commit = _named_base(folder)
+        options = _with_standing(options, folder)
     facts = ModelFacts(
         config=model.config,
         name=name,
         base_model=base if is_public_name(base) else None,
-        base_commit=source.commit if source and base else None,
+        base_commit=commit,
         source=base if base in PUBLISHED_CORES.values() else None,
-        source_commit=source.commit if source and base in PUBLISHED_CORES.values() else None,
+        source_commit=commit if base in PUBLISHED_CORES.values() else None,
         profile=getattr(model.processor, "profile", None),
         scores=scores,
         n_core_parameters=model.num_core_parameters(),
@@ -116,6 +124,7 @@ def write_session_card(
         ValueError: The scores are those of other weights, or a card or scores in the folder cannot be read.
     """
     scores = _true_scores(model, read_scores(folder), options, {}, only=adapter.session.key)
+    options = _with_standing(options, folder)
     facts = SessionFacts(
         config=model.config,
         name=name,
@@ -130,6 +139,39 @@ def write_session_card(
         **options.facts(),
     )
     _write(folder, folder, session_card(facts), scores)
+
+
+_STARTED_FROM = re.compile(r"^Started from \[?`([^`]+)`(?:\]\(\S*\))?(?: at commit `([0-9a-f]+)`)?\.$", re.MULTILINE)
+"""How the template of model cards names the base model."""
+
+
+def _named_base(folder: Path) -> tuple[str | None, str | None]:
+    """Base model and its commit, as the card in a folder names them."""
+    metadata, text = _standing_card(folder)
+    named, stated = metadata.get("base_model"), _STARTED_FROM.search(text)
+    if stated and named in (None, stated[1]):
+        return stated[1], stated[2]
+    return (named, None) if isinstance(named, str) else (None, None)
+
+
+def _with_standing(options: CardOptions, folder: Path) -> CardOptions:
+    """Adds the licence and the tags of the card in a folder, unless the caller names others."""
+    metadata, _ = _standing_card(folder)
+    license_name, tags = metadata.get("license"), metadata.get("tags") or []
+    return replace(
+        options,
+        license=options.license or (license_name if isinstance(license_name, str) else None),
+        tags=(*(tags if isinstance(tags, list) else [tags]), *options.tags),
+    )
+
+
+def _standing_card(folder: Path) -> tuple[dict[str, Any], str]:
+    """Metadata and all of the text of the card in a folder; nothing where there is none or it cannot be read."""
+    path = folder / CARD_FILE
+    try:
+        return (metadata_load(path) or {}, path.read_text(encoding="utf-8")) if path.is_file() else ({}, "")
+    except (ValueError, yaml.YAMLError):
+        return {}, ""
 
 
 def _true_scores(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -14,6 +15,11 @@ from .files import hash_tensors, write_tensors
 from .hub import Source
 from .sessions import SessionTables
 from .tokens import Identity
+
+T = TypeVar("T", bound=Tensor)
+
+PEFT_ORIGINALS = ("base_layer", "original_module")
+"""Where peft keeps a layer that it put one of its own around."""
 
 
 class WithCore(PreTrainedModel):
@@ -34,16 +40,25 @@ class WithCore(PreTrainedModel):
     _source: Source | None
 
     def core_named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Parameters that no session or animal owns, by name."""
-        return [(name, p) for name, p in self.named_parameters() if not name.startswith("sessions.")]
+        """Parameters that no session or animal owns, by name; without what peft added."""
+        return list(split_injected(_without_sessions(self.named_parameters()))[0].items())
 
     def core_state_dict(self) -> dict[str, Tensor]:
-        """Tensors of the core, by name."""
-        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("sessions.")}
+        """Tensors of the core, by name; without what peft added, and as if it had added nothing."""
+        return split_injected(_without_sessions(self.state_dict().items()))[0]
+
+    def injected_state_dict(self) -> dict[str, Tensor]:
+        """Tensors that peft added to the core (a LoRA), by name; as a rule there are none."""
+        return split_injected(_without_sessions(self.state_dict().items()))[1]
 
     def core_hash(self) -> str:
         """SHA-256 over names, types and bytes of the core's tensors: an adapter fits one core only."""
         return hash_tensors(self.core_state_dict())
+
+    def injected_hash(self) -> str | None:
+        """The same of what peft added to the core, or `None`."""
+        injected = self.injected_state_dict()
+        return hash_tensors(injected) if injected else None
 
     def num_core_parameters(self) -> int:
         """Number of parameters of the core."""
@@ -70,3 +85,24 @@ class WithCore(PreTrainedModel):
         self.config.architectures = [type(self).__name__]
         self.config.save_pretrained(folder)
         write_tensors(folder / "model.safetensors", core)
+
+
+def _without_sessions(named: Iterable[tuple[str, T]]) -> dict[str, T]:
+    return {name: tensor for name, tensor in named if not name.startswith("sessions.")}
+
+
+def split_injected(tensors: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:
+    """Splits named tensors into the model's own, under the names they always had, and those that peft added.
+
+    peft puts a layer of its own around the original, which it keeps as `base_layer` (or `original_module`), with what
+    it adds beside it. Going by these names serves all of its methods and works without peft.
+    """
+    split = {name: name.split(".") for name in tensors}
+    wrapped = {tuple(parts[:i]) for parts in split.values() for i, part in enumerate(parts) if part in PEFT_ORIGINALS}
+    own, injected = {}, {}
+    for name, parts in split.items():
+        if any(tuple(parts[:i]) in wrapped and part not in PEFT_ORIGINALS for i, part in enumerate(parts)):
+            injected[name] = tensors[name]
+        else:
+            own[".".join(part for part in parts if part not in PEFT_ORIGINALS)] = tensors[name]
+    return own, injected

@@ -34,7 +34,8 @@ def core_weight_patterns(variant: str | None = None) -> list[str]:
 
 def core_weight_files(names: Iterable[str], variant: str | None = None) -> list[str]:
     """Those of some file names that may hold a core, sorted."""
-    return sorted({name for pattern in core_weight_patterns(variant) for name in fnmatch.filter(names, pattern)})
+    patterns = core_weight_patterns(variant)
+    return sorted(name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns))
 
 
 def stored_core(folder: Path) -> dict[str, Tensor]:
@@ -73,8 +74,15 @@ def write_model_folder(
         **kwargs: For transformers' own `save_pretrained`.
 
     Raises:
-        ValueError: A session is not in the model, or the folder holds sessions of another core.
+        ValueError: A session is not in the model, the folder holds sessions of another core, or the model carries
+            layers of peft.
     """
+    if model.injected_state_dict():
+        raise ValueError(
+            "The model carries layers that peft added (a LoRA), which a model folder cannot hold. Save them with "
+            "save_pretrained of the PeftModel, or add them to the core's weights first: "
+            "peft_model.merge_and_unload().save_pretrained(folder)."
+        )
     keys = select_sessions(model.sessions.specs, sessions, "The model")
     index = other_sessions(model, folder, keys)
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from .card_writer import CardOptions
 from .files import read_mapping
 from .hub import HubOptions, Source, locate
 from .model_folder import core_weight_files, core_weight_patterns, write_model_folder
-from .session_files import AdapterConfig, is_adapter, read_index, select_sessions
+from .session_files import ADAPTER_CONFIG, AdapterConfig, is_adapter, read_index, select_sessions
 from .session_methods import only_hub_options
 from .sessions import aligned
 from .sharing import UploadOptions, WithSharing
@@ -52,6 +52,8 @@ class OmniMousePreTrainedModel(WithSharing):
         source = locate(pretrained_model_name_or_path, options)
         if is_adapter(source.folder):
             return cls._with_adapter(source, options, *args, sessions=sessions, **kwargs)
+        if (source.folder / ADAPTER_CONFIG).is_file() and not (source.folder / "config.json").is_file():
+            return cls._with_lora(source, options, *args, sessions=sessions, **kwargs)
         _check_model_folder(source)
         if source.is_packaged and kwargs.get("torch_dtype") is None:
             kwargs.setdefault("dtype", torch.float32)  # stored as bfloat16 to be small
@@ -87,6 +89,29 @@ class OmniMousePreTrainedModel(WithSharing):
         wanted = select_sessions({key, *read_index(model._source.folder)}, sessions, source.name)
         others = [other for other in wanted if other != key]
         model._attach(model._source, others, dtype=_session_dtype(model._source, kwargs))
+        return loaded
+
+    @classmethod
+    def _with_lora(cls, source: Source, options: HubOptions, *args: Any, **kwargs: Any) -> Any:
+        """Loads the core that an adapter of peft names, then the adapter."""
+        content = read_mapping(source.folder / ADAPTER_CONFIG, "an adapter's configuration")
+        base = content.get("base_model_name_or_path")
+        if not base:
+            raise ValueError(
+                f"{source.name} does not say which core it belongs to. Load the core, then "
+                f"PeftModel.from_pretrained(model, {source.name!r})."
+            )
+        try:
+            from peft import PeftModel
+        except ImportError as error:
+            raise ValueError(
+                f"{source.name} holds an adapter of peft. Install it: pip install 'omnimouse[peft]'."
+            ) from error
+        reach: dict[str, Any] = {name: getattr(options, name) for name in ("token", "cache_dir", "local_files_only")}
+        loaded = cls.from_pretrained(base, *args, **reach, **kwargs)
+        source.fetch(["adapter_model.safetensors"])
+        # Not load_adapter of transformers: with peft 0.19 it finds no tensor, leaves the LoRA random, and goes on.
+        PeftModel.from_pretrained(loaded[0] if isinstance(loaded, tuple) else loaded, source.folder)
         return loaded
 
     def save_pretrained(  # type: ignore[override]  # what we do not name is passed on

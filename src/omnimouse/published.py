@@ -20,7 +20,7 @@ from .attention import feed_forward_width
 from .configuration_omnimouse import DEFAULT_BEHAVIOR_CHANNELS, PRESETS, OmniMouseConfig
 from .modeling_omnimouse import OmniMouseModel
 from .published_files import RankFiles, session_specs, survey
-from .published_names import all_names, clean_name, sort_tensors
+from .published_names import SESSION_NAMES, all_names, clean_name, sort_tensors
 from .sessions import InitialVectors, SessionSpec
 
 _SUPPORTED = {
@@ -210,14 +210,16 @@ def check_tensors(
             problems.append(f"unexpected: tensors of session {key}, which the sessions do not list")
             continue
         n = specs[key].n_neurons
-        for name, shape in (("neuron_embedding", (n, size)), ("neuron_bias", (n,)), ("session_embedding", (size,))):
+        for (name, suffix), shape in zip(SESSION_NAMES.items(), ((n, size), (n,), (size,)), strict=True):
             if name in shapes:
-                found[f"{name} of session {key}"] = (shapes[name], shape)
+                found[f"sess_params.{key}.{suffix}"] = (shapes[name], shape)
             else:
-                problems.append(f"missing: {name} of session {key}")
+                problems.append(f"missing: sess_params.{key}.{suffix}")
         if specs[key].animal_id not in animals:
             problems.append(f"missing: animal_params._animal_embeddings.{specs[key].animal_id}, of session {key}")
-    found |= {f"vector of animal {name}": (tuple(vector.shape), (size,)) for name, vector in animals.items()}
+    found |= {
+        f"animal_params._animal_embeddings.{name}": (tuple(vector.shape), (size,)) for name, vector in animals.items()
+    }
     problems += [
         f"misshapen: {name} is {list(shape)}, expected {list(wanted)}"
         for name, (shape, wanted) in found.items()

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .hub import RANK_FILE
-from .published_names import clean_name, sort_tensors
+from .published_names import clean_name, our_name, sort_tensors
 from .sessions import SessionSpec
 
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
@@ -162,7 +162,8 @@ def survey(folder: Path) -> RankFiles:
             found.core.update(core)
             found.tensors.update(tensors)
         else:
-            found.unexpected.extend(f"{name} in {path.name}: the core lies in rank_0.ckpt" for name in core)
+            misplaced = [name for name in tensors if our_name(name) in core]
+            found.unexpected.extend(f"{name} in {path.name}: the core lies in rank_0.ckpt" for name in misplaced)
         for name, vector in animals.items():
             found.animals.setdefault(name, vector.clone())
         for key, table in tables.items():

@@ -62,6 +62,13 @@ _DERIVED = re.compile(
 SESSION = re.compile(
     r"sess_params\.(?P<key>.+)\.(?P<name>_neuron_embeddings\.weight|_neuron_biases|_session_embedding)$"
 )
+SESSION_NAMES = {
+    "neuron_embedding": "_neuron_embeddings.weight",
+    "neuron_bias": "_neuron_biases",
+    "session_embedding": "_session_embedding",
+}
+"""Our names of a session's tensors, and how the published ones end."""
+
 ANIMAL = re.compile(r"animal_params\._animal_embeddings\.(?P<animal>.+)$")
 _UNSQUEEZED = {"tokens.response.weight", "video_encoder.spatial_position", "video_encoder.temporal_position"}
 

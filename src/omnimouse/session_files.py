@@ -120,6 +120,7 @@ class AdapterConfig:
         base_commit: Commit of that core, if it came from a Hub.
         core_sha256: Hash of the core's weights.
         package_version: Version of omnimouse that wrote it.
+        injected_sha256: Hash of what peft had added to the core (a LoRA), or `None`.
     """
 
     session: SessionSpec
@@ -127,6 +128,7 @@ class AdapterConfig:
     base_commit: str | None
     core_sha256: str
     package_version: str
+    injected_sha256: str | None = None
 
     def write(self, folder: Path) -> None:
         content = {
@@ -139,6 +141,7 @@ class AdapterConfig:
             "base_model_name_or_path": self.base_model,
             "base_commit": self.base_commit,
             "core_sha256": self.core_sha256,
+            "injected_sha256": self.injected_sha256,
             "omnimouse_version": self.package_version,
         }
         write_json(folder / ADAPTER_CONFIG, content)
@@ -165,6 +168,7 @@ class AdapterConfig:
             base_commit=content.get("base_commit"),
             core_sha256=content["core_sha256"],
             package_version=content.get("omnimouse_version", "unknown"),
+            injected_sha256=content.get("injected_sha256"),
         )
 
 

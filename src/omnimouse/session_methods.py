@@ -190,7 +190,7 @@ class WithSessions(WithCore):
             state = {name: tensor.to(stored_as) for name, tensor in state.items()}
         base, commit = (self._source.name, self._source.commit) if self._source else (None, None)
         write_tensors(folder / ADAPTER_WEIGHTS, state)
-        AdapterConfig(spec, base, commit, self.core_hash(), __version__).write(folder)
+        AdapterConfig(spec, base, commit, self.core_hash(), __version__, self.injected_hash()).write(folder)
         return folder
 
     def load_session(
@@ -238,12 +238,29 @@ class WithSessions(WithCore):
                 f"({config.base_model or 'a model that was never saved'}, hash {config.core_sha256[:12]}; this one is "
                 f"{self.core_hash()[:12]}). Load that core, or pass force=True and finetune again."
             )
+        if not force and config.injected_sha256 != self.injected_hash():
+            raise ValueError(self._wrong_lora(source.name, config))
         source.fetch([ADAPTER_WEIGHTS])
         tensors = read_tensors(source.folder / ADAPTER_WEIGHTS)
         self.sessions.add(
             config.session, tensors, device=self.device, dtype=torch.float32, on_conflict=on_animal_conflict
         )
         return config.session.key
+
+    def _wrong_lora(self, name: str, config: AdapterConfig) -> str:
+        """Says in what a session adapter and this model differ, when they share a core but not what peft added."""
+        if config.injected_sha256 is None:
+            return (
+                f"The adapter in {name} was trained with no LoRA; this model carries one. Load the session before the "
+                "LoRA, or pass force=True and finetune again."
+            )
+        difference = "with another LoRA than this model carries"
+        if self.injected_hash() is None:
+            difference = "with a LoRA (or another layer of peft), which this model lacks"
+        return (
+            f"The adapter in {name} was trained {difference}. Load that one first, with "
+            "PeftModel.from_pretrained(model, folder), or pass force=True and finetune again."
+        )
 
     def _is_core(self, core_sha256: str) -> bool:
         """Whether the core is the one of a hash, perhaps rounded to another type when it was loaded."""

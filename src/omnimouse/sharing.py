@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
 from .card_writer import CardOptions, write_session_card
-from .hub import HubOptions, explained, hub_api, locate
-from .model_folder import CORE_WEIGHTS, write_model_folder
+from .cards import is_public_name
+from .files import hash_tensors
+from .hub import PACKAGED_CORES, PUBLISHED_CORES, HubOptions, download, explained, hub_api, locate
+from .model_folder import core_weight_files, core_weight_patterns, stored_core, write_model_folder
 from .session_files import ADAPTER_CONFIG, INDEX, SESSIONS_FOLDER, AdapterConfig, read_index, select_sessions
 from .session_methods import WithSessions
 
@@ -123,6 +125,14 @@ class Target:
                 digest.update(block)
         return digest.hexdigest() == (entry.blob_id if entry.lfs is None else entry.lfs.sha256)
 
+    def holds_core(self, folder: Path, core_hash: Callable[[], str]) -> bool:
+        """Whether the repo's core is the one in a folder. Its weights are only fetched where files differ."""
+        ours = core_weight_files(path.name for path in folder.iterdir())
+        if all(self.holds(name, folder / name) for name in ours):
+            return True
+        options = HubOptions(revision=self.head, token=self.options.token)
+        return hash_tensors(stored_core(download(self.repo, options, core_weight_patterns()))) == core_hash()
+
     def commit(self, folder: Path, delete: Sequence[str], what: str) -> CommitInfo:
         """Uploads all files of a folder and deletes others, in one commit on top of `head`.
 
@@ -180,6 +190,15 @@ def pruned_files(target: Target, index: dict[str, Any]) -> list[str]:
     return [name for name in stored if name not in kept]
 
 
+def outdated_files(target: Target, folder: Path) -> list[str]:
+    """Small files of the repo that a save did away with, and core weights in other files than those about to come."""
+    return [
+        name
+        for name in (*SEEDS, *core_weight_files(target.files))
+        if name in target.files and not (folder / name).exists()
+    ]
+
+
 class WithSharing(WithSessions):
     """Pushing a model, or one of its sessions."""
 
@@ -214,6 +233,7 @@ class WithSharing(WithSessions):
             OSError: The Hub refuses, cannot be reached, or the repo was changed meanwhile.
         """
         card, upload = _split_options(options)
+        select_sessions(self.sessions.specs, sessions, "The model")  # before a repo is made for nothing
         target = Target.open(repo_id, upload)
         if ADAPTER_CONFIG in target.files:
             raise ValueError(f"{target.repo} holds a session adapter. Push the model to a repo of its own.")
@@ -225,13 +245,14 @@ class WithSharing(WithSessions):
             ]
             shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
             write_model_folder(self, folder, sessions=sessions, card=card, name=target.repo, **shards)
-            if others and not target.holds(CORE_WEIGHTS, folder / CORE_WEIGHTS):
+            if others and not target.holds_core(folder, self.core_hash):
                 raise ValueError(
                     f"{target.repo} holds sessions of another core ({', '.join(others[:5])}). Pushing this core over "
-                    "it would orphan them. Push to another repo or branch, or pass prune=True to delete them."
+                    "it would orphan them. Push to another repo, or pass prune=True to delete them (with revision=..., "
+                    "on a branch of its own)."
                 )
             delete = pruned_files(target, read_index(folder)) if prune else []
-            commit = target.commit(folder, delete, "model")
+            commit = target.commit(folder, [*delete, *outdated_files(target, folder)], "model")
         if not target.options.create_pr:
             # From now on, session adapters name the repo as their core.
             self._source = locate(target.repo, HubOptions(revision=commit.oid, token=target.options.token))
@@ -272,17 +293,29 @@ class WithSharing(WithSessions):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             target.seed(folder, (ADAPTER_CONFIG, "README.md", "scores.json"))
+            if ADAPTER_CONFIG in target.files and (other := AdapterConfig.read(folder).session.key) != spec.key:
+                raise ValueError(
+                    f"{target.repo} holds the adapter of session {other!r}. Push {spec.key!r} to another repo."
+                )
             self.save_session(spec.key, folder, dtype=dtype)
             config = replace(AdapterConfig.read(folder), base_model=base, base_commit=commit)
             config.write(folder)
             write_session_card(self, config, folder, card, target.repo)
-            return target.commit(folder, [], f"session {spec.key}")
+            return target.commit(folder, outdated_files(target, folder), f"session {spec.key}")
 
     def _public_base(self, base_model: str | None) -> tuple[str, str | None]:
         """Name and commit of the core under which others find it."""
         source = self._source
         if base_model is not None:
-            return base_model, source.commit if source and source.name == base_model else None
+            alias = base_model.lower().replace("_", "-")
+            base_model = alias if alias in (*PACKAGED_CORES, *PUBLISHED_CORES) else base_model
+            if not is_public_name(base_model):
+                raise ValueError(
+                    f"base_model={base_model!r} is nothing that others can load. Push the core first with "
+                    "model.push_to_hub(repo), and pass that repo, user/model."
+                )
+            known = PUBLISHED_CORES.get(base_model, base_model)
+            return base_model, source.commit if source and source.name == known else None
         if source is None or (source.commit is None and not source.is_packaged):
             where = f"was loaded from {source.name}" if source else "was never saved"
             raise ValueError(

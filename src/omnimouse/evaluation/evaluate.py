@@ -132,7 +132,7 @@ def evaluate(
         finished,
         left_out,
         settings,
-        core_sha256=model.core_hash(),
+        core_sha256=model.injected_hash() or model.core_hash(),  # a LoRA makes other scores
         session_sha256=hash_tensors(model.session_state(inputs.session_key)),
     )
 
