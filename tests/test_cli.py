@@ -18,7 +18,7 @@ from omnimouse.recordings import open_recording
 from omnimouse.recordings.simulated import simulate_recording
 from omnimouse.training import finetune
 
-COMMANDS = ("demo", "simulate", "check", "finetune", "evaluate", "predict", "info")
+COMMANDS = ("demo", "simulate", "check", "finetune", "evaluate", "predict", "convert", "push", "info")
 N_NEURONS = 12
 SMALL_CORE = {
     "hidden_size": 32, "identity_size": 16, "num_attention_heads": 2, "num_latents": 4, "num_registers": 2,

@@ -1,9 +1,12 @@
 """The configuration is strict, round-trips, and knows the released sizes."""
 
+import json
+
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModel
+from small_models import THREE, build
+from transformers import AutoConfig, AutoModel, BertConfig
 
 import omnimouse
 from omnimouse import OmniMouseConfig, OmniMouseModel
@@ -80,3 +83,75 @@ def test_extra_layers_come_first_and_are_local(layers, ratio, expected):
 
 def test_version_is_set():
     assert omnimouse.__version__.count(".") == 2
+
+
+# config.json as others may have left it.
+
+LOADERS = {
+    "AutoConfig": AutoConfig.from_pretrained,
+    "OmniMouseConfig": OmniMouseConfig.from_pretrained,
+    "OmniMouseModel": OmniMouseModel.from_pretrained,
+    "AutoModel": AutoModel.from_pretrained,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    build(*THREE).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def change(folder, **fields):
+    path = folder / "config.json"
+    content = {**json.loads(path.read_text()), **fields}
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not ...}))
+
+
+@pytest.mark.parametrize("loader", LOADERS.values(), ids=LOADERS)
+def test_a_field_of_a_later_version_is_told_and_not_fatal(loader, folder):
+    change(folder, video_colours=3, guard_rule={"kind": "new"})
+    with pytest.warns(
+        UserWarning, match=r"does not know: guard_rule, video_colours|does not know: video_colours, guard"
+    ):
+        loaded = loader(folder)
+    config = loaded if isinstance(loaded, OmniMouseConfig) else loaded.config
+    assert not hasattr(config, "video_colours") and config.hidden_size == 32
+
+
+@pytest.mark.parametrize("loader", LOADERS.values(), ids=LOADERS)
+def test_missing_fields_are_all_named(loader, folder):
+    change(folder, num_latents=..., softplus_beta=...)
+    with pytest.raises(ValueError, match=r"lacks num_latents, softplus_beta\. Copy config.json again"):
+        loader(folder)
+
+
+@pytest.mark.parametrize("loader", LOADERS.values(), ids=LOADERS)
+def test_a_field_of_another_type_is_refused(loader, folder):
+    change(folder, num_latents="many")
+    with pytest.raises(StrictDataclassError, match="num_latents"):
+        loader(folder)
+
+
+@pytest.mark.parametrize("loader", [OmniMouseConfig.from_pretrained, OmniMouseModel.from_pretrained])
+def test_the_configuration_of_another_kind_of_model_is_refused(loader, tmp_path):
+    BertConfig().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match="of a model of type 'bert', expected 'omnimouse'"):
+        loader(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]", "3", "\x00"])
+def test_a_broken_config_json_is_named(text, folder):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json should hold the architecture of a model"):
+        OmniMouseModel.from_pretrained(folder)
+
+
+def test_what_is_stored_names_every_field_and_no_folder(folder):
+    again = OmniMouseModel.from_pretrained(folder, sessions="all")
+    again.save_pretrained(folder / "again")
+    stored = json.loads((folder / "again" / "config.json").read_text())
+    assert stored == json.loads((folder / "config.json").read_text())
+    assert "_name_or_path" not in stored and str(folder) not in json.dumps(stored)
+    inherited = set(type(again.config).__mro__[1].__dataclass_fields__)
+    assert set(OmniMouseConfig.__dataclass_fields__) - inherited <= set(stored)

@@ -6,7 +6,9 @@ import json
 
 import numpy as np
 import pytest
+from small_models import THREE, build
 
+from omnimouse import OmniMouseModel
 from omnimouse.processing_omnimouse import PROFILES, OmniMouseProcessor
 
 
@@ -101,3 +103,21 @@ def test_stored_dtype_keeps_digits_that_float32_lookup_loses():
     values, mean, std = np.array([[1e8 + 1.0]]), np.array([1e8]), np.array([1.0])
     assert OmniMouseProcessor("experanto-main").normalize_behavior(values, mean, std) == 1.0
     assert OmniMouseProcessor("published").normalize_behavior(values, mean, std) == 0.0
+
+
+def test_it_comes_with_a_model_by_any_name(tmp_path):
+    assert OmniMouseProcessor.from_pretrained("OmniMouse_Tiny").profile == "strict"
+    assert OmniMouseProcessor.from_pretrained("omnimouse-tiny", nan_vicinity=0.2).nan_vicinity == 0.2
+    model = build(*THREE)
+    model.save_pretrained(tmp_path / "without")
+    with pytest.raises(ValueError, match=r"comes without a processor.*OmniMouseProcessor\(profile=.*'strict'"):
+        OmniMouseProcessor.from_pretrained(tmp_path / "without")
+    model.processor = OmniMouseProcessor("experanto-main", num_frames=90)
+    model.save_pretrained(tmp_path / "with")
+    assert OmniMouseProcessor.from_pretrained(tmp_path / "with") == model.processor
+    assert OmniMouseModel.from_pretrained(tmp_path / "with").processor == model.processor
+    model.save_session("b-1-1", tmp_path / "adapter")
+    with pytest.raises(ValueError, match="comes without a processor"):
+        OmniMouseProcessor.from_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="no model of that name"):
+        OmniMouseProcessor.from_pretrained("omnimouse-90m")

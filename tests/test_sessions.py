@@ -1,34 +1,16 @@
 """Sessions: adding, removing, and every stored form, bit for bit."""
 
 import json
-from pathlib import Path
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from small_models import LONG, THREE, build, files
 from transformers import AutoModel
 
-from omnimouse import OmniMouseConfig, OmniMouseModel
+from omnimouse import OmniMouseModel, session_keys
 from omnimouse.sessions import inverse_softplus
-
-SMALL = {"hidden_size": 32, "identity_size": 8, "num_attention_heads": 2, "video_hidden_size": 16}
-
-
-def build(*sessions, seed=0):
-    torch.manual_seed(seed)
-    model = OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALL))
-    for key, neurons, animal in sessions:
-        model.add_session(key, n_neurons=neurons, animal_id=animal, unit_ids=np.arange(neurons))
-    for _, parameter in model.session_named_parameters():
-        torch.nn.init.normal_(parameter)
-    return model.eval()
-
-
-THREE = (("b-1-1", 12, "b"), ("a-2-1", 10, "a"), ("a-1-1", 9, "a"))
-
-
-def files(folder: Path):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def predict(model, key, neurons):
@@ -249,3 +231,128 @@ def test_an_index_cannot_point_outside_its_folder(tmp_path):
     (tmp_path / "sessions" / "index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="outside the model folder"):
         OmniMouseModel.from_pretrained(tmp_path, sessions="all")
+
+
+def test_short_keys_and_globs_choose_among_long_keys(tmp_path):
+    long = [LONG.format(12), LONG.format(13), LONG.format(13).replace("30hz", "60hz"), "weird[1]"]
+    build(*((key, 3, "29515") for key in long)).save_pretrained(tmp_path)
+    for wanted, chosen in {
+        "29515-10-12": long[:1],
+        "dynamic29515-10-12": long[:1],
+        "29515-*": long[:3],
+        "29515-10-1[23]": long[:3],
+        "dynamic29515-10-13-*": long[1:3],
+        "*_60hz": long[2:3],
+        "weird[1]": long[3:],
+        "*": long,
+    }.items():
+        for form in (wanted, [wanted], (wanted, wanted)):
+            assert OmniMouseModel.from_pretrained(tmp_path, sessions=form).session_keys == sorted(chosen), form
+    assert OmniMouseModel.from_pretrained(tmp_path, sessions=[]).session_keys == []
+    with pytest.raises(ValueError, match=r"several sessions '29515-10-13': .*30hz, .*60hz\. Name one in full"):
+        OmniMouseModel.from_pretrained(tmp_path, sessions=["29515-10-13"])
+    for unknown in ("29515", "29515-11-*", "29515-10-14", ""):
+        with pytest.raises(ValueError, match="has no session"):
+            OmniMouseModel.from_pretrained(tmp_path, sessions=[unknown])
+
+
+def test_sessions_can_be_loaded_later_from_any_working_directory(tmp_path, monkeypatch):
+    build(*THREE).save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    model = OmniMouseModel.from_pretrained("model", sessions=["b-1-1"])
+    monkeypatch.chdir("/")
+    assert model.load_sessions("all") == ["a-1-1", "a-2-1"]
+    assert all(torch.equal(t, model.state_dict()[name]) for name, t in build(*THREE).state_dict().items())
+    with pytest.raises(ValueError, match="not loaded from a folder or repo"):
+        build().load_sessions()
+
+
+def test_session_keys_lists_without_a_weight_file(tmp_path):
+    model = build(*THREE)
+    model.save_pretrained(tmp_path / "model")
+    model.save_session("a-1-1", tmp_path / "adapter")
+    for path in tmp_path.rglob("*.safetensors"):
+        path.unlink()
+    assert session_keys(tmp_path / "model") == ["a-1-1", "a-2-1", "b-1-1"]
+    assert session_keys(tmp_path / "adapter") == ["a-1-1"]
+    with pytest.raises(ValueError, match=r"has a config.json but no weights \(model.safetensors\)"):
+        OmniMouseModel.from_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        session_keys(tmp_path)
+
+
+def test_an_adapter_brings_other_sessions_of_its_core_on_request(tmp_path):
+    build(*THREE).save_pretrained(tmp_path / "core")
+    model = OmniMouseModel.from_pretrained(tmp_path / "core", sessions="all")
+    model.add_session("n-1-1", n_neurons=5, animal_id="n")
+    for key in ("n-1-1", "a-1-1"):
+        model.save_session(key, tmp_path / key)
+    for key, wanted, expected in (
+        ("n-1-1", ["n-1-1"], ["n-1-1"]),
+        ("n-1-1", "all", model.session_keys),
+        ("n-1-1", ["a-*"], ["a-1-1", "a-2-1", "n-1-1"]),
+        ("a-1-1", "all", ["a-1-1", "a-2-1", "b-1-1"]),
+        ("a-1-1", session_keys(tmp_path / "a-1-1"), ["a-1-1"]),
+    ):
+        assert OmniMouseModel.from_pretrained(tmp_path / key, sessions=wanted).session_keys == expected
+    loaded, info = OmniMouseModel.from_pretrained(tmp_path / "n-1-1", output_loading_info=True)
+    assert loaded.session_keys == ["n-1-1"] and not info["missing_keys"]
+    with pytest.raises(ValueError, match=r"no session 'x'\. It has: a-1-1, a-2-1, b-1-1, n-1-1"):
+        OmniMouseModel.from_pretrained(tmp_path / "n-1-1", sessions=["x"])
+
+
+def test_a_core_rounded_when_it_was_loaded_is_the_same_core(tmp_path):
+    build(*THREE).save_pretrained(tmp_path / "core", max_shard_size="100KB")
+    exact, rounded = (OmniMouseModel.from_pretrained(tmp_path / "core", dtype=kind) for kind in ("auto", "bfloat16"))
+    exact.load_sessions("all")
+    exact.save_session("b-1-1", tmp_path / "of-exact")
+    assert rounded.load_session(tmp_path / "of-exact") == "b-1-1"
+    assert {p.dtype for _, p in rounded.session_named_parameters()} == {torch.float32}
+    assert torch.isfinite(predict(rounded, "b-1-1", 12)[:, :, 9:]).all()
+    rounded.save_session("b-1-1", tmp_path / "of-rounded")
+    assert OmniMouseModel.from_pretrained(tmp_path / "of-rounded").session_keys == ["b-1-1"]
+    with torch.no_grad():
+        next(parameter for _, parameter in rounded.core_named_parameters()).add_(1)
+    rounded.remove_session("b-1-1")
+    with pytest.raises(ValueError, match="trained on another core"):
+        rounded.load_session(tmp_path / "of-exact")
+
+
+def test_weights_of_an_earlier_save_in_other_files_are_not_loaded(tmp_path):
+    small = {"max_shard_size": "100KB"}
+    for seed, options in enumerate(({}, small, {})):
+        model = build(seed=seed)
+        model.save_pretrained(tmp_path / "core", **options)
+        assert OmniMouseModel.from_pretrained(tmp_path / "core").core_hash() == model.core_hash()
+    assert sorted(files(tmp_path / "core")) == ["README.md", "config.json", "model.safetensors"]
+    build(*THREE).save_pretrained(tmp_path / "sharded", **small)
+    before = files(tmp_path / "sharded")
+    with pytest.raises(ValueError, match=r"another core.*orphan"):
+        build(("z-1-1", 4, "z"), seed=1).save_pretrained(tmp_path / "sharded", **small)
+    assert files(tmp_path / "sharded") == before
+    build(*THREE[:1]).save_pretrained(tmp_path / "sharded")
+    assert session_keys(tmp_path / "sharded") == ["a-1-1", "a-2-1", "b-1-1"]
+
+
+@pytest.mark.parametrize("moment", ["write_index", "write_model_card", "make_readable"])
+def test_a_save_that_fails_leaves_the_folder_as_it_was(moment, tmp_path, monkeypatch):
+    build(*THREE).save_pretrained(tmp_path)
+    before = files(tmp_path)
+
+    def fail(*_):
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr(f"omnimouse.model_folder.{moment}", fail)
+    with pytest.raises(RuntimeError, match="disk is full"):
+        build(*THREE, seed=1).save_pretrained(tmp_path)
+    assert files(tmp_path) == before
+
+
+def test_a_listed_session_without_its_file_is_named(tmp_path):
+    build(*THREE).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "sessions" / "a-1-1.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"lists session 'a-1-1', but sessions/a-1-1.safetensors is not there"):
+        OmniMouseModel.from_pretrained(tmp_path / "model", sessions="all")
+    shutil.copy(tmp_path / "model" / "sessions" / "b-1-1.safetensors", tmp_path / "model/sessions/a-1-1.safetensors")
+    with pytest.raises(ValueError, match=r"'a-1-1': neuron_embedding should have shape \(9, 8\), found \(12, 8\)"):
+        OmniMouseModel.from_pretrained(tmp_path / "model", sessions="all")

@@ -184,8 +184,12 @@ def push(args: argparse.Namespace) -> int:
     if is_adapter(source.folder):
         if args.prune or args.sessions != "all":
             raise ValueError(f"{args.source} is a session adapter; --sessions and --prune are for whole models")
-        model = _load_core(args.source)
-        key = AdapterConfig.read(source.folder).session.key
+        adapter = AdapterConfig.read(source.folder)
+        if args.base_model is None and adapter.base_model is None:
+            raise ValueError(f"{args.source} does not say which core it belongs to; name its repo with --base-model")
+        key, model = adapter.session.key, _load_core(args.base_model or args.source)
+        if args.base_model:  # the adapter may not know its core, or know it by a folder that nobody else has
+            model.load_session(args.source)
         commit = model.push_session_to_hub(key, args.repo, base_model=args.base_model, dtype=args.dtype, **options)
     else:
         if args.base_model or args.dtype:

@@ -23,9 +23,9 @@ from filelock import FileLock
 from huggingface_hub import constants
 from tqdm.auto import tqdm
 
-from .files import write_json
+from .files import read_mapping, write_json
 from .hub import PUBLISHED_CORES, RANK_FILE, HubOptions, Source, download, list_files
-from .published_files import rank_files
+from .published_files import rank_files, warn_of_missing_sessions
 from .session_files import write_index, write_session
 
 RECORD = "conversion.json"
@@ -107,7 +107,7 @@ def converted_repo(source: Source) -> Path:
     assert source.options is not None
     target, copy = _place_of_copy(source), cached_copy(source)
     if copy is not None and not source.options.force_download:
-        return copy
+        return _reused(copy, source.name)
     names = list(list_files(source))
     if not any(RANK_FILE.fullmatch(name) for name in names):
         note = ""
@@ -129,8 +129,15 @@ def converted_folder(folder: Path, cache_dir: str | Path | None = None) -> Path:
     name = folder.resolve().name or "checkpoint"
     target = _cache_root(cache_dir) / "local" / f"{name}-{fingerprint(rank_files(folder))[:16]}"
     if (target / RECORD).is_file():
-        return target
+        return _reused(target, str(folder))
     return _convert_into_cache(folder, target, name=str(folder.resolve()), commit=None)
+
+
+def _reused(copy: Path, name: str) -> Path:
+    """A copy that was made earlier; what was missing then still is, and is told again."""
+    record = read_mapping(copy / RECORD, "what a converted folder was made of")
+    warn_of_missing_sessions(name, record.get("sessions_without_file", []))
+    return copy
 
 
 def fingerprint(files: Mapping[int, Path]) -> str:

@@ -6,7 +6,6 @@ Loading never runs code from a file: see `published_files.py` for how the pickle
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from .attention import feed_forward_width
 from .configuration_omnimouse import DEFAULT_BEHAVIOR_CHANNELS, PRESETS, OmniMouseConfig
 from .modeling_omnimouse import OmniMouseModel
-from .published_files import RankFiles, session_specs, survey
+from .published_files import RankFiles, session_specs, survey, warn_of_missing_sessions
 from .published_names import SESSION_NAMES, all_names, clean_name, sort_tensors
 from .sessions import InitialVectors, SessionSpec
 
@@ -149,12 +148,7 @@ def open_checkpoint(folder: Path, size: str | None = None) -> OpenCheckpoint:
         ValueError: As `load_checkpoint` says.
     """
     files = survey(folder)
-    if files.missing_sessions:
-        warnings.warn(
-            f"{folder}: rank files of {len(files.missing_sessions)} sessions are missing "
-            f"({files.missing_sessions[0]}, ...).",
-            stacklevel=3,
-        )
+    warn_of_missing_sessions(folder, files.missing_sessions)
     try:
         config = config_from_tensors(files.tensors)
     except StrictDataclassError as error:
@@ -293,7 +287,8 @@ def config_from_tensors(tensors: Mapping[str, Tensor]) -> OmniMouseConfig:
     num_latents = (ids[0] - latents[0]) // (steps - 1)
     layers = _count_blocks(tensors, r"proc\.(\d+)\.")
     blocks = _count_blocks(tensors, r"hiera\.backbone\.blocks\.(\d+)\.")
-    first = next((i for i in range(blocks) if f"hiera.backbone.blocks.{i}.proj.weight" in tensors), 1)
+    pooling = {f"hiera.backbone.blocks.{i}.proj.{part}": i for i in range(blocks) for part in ("weight", "bias")}
+    first = next((i for name, i in pooling.items() if name in tensors), 1)
     return OmniMouseConfig(
         hidden_size=size,
         identity_size=identity[1],

@@ -14,7 +14,8 @@ from __future__ import annotations
 import codecs
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,13 @@ def survey(folder: Path) -> RankFiles:
             found.rank_of[key] = rank
         found.specs.update(session_specs(session_map, str(path)))
     return found
+
+
+def warn_of_missing_sessions(name: str | Path, missing: Sequence[str]) -> None:
+    """Tells that sessions are listed whose rank files are not there."""
+    if missing:
+        more = ", ..." if len(missing) > 1 else ""
+        warnings.warn(f"{name}: rank files of {len(missing)} sessions are missing ({missing[0]}{more}).", stacklevel=4)
 
 
 def session_specs(sessions: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, SessionSpec]:

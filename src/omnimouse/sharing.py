@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -190,13 +190,9 @@ def pruned_files(target: Target, index: dict[str, Any]) -> list[str]:
     return [name for name in stored if name not in kept]
 
 
-def outdated_files(target: Target, folder: Path) -> list[str]:
-    """Small files of the repo that a save did away with, and core weights in other files than those about to come."""
-    return [
-        name
-        for name in (*SEEDS, *core_weight_files(target.files))
-        if name in target.files and not (folder / name).exists()
-    ]
+def outdated_files(target: Target, folder: Path, names: Iterable[str]) -> list[str]:
+    """Those of some files of the repo that are no longer in the folder that is about to be pushed."""
+    return [name for name in names if name in target.files and not (folder / name).exists()]
 
 
 class WithSharing(WithSessions):
@@ -252,7 +248,9 @@ class WithSharing(WithSessions):
                     "on a branch of its own)."
                 )
             delete = pruned_files(target, read_index(folder)) if prune else []
-            commit = target.commit(folder, [*delete, *outdated_files(target, folder)], "model")
+            # Scores of other weights, and the core in other files, which would be loaded instead of these.
+            delete += outdated_files(target, folder, (*SEEDS, *core_weight_files(target.files)))
+            commit = target.commit(folder, delete, "model")
         if not target.options.create_pr:
             # From now on, session adapters name the repo as their core.
             self._source = locate(target.repo, HubOptions(revision=commit.oid, token=target.options.token))
@@ -301,7 +299,7 @@ class WithSharing(WithSessions):
             config = replace(AdapterConfig.read(folder), base_model=base, base_commit=commit)
             config.write(folder)
             write_session_card(self, config, folder, card, target.repo)
-            return target.commit(folder, outdated_files(target, folder), f"session {spec.key}")
+            return target.commit(folder, outdated_files(target, folder, ["scores.json"]), f"session {spec.key}")
 
     def _public_base(self, base_model: str | None) -> tuple[str, str | None]:
         """Name and commit of the core under which others find it."""

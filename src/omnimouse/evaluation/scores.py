@@ -236,14 +236,21 @@ def _task_from_dict(content: dict[str, Any]) -> TaskScore:
     task = arrays({k: v for k, v in content.items() if k not in ("median", "fraction_of_ceiling")})
     if task.get("neuron_index") is not None:
         task["neuron_index"] = np.array(task["neuron_index"], dtype=np.int64)
+    for name in ("behavior", "behavior_groups"):
+        task[name] = _with_nan(content[name])
     task["baselines"] = {k: None if v is None else Baseline(**arrays(v)) for k, v in content["baselines"].items()}
     if content["ceilings"] is not None:
         # Per neuron is left out of short files; a ceiling without it still bounds the mean.
         task["ceilings"] = {
-            k: Ceiling(**{"per_neuron": np.empty(0), **arrays(v)}) for k, v in content["ceilings"].items()
+            k: Ceiling(**{"per_neuron": np.empty(0), **_with_nan(arrays(v))}) for k, v in content["ceilings"].items()
         }
     task["notes"] = tuple(content.get("notes", ()))
     return TaskScore(**task)
+
+
+def _with_nan(numbers: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: where a number must be, its null is one."""
+    return {name: math.nan if value is None else value for name, value in numbers.items()}
 
 
 def _task_dict(task: TaskScore, per_neuron: bool) -> dict[str, Any]:
