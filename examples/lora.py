@@ -65,10 +65,12 @@ def main() -> None:
     print(f"loaded again: largest difference {np.abs(found - expected).max():.2g}")
 
     # Or one model without peft, its LoRA added to the core's weights.
-    lora.merge_and_unload().save_pretrained(arguments.output / "model")
+    # Only this mouse's session goes along: the others fit the core as it was.
+    lora.merge_and_unload().save_pretrained(arguments.output / "model", sessions=[recording.session_key])
     merged = OmniMouseModel.from_pretrained(arguments.output / "model", sessions=[recording.session_key])
     found = predict(merged, recording, "stimulus+behavior").predictions
     print(f"merged: largest difference {np.abs(found - expected).max():.2g}")
+    print(f"wrote lora/, adapter/ and model/ in {arguments.output}")
 
 
 if __name__ == "__main__":

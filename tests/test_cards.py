@@ -168,12 +168,12 @@ def test_converted_weights_name_their_source():
     assert ModelCard(card).data.license == "cc-by-nc-4.0" and "No licence is stated" not in card
 
 
-def test_weights_of_our_own_making_are_apache_and_others_are_not():
+def test_only_what_goes_back_to_a_packaged_core_has_a_licence_by_itself():
     def licence(**changes):
         return ModelCard(model_card(model_facts(**changes))).data.license
 
-    assert licence() == licence(base_model="omnimouse-tiny") == "apache-2.0"
-    assert licence(base_model="me/core") is licence(base_model="/some/folder") is None
+    assert licence(base_model="omnimouse-tiny") == "apache-2.0"
+    assert licence() is licence(base_model="me/core") is licence(base_model="/some/folder") is None
     assert licence(base_model="me/core", license="mit") == "mit"
 
 
@@ -248,11 +248,13 @@ def test_metadata_of_a_person_are_kept_but_scores_are_ours():
 
 def test_a_card_without_metadata_gets_them():
     updated = update_card("My words.\n", EVERY_CARD["model"])
-    assert updated.endswith("---\n\nMy words.\n") and ModelCard(updated).data.license == "apache-2.0"
+    assert updated.endswith("---\n\nMy words.\n") and ModelCard(updated).data.library_name == "omnimouse"
 
 
 def test_scores_of_other_weights_leave_a_generated_card_whose_metadata_were_edited():
-    edited = EVERY_CARD["model"].replace("license: apache-2.0", "license: mit\nlanguage: en")
+    edited = EVERY_CARD["model"].replace(
+        "library_name: omnimouse", "library_name: omnimouse\nlicense: mit\nlanguage: en"
+    )
     updated = update_card(edited, model_card(model_facts(tags=["more"])))
     metadata = ModelCard(updated).data.to_dict()
     assert "0.3000" not in updated and "model-index" not in metadata

@@ -106,12 +106,12 @@ def test_wrong_usage_exits_with_2(argv, capsys):
     ("argv", "function", "own_options"),
     [
         (["simulate", "f"], simulate_recording, {"n_neurons", "minutes"}),
-        (["finetune", "f", "--output", "o"], finetune, {"core", "json", "output_dir"}),
-        (["evaluate", "f"], evaluate, {"core", "session_adapter", "output", "cpu", "json"}),
+        (["finetune", "f", "--output", "o"], finetune, {"core", "json", "output_dir", "revision"}),
+        (["evaluate", "f"], evaluate, {"core", "session_adapter", "output", "cpu", "json", "revision"}),
         (
             ["predict", "f", "--task", "t", "--output", "o.npz"],
             predict,
-            {"core", "session_adapter", "output", "cpu", "json"},
+            {"core", "session_adapter", "output", "cpu", "json", "revision"},
         ),
     ],
 )
@@ -323,7 +323,7 @@ def test_failed_commands_leave_nothing_behind(recording_folder, core_folder, tmp
     ],
 )
 def test_errors_that_were_not_foreseen_are_one_line_too(error, expected, tmp_path, capsys, monkeypatch):
-    def fail(_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr("omnimouse.describe.describe", fail)

@@ -76,7 +76,7 @@ fails("convert", "omnimouse-80m", "new", "--size", "5m", parts=["does not hold a
 fails("convert", "omnimouse-80m", "new", "--size", "7m", parts=["Unknown preset '7m'"])
 fails("convert", "omnimouse-80m", "new", "--revision", "v2", parts=["no revision 'v2'"])
 fails("convert", "omnimouse-300m", "new", parts=["omnimouse-300M", "announced, but had not been uploaded"])
-fails("convert", "nowhere", "new", parts=["no folder 'nowhere'", "omnimouse-80m"])
+fails("convert", "nowhere", "new", parts=["no model folder 'nowhere'", "omnimouse-80m"])
 fails("info", "omnimouse-300m", parts=["omnimouse-300M", "announced"])
 fails("info", "lab/none", parts=["no repo 'lab/none'", "hf auth login"])
 assert not Path("new").exists()

@@ -277,8 +277,26 @@ def test_session_keys_lists_without_a_weight_file(tmp_path):
     assert session_keys(tmp_path / "adapter") == ["a-1-1"]
     with pytest.raises(ValueError, match=r"has a config.json but no weights \(model.safetensors\)"):
         OmniMouseModel.from_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"is no model folder; the session adapter is .*/adapter"):
+        session_keys(tmp_path)
+    (tmp_path / "adapter").rename(tmp_path / "other")
     with pytest.raises(ValueError, match=r"no config\.json"):
         session_keys(tmp_path)
+    (tmp_path / "recording" / "responses").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"is a recording and no model.*open_recording"):
+        session_keys(tmp_path / "recording")
+
+
+def test_how_a_session_was_trained_travels_with_it(tmp_path):
+    model = build(*THREE)
+    model.sessions.note_training("a-1-1", {"steps": 7})
+    model.save_pretrained(tmp_path / "model")
+    model.save_session("a-1-1", tmp_path / "adapter")
+    found = OmniMouseModel.from_pretrained(tmp_path / "model", sessions=["a-1-1", "b-1-1"])
+    assert found.session_spec("a-1-1").training == {"steps": 7} and found.session_spec("b-1-1").training is None
+    found.remove_session("a-1-1")
+    found.load_session(tmp_path / "adapter")
+    assert found.session_spec("a-1-1").training == {"steps": 7}
 
 
 def test_an_adapter_brings_other_sessions_of_its_core_on_request(tmp_path):

@@ -166,7 +166,7 @@ write = "needs the right to write to this repo"
 refused(OSError, lambda: fresh("new").push_to_hub("lab/short", token="hf_stranger"), "refused lab/short", write)
 refused(OSError, lambda: fresh("new").push_to_hub("lab/short", token="hf_read", prune=True), "write token", write)
 refused(OSError, lambda: old.push_to_hub("lab/other", token="hf_read"), write)
-refused(OSError, lambda: old.push_to_hub("lab/short", token="hf_wrong"), "The token is not valid", "hf auth login")
+refused(OSError, lambda: old.push_to_hub("lab/short", token="hf_wrong"), "There is no token, or an invalid one", "hf auth login")
 refused(OSError, lambda: old.push_to_hub("lab/other", token=False), "hf auth login")
 refused(OSError, lambda: fresh("new").push_to_hub("stranger/m"), "refused stranger/m", write)
 refused(OSError, lambda: old.push_to_hub("stranger/fresh"), write)
@@ -196,7 +196,13 @@ again = fresh()
 again.push_session_to_hub("a-1-1", "lab/a", base_model="lab/m", dtype="bfloat16", training="Two *quick* steps.")
 assert has("lab/a")[1:] == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
 assert "Two *quick* steps." in read("lab/a", "README.md")
-assert json.loads(read("lab/a", "adapter_config.json"))["base_commit"] is None
+assert json.loads(read("lab/a", "adapter_config.json"))["base_commit"] == api.model_info("lab/m").sha
+new = load(Path(os.environ["MODELS"], "new"), sessions="all")
+for base, error, message in (("lab/m", ValueError, "holds another core"), ("lab/nosuch", OSError, "no repo 'lab/nosuch'"),
+                             ("omnimouse-tiny", ValueError, "holds another core")):
+    refused(error, lambda: new.push_session_to_hub("a-1-1", "lab/wrong", base_model=base), message)
+refused(ValueError, lambda: new.push_to_hub("lab/wrong", sessions=["c"]), "no session 'c'")
+assert not api.repo_exists("lab/wrong"), "what is refused leaves no repo"
 found = load("lab/a")
 assert found.session_keys == ["a-1-1"] and found.core_hash() == old.core_hash()
 expected = old.session_state("a-1-1")
@@ -214,6 +220,9 @@ refused(ValueError, lambda: old.push_session_to_hub("b-1-1", "lab/m"), "lab/m ho
 refused(ValueError, lambda: old.push_to_hub("lab/a"), "lab/a holds a session adapter")
 refused(ValueError, lambda: fresh().load_session("lab/m"), "lab/m is no session adapter", "from_pretrained")
 old.push_to_hub("lab/both", sessions=["b-1-1"])
+with torch.no_grad():
+    old.response_readout.weight.add_(1)
+refused(ValueError, lambda: old.push_session_to_hub("b-1-1", "lab/b"), "core has changed", "push_to_hub(repo)")
 tiny = load("omnimouse-tiny")
 tiny.add_session("n-1-1", n_neurons=3, animal_id="n")
 tiny.push_session_to_hub("n-1-1", "lab/n")

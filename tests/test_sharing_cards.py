@@ -47,6 +47,8 @@ def test_scores_read_from_a_file_are_those_that_were_measured(tmp_path):
     read = Scores.load(scores.save(tmp_path / "scores.json"))
     assert measured_scores(read) == measured_scores(scores) and len(measured_scores(read)) == 2
     assert read.table() == scores.table()
+    model.save_pretrained(tmp_path / "model", scores=tmp_path / "scores.json")
+    assert "0.5000" in (tmp_path / "model" / "README.md").read_text()
 
 
 @pytest.fixture
@@ -161,6 +163,18 @@ load("lab/tiny").push_to_hub("lab/tiny", sessions=[])
 metadata = metadata_load(get("lab/tiny"))
 assert metadata["license"] == "cc-by-4.0" and "more" in metadata["tags"]
 fresh().push_to_hub("lab/fresh")
+fresh().save_pretrained("told", training="Ten steps.", training_data="Two mice.", license="cc-by-4.0")
+load("told", sessions="all").push_to_hub("lab/folder")
+card = get("lab/folder").read_text()
+assert "Ten steps." in card and "Two mice." in card and metadata_load(get("lab/folder"))["license"] == "cc-by-4.0"
+load("lab/m").save_pretrained("unchanged")
+assert "base_model_relation" not in metadata_load("unchanged/README.md"), "a copy is no fine-tune"
 metadata = metadata_load(get("lab/fresh"))
-assert metadata["license"] == "apache-2.0" and "base_model" not in metadata
+assert "license" not in metadata and "base_model" not in metadata, "new weights are their owner's to license"
+
+fresh().push_to_hub("lab/told", training={"steps": np.int64(500), "rate": np.float32(0.5)}, training_data="Two mice.")
+for _ in range(2):
+    card = get("lab/told").read_text()
+    assert "steps: 500" in card and "rate: 0.5" in card and "Two mice." in card
+    load("lab/told", sessions=["a-1-1"]).push_to_hub("lab/told")
 """)

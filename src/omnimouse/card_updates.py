@@ -34,7 +34,7 @@ def update_card(existing: str | None, new: str) -> str:
     A text that is as it was generated is replaced. One that a person edited, or wrote, is kept word for word. Metadata
     that are as they were generated are replaced; of others only the keys that we manage change: `library_name`;
     `tags` (ours are added); `license` (only if there is none); `base_model` and its relation (if we know one); and
-    `model-index`, which is ours alone, since scores of other weights must not stay.
+    `model-index` and `omnimouse`, which are ours alone, since scores of other weights must not stay.
 
     Args:
         existing: README.md as it is, or None.
@@ -109,9 +109,10 @@ def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     if "base_model" in new:
         merged["base_model"] = new["base_model"]
         merged["base_model_relation"] = new["base_model_relation"]
-    merged.pop("model-index", None)
-    if "model-index" in new:
-        merged["model-index"] = new["model-index"]
+    for name in ("model-index", "omnimouse"):
+        merged.pop(name, None)
+        if name in new:
+            merged[name] = new[name]
     return merged
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import metadata_load
 
 from .card_updates import update_card
-from .cards import CARD_FILE, ModelFacts, SessionFacts, is_public_name, model_card, session_card
+from .cards import CARD_FILE, OWN_METADATA, ModelFacts, SessionFacts, is_public_name, model_card, session_card
 from .files import hash_tensors, write_text
 from .hub import PUBLISHED_CORES
 from .measured import MeasuredScore, measured_scores, merge_scores, read_scores, still_true, write_scores
@@ -29,14 +29,14 @@ class CardOptions:
     """What a caller may say for a card; arguments of `save_pretrained` and the push methods.
 
     Args:
-        scores: What `evaluate` returned: one `Scores` or several.
+        scores: What `evaluate` returned, or files that `Scores.save` wrote: one or several.
         training: How the weights were trained: Markdown, or names with words and numbers.
         training_data: What they were trained on, in Markdown.
         license: Identifier of a licence.
         tags: More tags.
     """
 
-    scores: Scores | Iterable[Scores] = ()
+    scores: Scores | str | os.PathLike[str] | Iterable[Scores | str | os.PathLike[str]] = ()
     training: Mapping[str, Any] | str | None = None
     training_data: str | None = None
     license: str | None = None
@@ -55,8 +55,9 @@ class CardOptions:
         """The scores, number by number."""
         from .evaluation.scores import Scores
 
-        given = [self.scores] if isinstance(self.scores, Scores) else list(self.scores)
-        return [number for scores in given for number in measured_scores(scores)]
+        given = [self.scores] if isinstance(self.scores, Scores | str | os.PathLike) else list(self.scores)
+        loaded = [scores if isinstance(scores, Scores) else Scores.load(scores) for scores in given]
+        return [number for scores in loaded for number in measured_scores(scores)]
 
 
 def write_model_card(
@@ -87,11 +88,17 @@ def write_model_card(
     untouched = {score.session_key: score.session_sha256 for score in stored if score.session_key in index}
     scores = _true_scores(model, stored, options, untouched)
     source = model._source
-    is_update = source is not None and source.name in (name, str(folder.resolve()))
-    base, commit = (source.name, source.commit) if source and not is_update else (None, None)
-    if is_update:  # where it came from in the first place, only the card can tell
-        base, commit = _named_base(folder)
-        options = _with_standing(options, folder)
+    base, commit = (source.name, source.commit) if source else (None, None)
+    # Where weights in a folder, or in the very repo, came from in the first place, only the card there can tell.
+    standing, was_changed = None, False
+    if source is not None and source.name in (name, str(folder.resolve())):
+        standing = folder
+    elif source is not None and source.commit is None and not source.is_packaged:
+        standing = source.folder
+    if standing is not None:
+        base, commit = _named_base(standing)
+        was_changed = "base_model_relation" in _standing_metadata(standing)
+        options = _with_standing(options, standing)
     facts = ModelFacts(
         config=model.config,
         name=name,
@@ -103,6 +110,7 @@ def write_model_card(
         scores=scores,
         n_core_parameters=model.num_core_parameters(),
         sessions=[entry_spec(key, entry) for key, entry in index.items()],
+        is_changed=was_changed or model.core_has_changed(),
         **options.facts(),
     )
     _write(place, folder, model_card(facts), scores)
@@ -124,6 +132,7 @@ def write_session_card(
         ValueError: The scores are those of other weights, or a card or scores in the folder cannot be read.
     """
     scores = _true_scores(model, read_scores(folder), options, {}, only=adapter.session.key)
+    options = replace(options, training=options.training or adapter.session.training)
     options = _with_standing(options, folder)
     facts = SessionFacts(
         config=model.config,
@@ -141,37 +150,45 @@ def write_session_card(
     _write(folder, folder, session_card(facts), scores)
 
 
-_STARTED_FROM = re.compile(r"^Started from \[?`([^`]+)`(?:\]\(\S*\))?(?: at commit `([0-9a-f]+)`)?\.$", re.MULTILINE)
-"""How the template of model cards names the base model."""
+def check_scores(model: WithSessions, options: CardOptions) -> None:
+    """Refuses scores of other weights than the model's, before anything is written for them."""
+    _true_scores(model, [], options, {})
 
 
 def _named_base(folder: Path) -> tuple[str | None, str | None]:
-    """Base model and its commit, as the card in a folder names them."""
-    metadata, text = _standing_card(folder)
-    named, stated = metadata.get("base_model"), _STARTED_FROM.search(text)
-    if stated and named in (None, stated[1]):
-        return stated[1], stated[2]
+    """Base model and its commit, as the card in a folder names them. What a person wrote goes first."""
+    metadata = _standing_metadata(folder)
+    kept, named = _kept(metadata), metadata.get("base_model")
+    if named in (None, kept.get("base")):
+        return kept.get("base"), kept.get("base_commit")
     return (named, None) if isinstance(named, str) else (None, None)
 
 
 def _with_standing(options: CardOptions, folder: Path) -> CardOptions:
-    """Adds the licence and the tags of the card in a folder, unless the caller names others."""
-    metadata, _ = _standing_card(folder)
-    license_name, tags = metadata.get("license"), metadata.get("tags") or []
+    """Adds what the card in a folder says already, unless the caller says otherwise."""
+    metadata = _standing_metadata(folder)
+    kept, license_name, tags = _kept(metadata), metadata.get("license"), metadata.get("tags") or []
     return replace(
         options,
+        training=options.training or kept.get("training"),
+        training_data=options.training_data or kept.get("training_data"),
         license=options.license or (license_name if isinstance(license_name, str) else None),
         tags=(*(tags if isinstance(tags, list) else [tags]), *options.tags),
     )
 
 
-def _standing_card(folder: Path) -> tuple[dict[str, Any], str]:
-    """Metadata and all of the text of the card in a folder; nothing where there is none or it cannot be read."""
+def _kept(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    kept = metadata.get(OWN_METADATA)
+    return kept if isinstance(kept, Mapping) else {}
+
+
+def _standing_metadata(folder: Path) -> dict[str, Any]:
+    """Metadata of the card in a folder; nothing where there is none or they cannot be read."""
     path = folder / CARD_FILE
     try:
-        return (metadata_load(path) or {}, path.read_text(encoding="utf-8")) if path.is_file() else ({}, "")
+        return (metadata_load(path) or {}) if path.is_file() else {}
     except (ValueError, yaml.YAMLError):
-        return {}, ""
+        return {}
 
 
 def _true_scores(

@@ -24,9 +24,10 @@ from .measured import MeasuredScore
 from .sessions import SessionSpec
 
 CARD_FILE = "README.md"
+OWN_METADATA = "omnimouse"
 
 TAGS = ("omnimouse", "neuroscience", "visual-cortex", "mouse", "calcium-imaging")
-OWN_LICENSE = "apache-2.0"
+PACKAGED_LICENSE = "apache-2.0"
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -47,8 +48,8 @@ class CardFacts:
         training_data: What the weights were trained on, in Markdown.
         recipe: How: Markdown, or names with words, numbers or lists of them.
         scores: Scores measured on exactly these weights (`measured.still_true`).
-        license: Identifier of a licence. By default `apache-2.0` for weights of our own making, and none where weights
-            go back to somebody else's, since theirs governs.
+        license: Identifier of a licence. By default `apache-2.0` for what goes back to a packaged core, and none
+            otherwise: where weights go back to somebody else's, theirs governs, and new weights are their owner's.
         tags: Further tags.
     """
 
@@ -78,10 +79,12 @@ class ModelFacts(CardFacts):
     Attributes:
         n_core_parameters: Parameters of the core.
         sessions: Sessions stored beside it.
+        is_changed: Whether its core is another than the base model's.
     """
 
     n_core_parameters: int
     sessions: Sequence[SessionSpec] = ()
+    is_changed: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,7 @@ def model_card(facts: ModelFacts) -> str:
         "model.md",
         facts,
         title=_title(facts, "OmniMouse model"),
-        relation="finetune",
+        relation="finetune" if facts.is_changed else None,
         n_core_parameters=facts.n_core_parameters,
         sessions=sessions,
         n_sessions=len(sessions),
@@ -156,7 +159,7 @@ def _title(facts: CardFacts, default: str) -> str:
     return facts.name.split("/")[-1] if facts.name is not None and is_public_name(facts.name) else default
 
 
-def _render(template: str, facts: CardFacts, *, title: str, relation: str, **values: Any) -> str:
+def _render(template: str, facts: CardFacts, *, title: str, relation: str | None, **values: Any) -> str:
     """Fills a template, prepends the metadata and appends the mark."""
     many = has_many_sessions(facts.scores)
     license_name, license_note = _license(facts)
@@ -170,6 +173,7 @@ def _render(template: str, facts: CardFacts, *, title: str, relation: str, **val
             load_name=facts.name if is_public_name(facts.name) else "path/to/this/folder",
             base=_base(facts),
             published=facts.is_published,
+            simulated_core=facts.base_model if facts.base_model in PACKAGED_CORES else None,
             source=_source(facts),
             profile=facts.profile,
             training_data=facts.training_data,
@@ -193,16 +197,42 @@ def _render(template: str, facts: CardFacts, *, title: str, relation: str, **val
         # Without results the name would be left over as a key of its own.
         model_name=title if facts.scores else None,
         eval_results=eval_results(facts.scores) or None,
+        **_kept_facts(facts),
     )
     return sign(data.to_dict(), re.sub(r"\n{3,}", "\n\n", text))
 
 
-def _tags(facts: CardFacts, relation: str) -> list[str]:
+def _kept_facts(facts: CardFacts) -> dict[str, Any]:
+    """What only the card knows, in a form in which the next save finds it again (metadata key `omnimouse`)."""
+    recipe = facts.recipe
+    if isinstance(recipe, Mapping):
+        recipe = {str(key): _plain(value) for key, value in recipe.items()}
+    kept = {
+        "base": facts.base_model if is_public_name(facts.base_model) else None,
+        "base_commit": facts.base_commit if is_public_name(facts.base_model) else None,
+        "training": recipe,
+        "training_data": facts.training_data,
+    }
+    kept = {key: value for key, value in kept.items() if value}
+    return {OWN_METADATA: kept} if kept else {}
+
+
+def _plain(value: Any) -> str | int | float:
+    """A fact as YAML can hold it, NumPy's numbers included."""
+    for kind in (bool, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return _words(value)
+
+
+def _tags(facts: CardFacts, relation: str | None) -> list[str]:
     more = [*TAGS]
     if facts.is_published:
         more.append("published-weights")
     if relation == "adapter":
         more.append("session-adapter")
+    if facts.base_model in PACKAGED_CORES:
+        more.append("simulated-data")
     return list(dict.fromkeys([*more, *facts.tags]))
 
 
@@ -214,7 +244,9 @@ def _license(facts: CardFacts) -> tuple[str | None, str | None]:
         return None, f"No licence is stated here: the licence of {_source(facts)} governs."
     if facts.base_model is not None and facts.base_model not in PACKAGED_CORES:
         return None, f"No licence is stated here: the licence of {_base(facts) or 'the base model'} governs."
-    return OWN_LICENSE, None
+    if facts.base_model in PACKAGED_CORES:
+        return PACKAGED_LICENSE, None
+    return None, "No licence was given: ask whoever shares these weights."
 
 
 def _base(facts: CardFacts) -> str | None:

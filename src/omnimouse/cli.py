@@ -85,7 +85,9 @@ examples:
   omnimouse push my-model/ me/my-model --private
   omnimouse push my-model/ me/my-model --sessions '29515-*' --revision more-mice
 
-Log in once with `hf auth login`. A push that was interrupted, when given again, sends only what is missing.""",
+Log in once with `hf auth login`, or set HF_TOKEN. A repo that is created is public unless you say --private. An adapter
+that was trained on a core of your own: push the core first, then the adapter with --base-model. A push that was
+interrupted, when given again, sends only what is missing.""",
     "evaluate": f"""\
 {TASK_HELP}examples:
   omnimouse evaluate my-recording/ --session-adapter my-mouse/adapter
@@ -218,6 +220,7 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_CORE,
         help="model with the core: a name, a folder or a Hub repo",
     )
+    _add_revision(parser, "of a Hub repo that holds the core: branch, tag, commit, or refs/pr/1")
     parser.add_argument(
         "--output", dest="output_dir", type=Path, required=True, metavar="FOLDER",
         help="folder for the result (adapter/, or model/ with --train-core), the history and checkpoints",
@@ -296,6 +299,8 @@ def _add_push(parser: argparse.ArgumentParser) -> None:
         "--scores", type=Path, action="append", default=[], metavar="FILE",
         help="scores for the card, as `omnimouse evaluate --output` wrote them (may be given several times)",
     )  # fmt: skip
+    parser.add_argument("--license", metavar="NAME", help="licence for the card, e.g. cc-by-4.0")
+    parser.add_argument("--tags", type=_names, metavar="NAMES", help="more tags for the card, with commas between")
     parser.add_argument("--base-model", metavar="REPO", help="of an adapter: repo of its core, if it is not known")
     parser.add_argument("--dtype", metavar="TYPE", help="of an adapter: store it as bfloat16, half the size")
     parser.add_argument("--prune", action="store_true", help="of a model: delete the repo's other sessions")
@@ -317,6 +322,7 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
         metavar="WHAT",
         help="core, session adapter or recording: a folder, a name or a Hub repo (default: versions)",
     )
+    _add_revision(parser, "of a Hub repo: branch, tag, commit, or refs/pr/1")
     _add_json(parser)
 
 
@@ -335,6 +341,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="model with the core: a name, a folder or a Hub repo (default: the adapter's)",
     )
+    _add_revision(parser, "of the Hub repo that holds the session: branch, tag, commit, or refs/pr/1")
 
 
 def _add_windows(parser: argparse.ArgumentParser, *, stride: int | None) -> None:

@@ -73,7 +73,7 @@ def finetune(args: argparse.Namespace) -> int:
 
     recording = open_recording(args.recording)
     check_output(args.output_dir, recording.path, folder=True)
-    model = _load_core(args.core, sessions=_sessions_to_start_from(args, recording))
+    model = _load_core(args.core, sessions=_sessions_to_start_from(args, recording), revision=args.revision)
     others = [key for key in model.session_keys if key != recording.session_key]
     result = training.finetune(
         model, recording, output_dir=args.output_dir, steps=args.steps, batch_size=args.batch_size,
@@ -172,14 +172,13 @@ def convert(args: argparse.Namespace) -> int:
 
 def push(args: argparse.Namespace) -> int:
     """Push a model or a session adapter to the Hub."""
-    from omnimouse.evaluation.scores import Scores
     from omnimouse.hub import locate
     from omnimouse.session_files import AdapterConfig, is_adapter
 
     options: dict[str, Any] = {
         name: getattr(args, name) for name in ("private", "create_pr", "commit_message", "revision")
     }
-    options["scores"] = [Scores.load(path) for path in args.scores]
+    options |= {"scores": args.scores, "license": args.license, "tags": args.tags}
     source = locate(args.source)
     if is_adapter(source.folder):
         if args.prune or args.sessions != "all":
@@ -209,7 +208,7 @@ def info(args: argparse.Namespace) -> int:
     from omnimouse.describe import describe, shipped_models, to_text
 
     if args.target is not None:
-        description = describe(args.target)
+        description = describe(args.target, revision=args.revision)
         text = to_text(description)
     else:
         from omnimouse.configuration_omnimouse import PRESETS
@@ -270,15 +269,16 @@ def _load(args: argparse.Namespace) -> tuple[OmniMouseModel, Recording]:
             f"nothing that knows session {key}: pass --session-adapter (from omnimouse finetune), or --core with a "
             "model that holds this session"
         )
+    revision = {"revision": args.revision}
     if adapter is not None:
-        _check_adapter(adapter, key, args.recording)
+        _check_adapter(adapter, key, args.recording, args.revision)
     if adapter is None:
-        model = _load_core(args.core, sessions=[key])
+        model = _load_core(args.core, sessions=[key], **revision)
     elif args.core is None:
-        model = _load_core(adapter)
+        model = _load_core(adapter, **revision)
     else:
         model = _load_core(args.core)
-        model.load_session(adapter)
+        model.load_session(adapter, **revision)
     # Any: the type that transformers gives `to` is that of an unbound method.
     device: Any = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
     model.to(device)
@@ -296,7 +296,7 @@ def _sessions_to_start_from(args: argparse.Namespace, recording: Recording) -> l
     from omnimouse import session_keys
     from omnimouse.sessions import match_keys
 
-    keys = session_keys(args.core)
+    keys = session_keys(args.core, revision=args.revision)
     own = match_keys(recording.session_key, keys)
     if args.start_from == "mean":
         return own[:1] or None
@@ -304,15 +304,17 @@ def _sessions_to_start_from(args: argparse.Namespace, recording: Recording) -> l
     return sorted({*own[:1], *(keys[i] for i in chosen)}) or None
 
 
-def _check_adapter(name: str, key: str, recording: Path) -> None:
+def _check_adapter(name: str, key: str, recording: Path, revision: str | None) -> None:
     """Refuse what is no session adapter, or that of another session, before a model is loaded for it."""
-    from omnimouse.hub import find
+    from omnimouse.hub import HubOptions, find
     from omnimouse.session_files import AdapterConfig, is_adapter
     from omnimouse.sessions import short_key
 
-    folder = find(name).folder
+    folder = find(name, HubOptions(revision=revision)).folder
     if not is_adapter(folder):
         hint = f"pass {folder / 'adapter'}" if is_adapter(folder / "adapter") else "pass a folder that finetune wrote"
+        if (folder / "config.json").is_file():
+            hint = f"it is a whole model: pass --core {name}"
         raise ValueError(f"{name} is not a session adapter: expected a folder with adapter_config.json; {hint}")
     found = AdapterConfig.read(folder).session.key
     if short_key(found) != short_key(key):

@@ -24,7 +24,7 @@ from huggingface_hub import constants
 from tqdm.auto import tqdm
 
 from .files import read_mapping, write_json
-from .hub import PUBLISHED_CORES, RANK_FILE, HubOptions, Source, download, list_files
+from .hub import PUBLISHED_CORES, RANK_FILE, HubOptions, Source, find, list_files
 from .published_files import rank_files, warn_of_missing_sessions
 from .session_files import write_index, write_session
 
@@ -63,21 +63,14 @@ def convert(
         ValueError: The source is no published checkpoint, cannot be read safely or does not fit; or `out` is not empty.
         OSError: The Hub does not give the files.
     """
-    out, folder, name, commit = Path(out), Path(source).expanduser(), str(source), None
+    out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not empty. Choose a folder that does not exist yet.")
-    if folder.is_dir():
-        name = str(folder.resolve())
-    else:
-        name = PUBLISHED_CORES.get(name.lower().replace("_", "-"), name)
-        if name.count("/") != 1:
-            raise ValueError(
-                f"There is no folder {name!r}. Pass a folder of rank_<r>.ckpt files, one of "
-                f"{', '.join(PUBLISHED_CORES)}, or a repo as user/name."
-            )
-        folder = download(name, HubOptions(revision=revision, token=token, cache_dir=cache_dir), ["rank_*.ckpt"])
-        commit = folder.name
-    _write_converted(folder, out, name=name, commit=commit, size=size, progress=progress)
+    found = find(source, HubOptions(revision=revision, token=token, cache_dir=cache_dir))
+    if found.is_stored_model:
+        raise ValueError(f"{source} is in our layout already: there is nothing to convert, from_pretrained loads it.")
+    found.fetch(["rank_*.ckpt"])
+    _write_converted(found.folder, out, name=found.name, commit=found.commit, size=size, progress=progress)
     return out
 
 
@@ -165,12 +158,12 @@ def fingerprint(files: Mapping[int, Path]) -> str:
 
 
 def _cache_root(cache_dir: str | Path | None) -> Path:
-    """Where converted copies lie: `OMNIMOUSE_CACHE`, in the cache asked for, or beside the Hub cache."""
+    """Where converted copies lie: in the cache asked for, in `OMNIMOUSE_CACHE`, or beside the Hub cache."""
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser() / "omnimouse" / f"converted-{LAYOUT}"
     chosen = os.environ.get("OMNIMOUSE_CACHE")
     if chosen:
         return Path(chosen).expanduser() / f"converted-{LAYOUT}"
-    if cache_dir is not None:
-        return Path(cache_dir).expanduser() / "omnimouse" / f"converted-{LAYOUT}"
     return Path(constants.HF_HUB_CACHE).expanduser().parent / "omnimouse" / f"converted-{LAYOUT}"
 
 

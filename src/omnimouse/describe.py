@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from omnimouse.conversion import cached_copy
 from omnimouse.files import read_mapping
-from omnimouse.hub import PACKAGED_CORES, RANK_FILE, find, list_files
+from omnimouse.hub import PACKAGED_CORES, RANK_FILE, HubOptions, find, list_files
 from omnimouse.published_files import rank_files
 from omnimouse.session_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter, read_index
 
@@ -47,11 +47,12 @@ def shipped_models() -> dict[str, Path]:
     return {name: Path(str(files("omnimouse") / "assets" / name)) for name in PACKAGED_CORES}
 
 
-def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+def describe(path: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:
     """Say what a folder, or a model that comes with the package, is.
 
     Args:
         path: Folder of a recording, a model or a session adapter, the name of a model, or a Hub repo.
+        revision: Branch, tag or commit of a repo.
 
     Returns:
         JSON-ready dict; "kind" is "recording", "model", "session adapter" or "published checkpoint".
@@ -60,7 +61,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: Nothing has that name, or the folder is none of these.
         OSError: The Hub does not give the repo.
     """
-    source = find(os.fspath(path))
+    source = find(os.fspath(path), HubOptions(revision=revision))
     folder = source.folder
     if source.options is not None and not source.is_stored_model:
         return _describe_published(source.name, list_files(source), cached_copy(source))
@@ -199,7 +200,7 @@ def _model_lines(d: dict[str, Any]) -> list[str]:
 
 
 def _published_lines(d: dict[str, Any]) -> list[str]:
-    text = f"Published checkpoint {d['path']}: {len(d['files'])} rank files, {d['bytes'] / 1e9:.2f} GB"
+    text = f"Published checkpoint {d['path']}: {len(d['files'])} rank files, {d['bytes'] / 1e6:,.0f} MB"
     if d["converted"] is None:
         return [text, "  not converted yet: that happens when it is first loaded, or with `omnimouse convert`"]
     return [text, "  converted to:", *_model_lines(d["converted"])]

@@ -8,6 +8,7 @@ resolved once, so that core and sessions always come from one commit.
 from __future__ import annotations
 
 import glob
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 PACKAGED_CORES = ("omnimouse-tiny",)
 PACKAGED_FOLDER = Path(str(files("omnimouse"))) / "assets"
@@ -89,12 +91,14 @@ class Source:
         folder: Folder on this machine in which its files lie, or appear when they are fetched.
         commit: Commit of the repo, or `None` where there is no repo.
         options: How to fetch more files; `None` where all are there.
+        core_sha256: Hash of its core, where it is known although the weights are not in the folder.
     """
 
     name: str
     folder: Path
     commit: str | None = None
     options: HubOptions | None = None
+    core_sha256: str | None = None
 
     @property
     def is_packaged(self) -> bool:
@@ -157,7 +161,8 @@ def find(name: str | Path, options: HubOptions | None = None) -> Source:
         known = ", ".join((*PACKAGED_CORES, *PUBLISHED_CORES))
         raise ValueError(f"There is no model folder {text!r}, and no model of that name. Known names: {known}.")
     repo = PUBLISHED_CORES.get(alias, text)
-    snapshot = download(repo, options, SMALL_FILES)
+    with _quiet():
+        snapshot = download(repo, options, SMALL_FILES)
     # The cache knows a snapshot by its commit: from here on, the revision is this commit.
     return Source(repo, snapshot / options.subfolder, snapshot.name, replace(options, revision=snapshot.name))
 
@@ -205,6 +210,22 @@ def hub_api(token: str | bool | None = None) -> HfApi:
     return HfApi(token=token, library_name="omnimouse", library_version=__version__)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without progress bars and remarks: small files take no time, and a published repo has hardly any."""
+    log = logging.getLogger("huggingface_hub._snapshot_download")
+    level, bars = log.level, not are_progress_bars_disabled()
+    log.setLevel(logging.ERROR)
+    if bars:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        if bars:
+            enable_progress_bars()
+
+
 def list_files(source: Source) -> dict[str, int]:
     """Names and sizes in bytes of all files in a located repo, whether they are in the cache or not.
 
@@ -235,13 +256,14 @@ def explained(repo: str, revision: str | None) -> Iterator[None]:
         yield
     except GatedRepoError as error:
         raise OSError(
-            f"{named} is gated. Accept its terms at {constants.ENDPOINT}/{repo}, then log in with `hf auth login` "
-            "(or pass token=...)."
+            f"{named} is gated. Accept its terms at {constants.ENDPOINT}/{repo}, then log in with `hf auth login`, "
+            "set HF_TOKEN or pass token=..."
         ) from error
     except RepositoryNotFoundError as error:
         raise OSError(
-            f"The Hub has no repo {repo!r}, or it is private and the token does not open it. {_hint(repo)}Check the "
-            "name, and log in with `hf auth login` or pass token=... if it is private."
+            f"The Hub has no repo {repo!r} (nor is there a folder of that name), or it is private and the token does "
+            f"not open it. {_hint(repo)}Check the name; if it is private, log in with `hf auth login`, "
+            "set HF_TOKEN or pass token=..."
         ) from error
     except RevisionNotFoundError as error:
         raise OSError(f"{repo} has no revision {revision!r}. Pass a branch, a tag or a commit that it has.") from error
@@ -274,7 +296,7 @@ def _hint(repo: str) -> str:
 def _token_hint(error: HfHubHTTPError) -> str:
     status = getattr(error.response, "status_code", None)
     if status == 401:
-        return " The token is not valid: log in again with `hf auth login`, or pass another token=..."
+        return " There is no token, or an invalid one: log in with `hf auth login`, set HF_TOKEN or pass token=..."
     if status == 403:
         return " The token may not do this: it needs the right to write to this repo."
     return ""

@@ -77,12 +77,7 @@ def write_model_folder(
         ValueError: A session is not in the model, the folder holds sessions of another core, or the model carries
             layers of peft.
     """
-    if model.injected_state_dict():
-        raise ValueError(
-            "The model carries layers that peft added (a LoRA), which a model folder cannot hold. Save them with "
-            "save_pretrained of the PeftModel, or add them to the core's weights first: "
-            "peft_model.merge_and_unload().save_pretrained(folder)."
-        )
+    refuse_injected(model)
     keys = select_sessions(model.sessions.specs, sessions, "The model")
     index = other_sessions(model, folder, keys)
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,6 +102,16 @@ def write_model_folder(
                 target.parent.mkdir(exist_ok=True)
                 make_readable(source)
                 shutil.move(source, target)
+
+
+def refuse_injected(model: WithSessions) -> None:
+    """Refuses a model with layers of peft, which a model folder cannot hold."""
+    if model.injected_state_dict():
+        raise ValueError(
+            "The model carries layers that peft added (a LoRA), which a model folder cannot hold. Save them with "
+            "save_pretrained of the PeftModel, or add them to the core's weights first: "
+            "peft_model.merge_and_unload().save_pretrained(folder)."
+        )
 
 
 def other_sessions(model: WithSessions, folder: Path, written: Sequence[str]) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from .card_writer import CardOptions
+from .conversion import cached_copy
 from .files import read_mapping
-from .hub import HubOptions, Source, locate
+from .hub import HubOptions, Source, find, locate
 from .model_folder import core_weight_files, core_weight_patterns, write_model_folder
+from .published_files import FIRST_RANK, read_rank
 from .session_files import ADAPTER_CONFIG, AdapterConfig, is_adapter, read_index, select_sessions
 from .session_methods import only_hub_options
 from .sessions import aligned
@@ -156,14 +158,21 @@ def session_keys(name_or_path: str | Path, **hub_options: Any) -> list[str]:
     """Lists the sessions that come with a model, sorted, without loading any.
 
     Args:
-        name_or_path: What `OmniMouseModel.from_pretrained` takes. A published checkpoint is converted first.
+        name_or_path: What `OmniMouseModel.from_pretrained` takes. Of a published checkpoint on the Hub, the first rank
+            file is fetched, which lists all sessions.
         **hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder`.
 
     Raises:
         ValueError: Nothing of that name, or no model.
         OSError: The Hub does not give it.
     """
-    source = locate(name_or_path, only_hub_options(hub_options))
+    options = only_hub_options(hub_options)
+    found = find(name_or_path, options)
+    if found.options is not None and not found.is_stored_model and cached_copy(found) is None:
+        found.fetch([FIRST_RANK])
+        if (found.folder / FIRST_RANK).is_file():
+            return sorted(read_rank(found.folder / FIRST_RANK)[1])
+    source = locate(name_or_path, options)
     if is_adapter(source.folder):
         return [AdapterConfig.read(source.folder).session.key]
     _check_model_folder(source)
@@ -177,7 +186,11 @@ def _session_dtype(source: Source, kwargs: dict[str, Any]) -> torch.dtype | None
 
 
 def _check_model_folder(source: Source) -> None:
+    if any((source.folder / device).is_dir() for device in ("responses", "screen")):
+        raise ValueError(f"{source.name} is a recording and no model. Recordings are opened with open_recording.")
     if not (source.folder / "config.json").is_file():
+        if is_adapter(source.folder / "adapter"):
+            raise ValueError(f"{source.name} is no model folder; the session adapter is {source.name}/adapter.")
         found = sorted(path.name for path in source.folder.iterdir())[:8] if source.folder.is_dir() else []
         raise ValueError(
             f"{source.name} has no config.json, so it is no model folder (found: {', '.join(found) or 'nothing'}). "

@@ -30,6 +30,9 @@ from .sessions import SessionSpec
 
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
 
+FIRST_RANK = "rank_0.ckpt"
+"""Holds the core, and the list of all sessions."""
+
 ALLOWED: tuple[Any, ...] = (
     (_RECONSTRUCT, "numpy._core.multiarray._reconstruct"),
     (_RECONSTRUCT, "numpy.core.multiarray._reconstruct"),

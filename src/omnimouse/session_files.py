@@ -48,6 +48,8 @@ def write_session(folder: Path, spec: SessionSpec, tensors: Mapping[str, Tensor]
     entry = {"animal": spec.animal_id, "neurons": spec.n_neurons, "file": file}
     if spec.unit_ids_hash:
         entry["unit_ids_sha256"] = spec.unit_ids_hash
+    if spec.training:
+        entry["training"] = dict(spec.training)
     return entry
 
 
@@ -79,7 +81,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def entry_spec(key: str, entry: Mapping[str, Any]) -> SessionSpec:
     """The session that an entry of the index describes."""
-    return SessionSpec(key, entry["neurons"], entry["animal"], entry.get("unit_ids_sha256"))
+    return SessionSpec(key, entry["neurons"], entry["animal"], entry.get("unit_ids_sha256"), entry.get("training"))
 
 
 def select_sessions(index: Iterable[str], wanted: str | Sequence[str] | None, where: str) -> list[str]:
@@ -138,6 +140,7 @@ class AdapterConfig:
             "animal_id": self.session.animal_id,
             "n_neurons": self.session.n_neurons,
             "unit_ids_sha256": self.session.unit_ids_hash,
+            "training": dict(self.session.training) if self.session.training else None,
             "base_model_name_or_path": self.base_model,
             "base_commit": self.base_commit,
             "core_sha256": self.core_sha256,
@@ -162,7 +165,11 @@ class AdapterConfig:
             raise ValueError(f"{path} lacks {', '.join(missing)}. Save the adapter again with model.save_session.")
         return cls(
             session=SessionSpec(
-                content["session_key"], content["n_neurons"], content["animal_id"], content.get("unit_ids_sha256")
+                content["session_key"],
+                content["n_neurons"],
+                content["animal_id"],
+                content.get("unit_ids_sha256"),
+                content.get("training"),
             ),
             base_model=content.get("base_model_name_or_path"),
             base_commit=content.get("base_commit"),

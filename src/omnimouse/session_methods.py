@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -267,12 +267,28 @@ class WithSessions(WithCore):
         if core_sha256 == self.core_hash():
             return True
         stored = stored_core(self._source.folder) if self._source else {}
-        core = self.core_state_dict()
-        if stored.keys() != core.keys() or any(not torch.equal(stored[n].to(core[n]), core[n]) for n in core):
+        if not self._is_rounded(stored):
             return False
         kinds = (torch.float32, torch.bfloat16, torch.float16)  # of this core, or of the one the adapter was trained on
         rounded = ({name: tensor.to(kind) for name, tensor in stored.items()} for kind in kinds)
         return any(core_sha256 == hash_tensors(tensors) for tensors in (stored, *rounded))
+
+    def _is_rounded(self, stored: Mapping[str, Tensor]) -> bool:
+        """Whether the core is one that was stored, in the type in which it was loaded."""
+        core = self.core_state_dict()
+        return stored.keys() == core.keys() and all(torch.equal(stored[n].to(core[n]), core[n]) for n in core)
+
+    def core_has_changed(self) -> bool:
+        """Whether the core is no longer the one at the place that it was loaded from or pushed to.
+
+        `False` for a model that was never saved, and where what is stored there cannot be told.
+        """
+        if self._source is None:
+            return False
+        if self._source.core_sha256 is not None:
+            return self._source.core_sha256 != self.core_hash()
+        stored = stored_core(self._source.folder)
+        return bool(stored) and not self._is_rounded(stored)
 
     def load_sessions(self, sessions: str | Sequence[str] = "all") -> list[str]:
         """Loads more sessions from where the model came from, at the commit it came from.

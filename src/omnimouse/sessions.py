@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -51,12 +51,14 @@ class SessionSpec:
         n_neurons: Neurons of its population.
         animal_id: The animal; sessions of one animal share its vector.
         unit_ids_hash: SHA-256 of the recording's unit ids, to notice neurons in another order; `None` if unknown.
+        training: How its vectors were trained: names with words and numbers, for its card; `None` if unknown.
     """
 
     key: str
     n_neurons: int
     animal_id: str
     unit_ids_hash: str | None = None
+    training: Mapping[str, Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.key, str) or not self.key or any(c in self.key for c in "/\\\0") or self.key[0] == ".":
@@ -286,6 +288,11 @@ class SessionTables(nn.Module):
             )
         if on_conflict == "adapter":
             self.animals[name].data = kept
+
+    def note_training(self, key: str, training: Mapping[str, Any]) -> None:
+        """Keeps how a session was trained, to be stored with it."""
+        spec = self.check(key)
+        self.specs[spec.key] = replace(spec, training=dict(training))
 
     def remove(self, key: str) -> None:
         """Removes a session, and its animal's vector when no other session uses it."""

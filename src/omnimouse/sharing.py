@@ -28,11 +28,17 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
-from .card_writer import CardOptions, write_session_card
+from .card_writer import CardOptions, check_scores, write_session_card
 from .cards import is_public_name
 from .files import hash_tensors
 from .hub import PACKAGED_CORES, PUBLISHED_CORES, HubOptions, download, explained, hub_api, locate
-from .model_folder import core_weight_files, core_weight_patterns, stored_core, write_model_folder
+from .model_folder import (
+    core_weight_files,
+    core_weight_patterns,
+    refuse_injected,
+    stored_core,
+    write_model_folder,
+)
 from .session_files import ADAPTER_CONFIG, INDEX, SESSIONS_FOLDER, AdapterConfig, read_index, select_sessions
 from .session_methods import WithSessions
 
@@ -222,23 +228,24 @@ class WithSharing(WithSessions):
                 other weights than these are refused), `training`, `training_data`, `license`, `tags`.
 
         Returns:
-            The commit; as a string, its address.
+            The commit; as a string, its address (`.pr_url` is that of the pull request).
 
         Raises:
             ValueError: A session is not in the model, or the repo holds sessions of another core, or an adapter.
             OSError: The Hub refuses, cannot be reached, or the repo was changed meanwhile.
         """
         card, upload = _split_options(options)
-        select_sessions(self.sessions.specs, sessions, "The model")  # before a repo is made for nothing
+        # Before a repo is made for nothing.
+        keys = select_sessions(self.sessions.specs, sessions, "The model")
+        check_scores(self, card)
+        refuse_injected(self)
         target = Target.open(repo_id, upload)
         if ADAPTER_CONFIG in target.files:
             raise ValueError(f"{target.repo} holds a session adapter. Push the model to a repo of its own.")
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             target.seed(folder, [seed for seed in SEEDS if not (prune and seed == INDEX)])
-            others = [
-                key for key in read_index(folder) if key not in select_sessions(self.sessions.specs, sessions, "")
-            ]
+            others = [key for key in read_index(folder) if key not in keys]
             shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
             write_model_folder(self, folder, sessions=sessions, card=card, name=target.repo, **shards)
             if others and not target.holds_core(folder, self.core_hash):
@@ -253,7 +260,8 @@ class WithSharing(WithSessions):
             commit = target.commit(folder, delete, "model")
         if not target.options.create_pr:
             # From now on, session adapters name the repo as their core.
-            self._source = locate(target.repo, HubOptions(revision=commit.oid, token=target.options.token))
+            pushed = locate(target.repo, HubOptions(revision=commit.oid, token=target.options.token))
+            self._source = replace(pushed, core_sha256=self.core_hash())
         return commit
 
     def push_session_to_hub(
@@ -283,8 +291,9 @@ class WithSharing(WithSessions):
             OSError: The Hub refuses, cannot be reached, or the repo was changed meanwhile.
         """
         spec = self.sessions.check(key)
-        base, commit = self._public_base(base_model)
         card, upload = _split_options(options)
+        check_scores(self, card)
+        base, commit = self._public_base(base_model, upload.token)
         target = Target.open(repo_id, upload)
         if "config.json" in target.files:
             raise ValueError(f"{target.repo} holds a model. Push the session adapter to a repo of its own.")
@@ -301,9 +310,25 @@ class WithSharing(WithSessions):
             write_session_card(self, config, folder, card, target.repo)
             return target.commit(folder, outdated_files(target, folder, ["scores.json"]), f"session {spec.key}")
 
-    def _public_base(self, base_model: str | None) -> tuple[str, str | None]:
+    def _checked_base(self, base_model: str, token: str | bool | None) -> str | None:
+        """Commit of the core that others will load by a name, which must be this one."""
+        base = locate(base_model, HubOptions(token=token))
+        base.fetch(core_weight_patterns())
+        if not self._is_rounded(stored_core(base.folder)):
+            raise ValueError(
+                f"{base_model} holds another core than the one that this session was trained on, so nobody could use "
+                "the session with it. Push the core to a repo of its own with model.push_to_hub(repo)."
+            )
+        return base.commit
+
+    def _public_base(self, base_model: str | None, token: str | bool | None) -> tuple[str, str | None]:
         """Name and commit of the core under which others find it."""
         source = self._source
+        if base_model is None and source is not None and self.core_has_changed():
+            raise ValueError(
+                f"The core has changed since it came from {source.name}: the session fits the core as it is now, which "
+                "nobody else has. Push the whole model with model.push_to_hub(repo)."
+            )
         if base_model is not None:
             alias = base_model.lower().replace("_", "-")
             base_model = alias if alias in (*PACKAGED_CORES, *PUBLISHED_CORES) else base_model
@@ -312,8 +337,7 @@ class WithSharing(WithSessions):
                     f"base_model={base_model!r} is nothing that others can load. Push the core first with "
                     "model.push_to_hub(repo), and pass that repo, user/model."
                 )
-            known = PUBLISHED_CORES.get(base_model, base_model)
-            return base_model, source.commit if source and source.name == known else None
+            return base_model, self._checked_base(base_model, token)
         if source is None or (source.commit is None and not source.is_packaged):
             where = f"was loaded from {source.name}" if source else "was never saved"
             raise ValueError(

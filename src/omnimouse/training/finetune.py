@@ -266,6 +266,7 @@ def _run(run: TrainingRun, checkpoint: Checkpoint | None) -> FinetuneResult:
         run_steps(run, state)
     if state.best_step is not None:
         load_parameters(run.groups, state.best_parameters)
+    run.model.sessions.note_training(run.session, _in_words(run, state))
     return FinetuneResult(
         session=run.session,
         history=state.history,
@@ -278,6 +279,24 @@ def _run(run: TrainingRun, checkpoint: Checkpoint | None) -> FinetuneResult:
         output_dir=run.output_dir,
         seconds=state.seconds,
     )
+
+
+def _in_words(run: TrainingRun, state: TrainingState) -> dict[str, Any]:
+    """The recipe of a run, for the card of what it trained."""
+    from omnimouse import __version__
+
+    recipe, names = run.recipe, run.choice.names
+    kept = state.step if state.best_step is None else state.best_step
+    return {
+        "steps": f"{state.step}, the weights of step {kept} kept",
+        "windows per step": recipe.batch_size,
+        "trained": "session and core" if recipe.core else "session, the core frozen",
+        "learning rate of the session": recipe.session.learning_rate,
+        **({"learning rate of the core": recipe.core.learning_rate} if recipe.core else {}),
+        "masks": ", ".join(names) if len(names) <= 8 else f"{len(names)} masks",
+        "precision": "bfloat16 autocast" if recipe.mixed_precision == "bf16" else "float32",
+        "omnimouse": __version__,
+    }
 
 
 def _report_left_out(run: TrainingRun) -> None:
