@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -68,7 +69,10 @@ def serve(folder: Path, root: Path) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            yield process.stdout.readline().strip()
+            url = process.stdout.readline().strip()
+            # The first listing hashes all files, as a Hub has done long before anybody asks.
+            urllib.request.urlopen(f"{url}/api/models/{REPO}/tree/main?recursive=true").read()
+            yield url
         finally:
             process.terminate()
 

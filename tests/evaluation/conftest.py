@@ -92,6 +92,9 @@ class FakeModel:
     def core_hash(self):
         return "c0" * 32
 
+    def injected_hash(self):
+        return None
+
     def session_state(self, key):
         return {"neuron_bias": torch.arange(float(self.spec.n_neurons))}
 
