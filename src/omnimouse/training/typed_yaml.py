@@ -20,7 +20,7 @@ def from_mapping(kind: Callable[..., T], values: Mapping[str, Any], *, where: st
 
     Args:
         kind: a dataclass whose fields are numbers, text, other such dataclasses, tuples and mappings of these.
-        values: field -> value; what is missing keeps its default.
+        values: field -> value; what is missing keeps its default, in sections too.
         where: what error messages call it.
 
     Raises:
@@ -32,7 +32,8 @@ def from_mapping(kind: Callable[..., T], values: Mapping[str, Any], *, where: st
     if unknown:
         raise ValueError(f"{where} has no field {', '.join(unknown)}; it has {', '.join(_fields(kind))}.")
     hints = _hints(kind)
-    built = {name: _convert(hints[name], value, f"{where}.{name}") for name, value in values.items()}
+    whole = {name: _complete(_fields(kind)[name], value) for name, value in values.items()}
+    built = {name: _convert(hints[name], value, f"{where}.{name}") for name, value in whole.items()}
     missing = [name for name, field in _fields(kind).items() if name not in built and _is_required(field)]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}, which has no default; add it.")
@@ -53,6 +54,16 @@ def _fields(kind: Any) -> dict[str, dataclasses.Field[Any]]:
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _complete(field: dataclasses.Field[Any], value: Any) -> Any:
+    """Fills what a section leaves out from the section's default, which may differ from those of its type."""
+    default = field.default
+    if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    if isinstance(value, Mapping) and dataclasses.is_dataclass(default) and not isinstance(default, type):
+        return {**{name: getattr(default, name) for name in _fields(type(default))}, **value}
+    return value
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
