@@ -12,10 +12,10 @@ from typing import Any
 
 TRAIN_EXAMPLES = """\
 examples:
-  omnimouse train recipe.yaml                                        one process
+  omnimouse train recipe.yaml                                                        one process
   omnimouse train recipe.yaml --set steps=2000 --set optimizer.core.learning_rate=1e-3
-  accelerate launch --num_processes 4 -m omnimouse train recipe.yaml
-  omnimouse info runs/first                                          where it stands
+  accelerate launch --multi_gpu --num_processes 4 -m omnimouse train recipe.yaml     four, on CPUs too
+  omnimouse info runs/first                                                          where it stands
 
 The smallest recipe:
 
@@ -29,7 +29,7 @@ ANNEAL_EXAMPLES = """\
 examples:
   omnimouse anneal runs/first --at 200000 400000 --steps 10000
   omnimouse anneal runs/first --at 200000 --steps 10000 --shape power --power 2
-  accelerate launch --num_processes 4 -m omnimouse anneal runs/first --at 200000
+  accelerate launch --multi_gpu --num_processes 4 -m omnimouse anneal runs/first --at 200000
 
 With x = (t + 1) / (T + 1) at step t of T, the rate of the constant phase is multiplied by
   1-sqrt        1 - sqrt(x)

@@ -102,6 +102,11 @@ class Monitor:
         """What no row has summed up yet."""
         return dict(self._sums)
 
+    def say(self, text: str) -> None:
+        """Prints a line, in the main process."""
+        if self.progress:
+            print(text, file=sys.stderr, flush=True)
+
     def note(self, step: int, numbers: Mapping[str, float], rates: Mapping[str, float], core_norm: float) -> None:
         """Takes a step in, and writes a row when it is time to.
 
@@ -168,9 +173,7 @@ class Monitor:
             return
         append_history(self.history, row)
         self.trackers = log_to(self.trackers, row)
-        if self.progress:
-            text = evaluation_line(row) if row["kind"] == "evaluation" else training_line(row, self.last)
-            print(text, file=sys.stderr, flush=True)
+        self.say(evaluation_line(row) if row["kind"] == "evaluation" else training_line(row, self.last))
 
     def close(self) -> None:
         """Ends the trackers."""

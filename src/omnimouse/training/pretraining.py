@@ -71,9 +71,10 @@ def train(
 ) -> PretrainingResult:
     """Trains a core on many recordings, and a table for each of their sessions.
 
-    Start the same script with `python` for one process or with `accelerate launch` for more. Every process owns some of
-    the sessions; in each step it draws one of them, and windows, a mask and shuffles of the neurons. Gradients of the
-    core are averaged over processes; a session's tables are seen by the process that owns it alone.
+    Start the same script with `python` for one process, or with `accelerate launch --multi_gpu` for more (on CPUs too).
+    Every process owns some of the sessions; in each step it draws one of them, and windows, a mask and shuffles of the
+    neurons. Gradients of the core are averaged over processes; a session's tables are seen by the process that owns it
+    alone.
 
     The run can be killed at any time: the same call goes on from the newest checkpoint, on any number of processes; on
     the same number it ends with the same bits as a run that was never interrupted (on CPUs with the same number of
@@ -169,6 +170,10 @@ def carry_out(
         sums=sums,
         trackers=started,
         progress=progress,
+    )
+    monitor.say(
+        f"{len(run.sessions)} sessions with {sum(info.n_neurons for info in run.sessions.values()):,} neurons on "
+        f"{processes.count} process{'es' * (processes.count > 1)} ({processes.device}); steps {step:,} to {last:,}"
     )
     try:
         newest = _run_steps(run, monitor, step)

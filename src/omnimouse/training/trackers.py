@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,16 +34,20 @@ class TrackioTracker:
     def __init__(self, folder: Path, run: str, config: Mapping[str, Any]) -> None:
         # Read when trackio is imported; a place that the user chose goes before.
         os.environ.setdefault("TRACKIO_DIR", str((folder / "trackio").absolute()))
-        import trackio
+        # It talks on standard output, which is for results.
+        with contextlib.redirect_stdout(sys.stderr):
+            import trackio
 
-        self._trackio = trackio
-        trackio.init(project=PROJECT, name=run, config=json.loads(json.dumps(config)), resume="allow")
+            self._trackio = trackio
+            trackio.init(project=PROJECT, name=run, config=json.loads(json.dumps(config)), resume="allow")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        self._trackio.log(dict(values), step=step)
+        with contextlib.redirect_stdout(sys.stderr):
+            self._trackio.log(dict(values), step=step)
 
     def close(self) -> None:
-        self._trackio.finish()
+        with contextlib.redirect_stdout(sys.stderr):
+            self._trackio.finish()
 
 
 class TensorboardTracker:
