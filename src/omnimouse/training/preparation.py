@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState, is_initialized
+from accelerate.utils import InitProcessGroupKwargs
 
 from omnimouse.files import hash_tensors
 from omnimouse.masks import Mask, as_mask
@@ -48,6 +50,10 @@ MAX_WARMUP_STEPS = 50
 """The most warm-up steps a run has unless told otherwise; with the core frozen, nothing needs a long one."""
 
 
+PATIENCE = timedelta(hours=1)
+"""How long processes wait for one that reads a large checkpoint or writes a model; one that dies is noticed at once."""
+
+
 def make_accelerator(mixed_precision: str, *, cpu: bool) -> Accelerator:
     """Returns the accelerator of a fine-tune, with the precision asked for."""
     accelerator = start_accelerator(mixed_precision, cpu=cpu)
@@ -67,9 +73,11 @@ def start_accelerator(mixed_precision: str, *, cpu: bool) -> Accelerator:
         if is_initialized():
             mixed_precision = AcceleratorState().mixed_precision
         else:
-            mixed_precision = "bf16" if computes_in_bfloat16(PartialState(cpu=cpu).device) else "no"
+            device = PartialState(cpu=cpu, timeout=PATIENCE).device
+            mixed_precision = "bf16" if computes_in_bfloat16(device) else "no"
     try:
-        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu)
+        handlers = [InitProcessGroupKwargs(timeout=PATIENCE)]
+        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=handlers)
     except ValueError as error:
         raise ValueError(
             f"Accelerate cannot be set up with mixed_precision={mixed_precision!r}, cpu={cpu}: {error}. Its settings "

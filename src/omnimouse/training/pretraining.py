@@ -6,7 +6,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,7 +127,7 @@ def carry_out(
     """Trains from a checkpoint, or from the start, to the last step, and writes the model.
 
     Args:
-        recipe: resolved.
+        recipe: how to train.
         folder: where results go; a fork's is not that of its checkpoint.
         accelerator: of this process.
         checkpoint: where to begin; None for the start.
@@ -135,51 +135,16 @@ def carry_out(
         last: steps of the whole run.
         progress: see `train`.
     """
+    recipe = _resolve(recipe, accelerator)
     trackers = choose_trackers(recipe.outputs.trackers)
     run = prepare_run(recipe, folder, accelerator, fresh=checkpoint is None, rate=rate, last=last)
     processes = run.processes
-    if processes.is_main and processes.count > len(run.sessions):
-        warnings.warn(
-            f"{processes.count} processes share {len(run.sessions)} sessions: {processes.count - len(run.sessions)} of "
-            "them have nothing to train on, and only step the core along. Start fewer processes.",
-            stacklevel=3,
-        )
-    step, seconds, sums = 0, 0.0, None
-    with processes.together("restore a checkpoint"):
-        if checkpoint is not None:
-            _check_identity(checkpoint, run)
-            restore(run, checkpoint)
-            step, seconds, sums = checkpoint.step, checkpoint.state["seconds"], checkpoint.state["log"]
-    check_core(run)
-    with processes.together("begin"):
-        if processes.is_main:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            write_text(folder.recipe, recipe.to_yaml())
-            trim_history(folder.history, step)
-    with processes.together("see the run's folder; every process needs it, on every node"):
-        if not folder.recipe.is_file():
-            raise ValueError(f"{folder.path} is not the same folder for all processes; use a shared file system.")
-    config = to_mapping(recipe)
-    used = trackers if processes.is_main else ()
-    started = start_trackers(used, folder.trackers, run=folder.path.name, config=config)
-    monitor = Monitor(
-        folder.history if processes.is_main else None,
-        log_every=recipe.outputs.log_every,
-        last=last,
-        seconds=seconds,
-        sums=sums,
-        trackers=started,
-        progress=progress,
-    )
-    monitor.say(
-        f"{len(run.sessions)} sessions with {sum(info.n_neurons for info in run.sessions.values()):,} neurons on "
-        f"{processes.count} process{'es' * (processes.count > 1)} ({processes.device}); steps {step:,} to {last:,}"
-    )
+    monitor = _begin(run, checkpoint, trackers, progress=progress)
     try:
-        newest = _run_steps(run, monitor, step)
+        newest = _run_steps(run, monitor, 0 if checkpoint is None else checkpoint.step)
     finally:
         monitor.close()
-    final = open_checkpoint(folder, newest) if newest > step or checkpoint is None else checkpoint
+    final = open_checkpoint(folder, newest) if checkpoint is None or newest > checkpoint.step else checkpoint
     with processes.together("write the model"):
         if processes.is_main:
             write_model(run, final)
@@ -190,6 +155,60 @@ def carry_out(
         resumed_from=None if checkpoint is None else checkpoint.step,
         n_processes=processes.count,
         history=read_history(folder.history),
+    )
+
+
+def _begin(
+    run: PretrainingRun, checkpoint: RunCheckpoint | None, trackers: Sequence[str], *, progress: bool
+) -> Monitor:
+    """Restores a checkpoint, puts the run's folder in order, and starts what tells of the run."""
+    processes, folder, recipe = run.processes, run.folder, run.recipe
+    n_idle = processes.count - len(run.sessions)
+    if processes.is_main and n_idle > 0:
+        warnings.warn(
+            f"{processes.count} processes share {len(run.sessions)} sessions: {n_idle} of them have nothing to train on, "
+            "and only step the core along. Start fewer processes.",
+            stacklevel=4,
+        )
+    with processes.together("restore a checkpoint"):
+        if checkpoint is not None:
+            _check_identity(checkpoint, run)
+            restore(run, checkpoint)
+    check_core(run)
+    with processes.together("begin"):
+        if processes.is_main:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            write_text(folder.recipe, recipe.to_yaml())
+            trim_history(folder.history, 0 if checkpoint is None else checkpoint.step)
+    with processes.together("see the run's folder; every process needs it, on every node"):
+        if not folder.recipe.is_file():
+            raise ValueError(f"{folder.path} is not the same folder for all processes; use a shared file system.")
+    used = trackers if processes.is_main else ()
+    monitor = Monitor(
+        folder.history if processes.is_main else None,
+        log_every=recipe.outputs.log_every,
+        last=run.last,
+        seconds=0.0 if checkpoint is None else checkpoint.state["seconds"],
+        sums=None if checkpoint is None else checkpoint.state["log"],
+        trackers=start_trackers(used, folder.trackers, run=folder.path.name, config=to_mapping(recipe)),
+        progress=progress,
+    )
+    n_neurons = sum(info.n_neurons for info in run.sessions.values())
+    monitor.say(
+        f"{len(run.sessions)} sessions with {n_neurons:,} neurons on {processes.count} "
+        f"process{'es' * (processes.count > 1)} ({processes.device}), to step {run.last:,}"
+    )
+    return monitor
+
+
+def _resolve(recipe: PretrainingRecipe, accelerator: Accelerator) -> PretrainingRecipe:
+    """Returns the recipe with what this machine decides: the precision, and what relative paths stand for."""
+    paths = tuple(str(Path(path).expanduser().absolute()) for path in recipe.recordings.paths)
+    return replace(
+        recipe,
+        output=str(Path(recipe.output).absolute()),
+        recordings=replace(recipe.recordings, paths=paths),
+        mixed_precision=accelerator.mixed_precision,
     )
 
 

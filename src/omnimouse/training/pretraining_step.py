@@ -81,6 +81,8 @@ def load_step(run: PretrainingRun, step: int) -> StepBatch | ValueError | None:
             return StepBatch(plan, arrays, [float(windows.starts[i]) for i in plan.window_indices])
     except ValueError as error:
         return error
+    except OSError as error:
+        return ValueError(f"Session {key!r} cannot be read from {run.owned[key].path}: {error}")
 
 
 def load_steps(run: PretrainingRun, first: int) -> Generator[StepBatch | ValueError | None, None, None]:
