@@ -54,6 +54,41 @@ def test_another_run_is_refused_with_every_difference(small_recipe, corpus_path,
         train(small_recipe(tmp_path / "run", recordings=paths), progress=False)
 
 
+def test_what_a_run_cannot_do_is_refused_before_it_begins(small_recipe, tmp_path):
+    for overrides, words in (
+        (["evaluation.every=2", "evaluation.tier=nonsense"], "No recording has the tier 'nonsense' to evaluate on"),
+        (["masks.names=[stimulus, stimulus]"], "lists a mask twice"),
+        (["masks.names=[validation/population_1024_response_behavior]"], "None of the 1 masks can train"),
+        (["masks.weights=[1]"], "1 entries for 120 masks"),
+        (["recordings.tiers=[nonsense]"], "has no tier nonsense"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train(small_recipe(tmp_path / "run"), overrides=overrides, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_fewer_steps_than_were_done_are_refused(small_recipe, tmp_path):
+    train(small_recipe(tmp_path / "run"), progress=False)
+    with pytest.raises(ValueError, match="beyond the 4 steps asked for"):
+        train(small_recipe(tmp_path / "run", steps=4), progress=False)
+
+
+def test_sessions_weigh_as_the_recipe_says(small_recipe, corpus_path, tmp_path, monkeypatch, capsys):
+    visited = []
+    step = pretraining_step.load_step
+
+    def noted(run, number):
+        batch = step(run, number)
+        visited.append(batch.plan.session)
+        return batch
+
+    monkeypatch.setattr(pretraining_step, "load_step", noted)
+    recordings = {"paths": [str(corpus_path / "m*")], "weights": {"c-*": 3}}
+    train(small_recipe(tmp_path / "run", steps=7, recordings=recordings), overrides=["loader.workers=0"])
+    assert sorted(visited) == ["a-1-1", "a-3-1", "b-2-1", "b-4-1", "c-5-1", "c-5-1", "c-5-1"]
+    assert "5 of the sessions have too few neurons for some of the 120 masks" in capsys.readouterr().err
+
+
 def test_what_may_change_on_the_way(small_recipe, tmp_path):
     train(small_recipe(tmp_path / "run", steps=2), progress=False)
     changes = ["loader.workers=0", "loader.open_recordings=1", "outputs.log_every=1", "loss_limit=50", "steps=3"]

@@ -136,7 +136,8 @@ def carry_out(
         progress: see `train`.
     """
     recipe = _resolve(recipe, accelerator)
-    trackers = choose_trackers(recipe.outputs.trackers)
+    with Processes(accelerator).together("find the trackers"):
+        trackers = choose_trackers(recipe.outputs.trackers)
     run = prepare_run(recipe, folder, accelerator, fresh=checkpoint is None, rate=rate, last=last)
     processes = run.processes
     monitor = _begin(run, checkpoint, trackers, progress=progress)
@@ -166,8 +167,8 @@ def _begin(
     n_idle = processes.count - len(run.sessions)
     if processes.is_main and n_idle > 0:
         warnings.warn(
-            f"{processes.count} processes share {len(run.sessions)} sessions: {n_idle} of them have nothing to train on, "
-            "and only step the core along. Start fewer processes.",
+            f"{processes.count} processes share {len(run.sessions)} sessions: {n_idle} of them have nothing to train "
+            "on, and only step the core along. Start fewer processes.",
             stacklevel=4,
         )
     with processes.together("restore a checkpoint"):
@@ -198,6 +199,11 @@ def _begin(
         f"{len(run.sessions)} sessions with {n_neurons:,} neurons on {processes.count} "
         f"process{'es' * (processes.count > 1)} ({processes.device}), to step {run.last:,}"
     )
+    if run.masks.left_out:
+        monitor.say(
+            f"{len(run.masks.left_out)} of the sessions have too few neurons for some of the {len(run.masks.masks)} masks "
+            f"(at most for {max(run.masks.left_out.values())}), and draw from the others"
+        )
     return monitor
 
 
@@ -214,6 +220,11 @@ def _resolve(recipe: PretrainingRecipe, accelerator: Accelerator) -> Pretraining
 
 def _check_identity(checkpoint: RunCheckpoint, run: PretrainingRun) -> None:
     """Refuses to continue a run other than the one the checkpoint belongs to."""
+    if checkpoint.step > run.last:
+        raise ValueError(
+            f"The checkpoint {checkpoint.path} is beyond the {run.last} steps asked for. Raise steps, anneal from an "
+            "earlier checkpoint with `omnimouse anneal`, or choose another output."
+        )
     differences = identity_differences(checkpoint.state["identity"], run.identity)
     differences += [
         f"  windows of {key}: {checkpoint.state['windows'].get(key)} in the checkpoint, {found} now"

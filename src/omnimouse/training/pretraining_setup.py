@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,8 +31,6 @@ from omnimouse.training.typed_yaml import to_mapping
 if TYPE_CHECKING:
     from omnimouse.modeling_omnimouse import OmniMouseModel
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class CorpusMasks:
@@ -43,8 +40,9 @@ class CorpusMasks:
         names: what messages call each mask.
         masks: the masks.
         weights: their weights.
-        usable: session of this process -> masks that its population can serve.
-        needs: session of this process -> arrays that these masks need.
+        usable: session -> masks that its population can serve.
+        needs: session -> arrays that these masks need.
+        left_out: session -> how many masks it cannot serve, of those that cannot serve all.
     """
 
     names: tuple[str, ...]
@@ -52,6 +50,7 @@ class CorpusMasks:
     weights: tuple[float, ...]
     usable: dict[str, frozenset[int]]
     needs: dict[str, tuple[str, ...]]
+    left_out: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -130,13 +129,13 @@ def prepare_run(
         owned = {key: sessions[key] for key in keys[processes.rank]}
         processor = OmniMouseProcessor(profile=recipe.recordings.profile)
         model = build_model(recipe, processor)
-        masks = _choose_masks(recipe, owned, model)
+        masks = _choose_masks(recipe, sessions, model)
         recordings = _open(recipe, owned, recipe.recordings.tiers, processor)
         windows = {}
         for key in owned:
             with recordings.lend(key) as found:
                 windows[key] = window_fingerprint(found.starts)
-        evaluation = _make_evaluation(recipe, owned, model, processor)
+        evaluation = _make_evaluation(recipe, sessions, owned, model, processor)
         _add_sessions(model, owned, recipe, processor, fresh=fresh)
         model.to(accelerator.device)
         core = build_group(recipe.optimizer.core, dict(model.core_named_parameters()))
@@ -198,22 +197,20 @@ def _open(
     )
 
 
-def _choose_masks(recipe: PretrainingRecipe, owned: Mapping[str, SessionInfo], model: OmniMouseModel) -> CorpusMasks:
-    """Finds out which masks each session of this process can serve."""
+def _choose_masks(recipe: PretrainingRecipe, sessions: Mapping[str, SessionInfo], model: OmniMouseModel) -> CorpusMasks:
+    """Finds out which masks each session of the run can serve."""
     config = model.config
     names, weights = recipe.masks.names, recipe.masks.weights
     all_names, all_masks = named_masks(names, config)
     if len(set(all_names)) < len(all_names):
         raise ValueError(f"masks.names lists a mask twice: {', '.join(all_names)}. Use masks.weights instead.")
     choices: dict[int, MaskChoice] = {}
-    for info in owned.values():
+    chosen: dict[str, MaskChoice] = {}
+    for key, info in sessions.items():
         population = min(info.n_neurons, config.max_population)
         if population not in choices:
             choices[population] = choose_masks(names, weights, n_neurons=population, config=config)
-    chosen = {key: choices[min(info.n_neurons, config.max_population)] for key, info in owned.items()}
-    short = {key: len(choice.left_out) for key, choice in chosen.items() if choice.left_out}
-    if short:
-        logger.info("Masks left out because the population cannot serve them: %s", short)
+        chosen[key] = choices[population]
     return CorpusMasks(
         names=tuple(all_names),
         masks=tuple(all_masks),
@@ -223,14 +220,25 @@ def _choose_masks(recipe: PretrainingRecipe, owned: Mapping[str, SessionInfo], m
             for key, choice in chosen.items()
         },
         needs={key: choice.needs for key, choice in chosen.items()},
+        left_out={key: len(choice.left_out) for key, choice in chosen.items() if choice.left_out},
     )
 
 
 def _make_evaluation(
-    recipe: PretrainingRecipe, owned: Mapping[str, SessionInfo], model: OmniMouseModel, processor: OmniMouseProcessor
+    recipe: PretrainingRecipe,
+    sessions: Mapping[str, SessionInfo],
+    owned: Mapping[str, SessionInfo],
+    model: OmniMouseModel,
+    processor: OmniMouseProcessor,
 ) -> CorpusEvaluation | None:
     if recipe.evaluation.every is None:
         return None
+    tiers = sorted({tier for info in sessions.values() for tier in info.tiers})
+    if recipe.evaluation.tier not in tiers:
+        raise ValueError(
+            f"No recording has the tier {recipe.evaluation.tier!r} to evaluate on; there are {', '.join(tiers)}. Set "
+            "evaluation.tier to one of them, or evaluation.every to null."
+        )
     held_out = [key for key, info in owned.items() if recipe.evaluation.tier in info.tiers]
     count = min(recipe.evaluation.max_sessions, len(held_out))
     chosen = np.linspace(0, len(held_out) - 1, count).round().astype(int) if count else []
