@@ -200,9 +200,10 @@ def _begin(
         f"process{'es' * (processes.count > 1)} ({processes.device}), to step {run.last:,}"
     )
     if run.masks.left_out:
+        most = max(run.masks.left_out.values())
         monitor.say(
-            f"{len(run.masks.left_out)} of the sessions have too few neurons for some of the {len(run.masks.masks)} masks "
-            f"(at most for {max(run.masks.left_out.values())}), and draw from the others"
+            f"{len(run.masks.left_out)} of the sessions have too few neurons for some of the {len(run.masks.masks)} "
+            f"masks ({most} at most), and draw from the others"
         )
     return monitor
 
