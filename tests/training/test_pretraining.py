@@ -114,6 +114,22 @@ def test_an_exploding_loss_stops_and_the_batch_is_written_down(small_recipe, tmp
     assert (run / "failures" / written["arrays"]).is_file()
 
 
+@pytest.mark.parametrize("error", [ValueError("responses hold NaN."), OSError("no such file")])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_data_that_cannot_be_used_stop(small_recipe, tmp_path, monkeypatch, error, workers):
+    cut, count = pretraining_step.cut_batch, iter(range(100))
+
+    def broken(*args, **kwargs):
+        if next(count) >= 3:
+            raise error
+        return cut(*args, **kwargs)
+
+    monkeypatch.setattr(pretraining_step, "cut_batch", broken)
+    with pytest.raises(ValueError, match=rf"{str(error).rstrip('.')}, at step 4 in process 0"):
+        train(small_recipe(tmp_path / "run"), overrides=[f"loader.workers={workers}"], progress=False)
+    assert RunFolder(tmp_path / "run").checkpoint_steps() == [3]
+
+
 def test_a_gradient_that_is_not_finite_stops(small_recipe, tmp_path, monkeypatch):
     forward = pretraining_step.forward_batch
 
