@@ -30,8 +30,7 @@ masks:
 steps: 400
 batch_size: 4                         # windows per step and process, all of one session
 optimizer:
-  core: {learning_rate: 1.5e-3}
-  session: {learning_rate: 8.0e-3}
+  core: {learning_rate: 5.0e-4}
 schedule:
   warmup_steps: 100                   # then constant: decays are forks, see below
 evaluation:

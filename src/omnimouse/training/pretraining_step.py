@@ -187,9 +187,9 @@ def _refuse(run: PretrainingRun, step: int, batch: StepBatch | None, problem: st
         raise ValueError(f"Training stopped at step {step + 1}: another process met a problem and says which.")
     written = "" if batch is None else f" The batch was written to {write_failure(run, batch, problem)}."
     raise ValueError(
-        f"{problem.rstrip('.')}, at step {step + 1} in process {run.processes.rank}.{written} The weights are "
-        "those of the step before, and the last checkpoint is as it was. Lower the learning rates or warm up for longer, leave the "
-        "recording out if its values are extreme (`omnimouse check`), or raise loss_limit."
+        f"{problem.rstrip('.')}, at step {step + 1} in process {run.processes.rank}.{written} The weights are those of "
+        "the step before, and the last checkpoint is as it was. Lower the learning rates or warm up for longer, leave "
+        "the recording out if its values are extreme (`omnimouse check`), or raise loss_limit."
     )
 
 
