@@ -16,9 +16,11 @@ from omnimouse.evaluation import Predictions, evaluate, predict
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import open_recording
 from omnimouse.recordings.simulated import simulate_recording
-from omnimouse.training import finetune
+from omnimouse.training import anneal, finetune, train
 
-COMMANDS = ("demo", "simulate", "check", "finetune", "evaluate", "predict", "convert", "push", "info")
+COMMANDS = (
+    "demo", "simulate", "check", "finetune", "train", "anneal", "evaluate", "predict", "convert", "push", "info",
+)  # fmt: skip
 N_NEURONS = 12
 SMALL_CORE = {
     "hidden_size": 32, "identity_size": 16, "num_attention_heads": 2, "num_latents": 4, "num_registers": 2,
@@ -107,6 +109,8 @@ def test_wrong_usage_exits_with_2(argv, capsys):
     [
         (["simulate", "f"], simulate_recording, {"n_neurons", "minutes"}),
         (["finetune", "f", "--output", "o"], finetune, {"core", "json", "output_dir", "revision"}),
+        (["train", "r.yaml"], train, {"json", "overrides"}),
+        (["anneal", "r", "--at", "1"], anneal, {"json", "overrides"}),
         (["evaluate", "f"], evaluate, {"core", "session_adapter", "output", "cpu", "json", "revision"}),
         (
             ["predict", "f", "--task", "t", "--output", "o.npz"],

@@ -56,6 +56,34 @@ def test_train_tiny_core_stops_and_goes_on(tmp_path, monkeypatch):
         assert float(core.identity.initial.abs().max()) > 0
 
 
+def test_pretrain(tmp_path, monkeypatch, capsys):
+    """From the recipe in the script to an annealed core, and on from where it stopped."""
+    monkeypatch.chdir(tmp_path)
+    small = {
+        "steps": 4,
+        "batch_size": 1,
+        "schedule.warmup_steps": 2,
+        "evaluation.every": 4,
+        "evaluation.max_windows": 1,
+        "outputs.checkpoint_every": 2,
+        "outputs.keep_every": 4,
+        "outputs.log_every": 2,
+        "outputs.trackers": "[]",
+    }
+    options = [option for name, value in small.items() for option in ("--set", f"{name}={value}")]
+    options += ["--anneal-steps", "2", "--n-neurons", "8", "--minutes", "1.5"]
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", *options])
+    example = load("pretrain")
+    assert len(Path(example.__file__).read_text().splitlines()) < 120
+    example.main()
+    folder = Path("pretraining/run/anneals/step-00000004-1-sqrt-2/model")
+    assert str(folder) in capsys.readouterr().out
+    model = OmniMouseModel.from_pretrained(folder, sessions="all")
+    assert model.session_keys == [f"mouse{i}-1-1" for i in range(4)]
+    example.main()  # finished already: nothing is trained again
+    assert OmniMouseModel.from_pretrained(folder).core_hash() == model.core_hash()
+
+
 def test_the_shipped_core_loads_as_float32_and_is_small():
     assert sum(path.stat().st_size for path in CORE.rglob("*") if path.is_file()) <= 4 << 20
     model = OmniMouseModel.from_pretrained("OmniMouse_Tiny", sessions="all")

@@ -13,7 +13,7 @@ from .pretrained_omnimouse import session_keys
 from .processing_omnimouse import OmniMouseProcessor
 from .recordings import Recording, Windows, open_recording
 from .recordings.simulated import simulate_recording
-from .training import finetune
+from .training import anneal, finetune, train
 
 __version__ = "0.1.0"
 
@@ -31,6 +31,7 @@ __all__ = [
     "OmniMouseProcessor",
     "Recording",
     "Windows",
+    "anneal",
     "convert",
     "evaluate",
     "finetune",
@@ -38,4 +39,5 @@ __all__ = [
     "predict",
     "session_keys",
     "simulate_recording",
+    "train",
 ]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnimouse import __version__, commands
+from omnimouse import __version__, commands, training_commands
 from omnimouse.demo import DemoSettings
 
 EXIT_ERROR = 2
@@ -97,12 +97,15 @@ interrupted, when given again, sends only what is missing.""",
 {TASK_HELP}example:
   omnimouse predict my-recording/ --session-adapter my-mouse/adapter --task stimulus+behavior --output predictions.npz
   python -c "import numpy; print(numpy.load('predictions.npz').files)\"""",
+    "train": training_commands.TRAIN_EXAMPLES,
+    "anneal": training_commands.ANNEAL_EXAMPLES,
     "info": """\
 examples:
   omnimouse info                       versions, and the cores that come with the package
   omnimouse info omnimouse-tiny        a core: sizes, sessions
   omnimouse info my-mouse/adapter      a session adapter: whose, for which core
-  omnimouse info my-recording/         a recording: neurons, tiers, windows""",
+  omnimouse info my-recording/         a recording: neurons, tiers, windows
+  omnimouse info runs/first            a pre-training: where it stands""",
 }
 
 
@@ -137,6 +140,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_simulate(command("simulate", commands.simulate, "Write a simulated recording"))
     _add_check(command("check", commands.check, "Say what is in a recording, and whether it is sound"))
     _add_finetune(command("finetune", commands.finetune, "Train a session adapter for a recording"))
+    summary = "Train a core on many recordings, with the tables of their sessions"
+    training_commands.add_train(command("train", training_commands.train, summary))
+    summary = "Fork checkpoints of a pre-training and let the learning rate fall to near zero"
+    training_commands.add_anneal(command("anneal", training_commands.anneal, summary))
     _add_evaluate(command("evaluate", commands.evaluate, "Score a model on held-out trials of a recording"))
     _add_predict(command("predict", commands.predict, "Write predictions for a recording"))
     _add_convert(command("convert", commands.convert, "Turn a published checkpoint into a model folder"))
@@ -320,7 +327,7 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
         "target",
         nargs="?",
         metavar="WHAT",
-        help="core, session adapter or recording: a folder, a name or a Hub repo (default: versions)",
+        help="core, session adapter, recording or training run: a folder, a name or a Hub repo (default: versions)",
     )
     _add_revision(parser, "of a Hub repo: branch, tag, commit, or refs/pr/1")
     _add_json(parser)

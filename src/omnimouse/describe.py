@@ -1,4 +1,4 @@
-"""What a folder holds, in words and as plain data: a recording, a model, or a session adapter.
+"""What a folder holds, in words and as plain data: a recording, a model, a session adapter, or a pre-training.
 
 Of recordings, only metadata is read and the behavior, whose gaps decide how many windows there are; of models and
 session adapters, no weight is loaded.
@@ -20,6 +20,7 @@ from omnimouse.files import read_mapping
 from omnimouse.hub import PACKAGED_CORES, RANK_FILE, HubOptions, find, list_files
 from omnimouse.published_files import rank_files
 from omnimouse.session_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter, read_index
+from omnimouse.training.run_status import describe_run, is_run, run_lines
 
 if TYPE_CHECKING:
     from omnimouse.recordings import Recording
@@ -55,7 +56,8 @@ def describe(path: str | os.PathLike[str], *, revision: str | None = None) -> di
         revision: Branch, tag or commit of a repo.
 
     Returns:
-        JSON-ready dict; "kind" is "recording", "model", "session adapter" or "published checkpoint".
+        JSON-ready dict; "kind" is "recording", "model", "session adapter", "published checkpoint" or
+        "training run".
 
     Raises:
         ValueError: Nothing has that name, or the folder is none of these.
@@ -70,6 +72,8 @@ def describe(path: str | os.PathLike[str], *, revision: str | None = None) -> di
         return {**describe_adapter(folder), "path": source.name}
     if (folder / ADAPTER_CONFIG).is_file():
         return describe_adapter(folder)
+    if is_run(folder):
+        return describe_run(folder)
     # A recording has a config.json too, so its devices are looked for first.
     if any((folder / device).is_dir() for device in ("responses", "screen")):
         from omnimouse.recordings import open_recording
@@ -158,6 +162,7 @@ def to_text(description: dict[str, Any]) -> str:
         "model": _model_lines,
         "session adapter": _adapter_lines,
         "published checkpoint": _published_lines,
+        "training run": run_lines,
     }
     return "\n".join(lines[description["kind"]](description))
 

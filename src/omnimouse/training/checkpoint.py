@@ -27,8 +27,8 @@ from omnimouse.training.recipe import ParameterGroup
 
 FORMAT_VERSION = 1
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
-_NAME = re.compile(r"checkpoint-(\d{8})")
-_PARTIAL = ".partial-"
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{8})")
+PARTIAL = ".partial-"
 
 
 @dataclass
@@ -61,19 +61,39 @@ def _named_parameters(groups: Mapping[str, ParameterGroup]) -> dict[str, torch.n
     return {name: parameter for group in groups.values() for name, parameter in group.parameters.items()}
 
 
+def pack_moments(group: ParameterGroup) -> dict[str, torch.Tensor]:
+    """Returns the Adam moments of a group, each under the name it is stored by; none for what never had a gradient."""
+    return {
+        f"optimizer/{moment}/{name}": value
+        for name, parameter in group.parameters.items()
+        for moment, value in group.optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_moments(group: ParameterGroup, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Puts back the moments of `pack_moments` into a freshly built group."""
+    for name, parameter in group.parameters.items():
+        moments = {}
+        for moment in ("step", "exp_avg", "exp_avg_sq"):
+            stored = tensors.get(f"optimizer/{moment}/{name}")
+            if stored is not None:
+                # The step counter stays on the CPU, where AdamW makes it.
+                moments[moment] = stored.clone().to("cpu" if moment == "step" else parameter.device)
+        if moments:
+            group.optimizer.state[parameter] = moments
+
+
 def _pack(groups: Mapping[str, ParameterGroup], state: TrainingState) -> dict[str, torch.Tensor]:
     """Returns every tensor of a checkpoint under the name it is stored by."""
     tensors: dict[str, torch.Tensor] = {f"parameter/{name}": value for name, value in _named_parameters(groups).items()}
     tensors |= {f"best/{name}": value for name, value in state.best_parameters.items()}
     for group in groups.values():
-        for name, parameter in group.parameters.items():
-            for moment, value in group.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer/{moment}/{name}"] = value
+        tensors |= pack_moments(group)
     tensors["random_state"] = torch.get_rng_state()
     return {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flushes a file or folder to disk; folders cannot be flushed on every system, files can."""
     if path.is_dir() and os.name == "nt":
         return
@@ -84,7 +104,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
     """Returns the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
@@ -108,26 +128,26 @@ def save_checkpoint(
         The folder written, `folder/checkpoint-<step>`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"checkpoint-{state.step:08d}"
-    partial = folder / f"{_PARTIAL}{target.name}-{os.getpid()}"
+    target = folder / checkpoint_name(state.step)
+    partial = folder / f"{PARTIAL}{target.name}-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     save_file(_pack(groups, state), partial / _TENSORS)
     values = {name: value for name, value in vars(state).items() if name != "best_parameters"}
     document = {
         "format_version": FORMAT_VERSION,
-        "tensors_sha256": _checksum(partial / _TENSORS),
+        "tensors_sha256": checksum(partial / _TENSORS),
         "identity": identity,
         "state": values,
     }
     (partial / _STATE).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
     for path in (partial / _TENSORS, partial / _STATE, partial):
-        _sync(path)
+        sync(path)
     if target.exists():
         # Callers save a step once, so this is a damaged checkpoint that the run was not resumed from.
         shutil.rmtree(target)
     os.replace(partial, target)
-    _sync(folder)
+    sync(folder)
     remove_checkpoints(folder, keep=target)
     return target
 
@@ -139,11 +159,16 @@ def remove_checkpoints(folder: Path, *, keep: Path | None = None) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def checkpoint_name(step: int) -> str:
+    """Returns the name of the folder that holds the checkpoint of a step."""
+    return f"checkpoint-{step:08d}"
+
+
 def _entries(folder: Path) -> list[Path]:
     """Returns checkpoints and unfinished ones in `folder`."""
     if not folder.is_dir():
         return []
-    return [path for path in folder.iterdir() if _NAME.fullmatch(path.name) or path.name.startswith(_PARTIAL)]
+    return [path for path in folder.iterdir() if CHECKPOINT_NAME.fullmatch(path.name) or path.name.startswith(PARTIAL)]
 
 
 @dataclass(frozen=True)
@@ -172,7 +197,7 @@ def _read(path: Path) -> Checkpoint:
     document = json.loads((path / _STATE).read_text(encoding="utf-8"))
     if document["format_version"] != FORMAT_VERSION:
         raise ValueError(f"format version {document['format_version']}, expected {FORMAT_VERSION}")
-    if _checksum(path / _TENSORS) != document["tensors_sha256"]:
+    if checksum(path / _TENSORS) != document["tensors_sha256"]:
         raise ValueError(f"{_TENSORS} differs from what was written")
     tensors = load_file(path / _TENSORS)
     # Copies, because what safetensors returns may be mapped from a file that is removed later.
@@ -185,7 +210,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 
     A damaged checkpoint is passed over for the next older one, with a warning that names it.
     """
-    complete = sorted((path for path in _entries(folder) if _NAME.fullmatch(path.name)), reverse=True)
+    complete = sorted((path for path in _entries(folder) if CHECKPOINT_NAME.fullmatch(path.name)), reverse=True)
     for path in complete:
         try:
             return _read(path)
@@ -200,13 +225,7 @@ def check_identity(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
     Raises:
         ValueError: lists every entry that differs, as it was and as it is, and what to do.
     """
-    # A round trip through JSON makes tuples lists, as they are in the stored one.
-    found, expected = checkpoint.identity, json.loads(json.dumps(identity))
-    differences = [
-        f"  {name}: {_short(found.get(name))} in the checkpoint, {_short(expected.get(name))} now"
-        for name in sorted(found.keys() | expected.keys())
-        if found.get(name) != expected.get(name)
-    ]
+    differences = identity_differences(checkpoint.identity, identity)
     if differences:
         raise ValueError(
             f"The checkpoint {checkpoint.path} belongs to another run:\n"
@@ -214,6 +233,17 @@ def check_identity(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
             + "\nRepeat the call with the checkpoint's values to continue that run, pass resume=False "
             "(--no-resume) to discard it and begin anew, or choose another output_dir."
         )
+
+
+def identity_differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Returns one line for each entry that differs between a checkpoint's identity and a run's."""
+    # A round trip through JSON makes tuples lists, as they are in the stored one.
+    expected = json.loads(json.dumps(expected))
+    return [
+        f"  {name}: {_short(found.get(name))} in the checkpoint, {_short(expected.get(name))} now"
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
+    ]
 
 
 def _short(value: object) -> str:
@@ -233,14 +263,7 @@ def restore(checkpoint: Checkpoint, groups: Mapping[str, ParameterGroup]) -> Tra
         for name, parameter in group.parameters.items():
             with torch.no_grad():
                 parameter.copy_(checkpoint.tensors[f"parameter/{name}"])
-            moments = {}
-            for moment in ("step", "exp_avg", "exp_avg_sq"):
-                stored = checkpoint.tensors.get(f"optimizer/{moment}/{name}")
-                if stored is not None:
-                    # The step counter stays on the CPU, where AdamW makes it.
-                    moments[moment] = stored.clone().to("cpu" if moment == "step" else parameter.device)
-            if moments:
-                group.optimizer.state[parameter] = moments
+        restore_moments(group, checkpoint.tensors)
     torch.set_rng_state(checkpoint.tensors["random_state"])
     return checkpoint.state
 
@@ -248,7 +271,7 @@ def restore(checkpoint: Checkpoint, groups: Mapping[str, ParameterGroup]) -> Tra
 def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes one JSON object per line, replacing the file only once the new one is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}{_PARTIAL}{os.getpid()}")
+    partial = path.with_name(f"{path.name}{PARTIAL}{os.getpid()}")
     partial.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     os.replace(partial, path)
 

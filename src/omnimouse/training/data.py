@@ -10,10 +10,11 @@ Shape letters: B windows of a batch, N neurons of the session, P neurons drawn (
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +22,11 @@ import torch
 from omnimouse.configuration_omnimouse import OmniMouseConfig
 from omnimouse.masks import TRAINING_MASKS, Mask, as_mask, usable_masks
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 # One stream of random numbers per question, so that adding a question never changes the answers to the others.
-_STREAM_WINDOWS, _STREAM_MASK, _STREAM_NEURONS, _STREAM_TORCH, _STREAM_VALIDATION = range(5)
+STREAM_WINDOWS, STREAM_MASK, STREAM_NEURONS, STREAM_TORCH, STREAM_VALIDATION, STREAM_SESSIONS, STREAM_VECTORS = range(7)
 
 
 class WindowSource(Protocol):
@@ -52,47 +56,49 @@ class BatchPlan:
     neuron_ids: np.ndarray
 
 
-def _random_words(count: int, *key: int) -> np.ndarray:
+def random_words(count: int, *key: int) -> np.ndarray:
     """Returns uint64 [count], a pure function of `key`."""
     return np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
 
 
-def _permutation(count: int, *key: int) -> np.ndarray:
+def permutation(count: int, *key: int) -> np.ndarray:
     """Returns int64 [count], a permutation that is a pure function of `key` and `count`."""
-    return np.argsort(_random_words(count, *key), kind="stable")
+    return np.argsort(random_words(count, *key), kind="stable")
 
 
-@functools.lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, n_windows: int) -> np.ndarray:
+@functools.lru_cache(maxsize=16)
+def _epoch_order(seed: int, epoch: int, n_windows: int, source: tuple[int, ...]) -> np.ndarray:
     """Returns int64 [n_windows], the order of one epoch; cached because every step of the epoch asks for it."""
-    order = _permutation(n_windows, seed, _STREAM_WINDOWS, epoch)
+    order = permutation(n_windows, seed, STREAM_WINDOWS, epoch, *source)
     order.flags.writeable = False
     return order
 
 
-def window_indices(seed: int, step: int, *, n_windows: int, batch_size: int) -> np.ndarray:
+def window_indices(
+    seed: int, step: int, *, n_windows: int, batch_size: int, source: tuple[int, ...] = ()
+) -> np.ndarray:
     """Returns int64 [B], the windows of one step.
 
     Every epoch visits every window once in an order of its own; a batch that reaches the end of an epoch goes on in the
-    next one, so every step has `batch_size` windows.
+    next one, so every step has `batch_size` windows. Different `source`s have orders that are independent.
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, within = np.divmod(positions, n_windows)
-    order = functools.partial(_epoch_order, seed, n_windows=n_windows)
+    order = functools.partial(_epoch_order, seed, n_windows=n_windows, source=source)
     return np.array([order(epoch=int(e))[w] for e, w in zip(epochs, within, strict=True)], dtype=np.int64)
 
 
-def _mask_index(seed: int, step: int, mask_weights: Sequence[float]) -> int:
-    """Returns the mask of one step, drawn with probabilities proportional to `mask_weights`."""
-    cumulative = np.cumsum(np.asarray(mask_weights, dtype=np.float64))
+def draw(weights: Sequence[float], *key: int) -> int:
+    """Returns an index drawn with probabilities proportional to `weights`, a pure function of `key`."""
+    cumulative = np.cumsum(np.asarray(weights, dtype=np.float64))
     # The top 53 bits of the word give a float64 in [0, 1), never 1, so the search cannot run off the end.
-    uniform = float(_random_words(1, seed, _STREAM_MASK, step)[0] >> np.uint64(11)) * 2.0**-53
+    uniform = float(random_words(1, *key)[0] >> np.uint64(11)) * 2.0**-53
     return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
 
 
-def _neuron_ids(n_windows: int, n_neurons: int, max_population: int, *key: int) -> np.ndarray:
+def shuffled_neurons(n_windows: int, n_neurons: int, max_population: int, *key: int) -> np.ndarray:
     """Returns int64 [n_windows, P], one shuffle of the population per window, cut to `max_population`."""
-    words = _random_words(n_windows * n_neurons, *key).reshape(n_windows, n_neurons)
+    words = random_words(n_windows * n_neurons, *key).reshape(n_windows, n_neurons)
     return np.argsort(words, axis=1, kind="stable")[:, :max_population].astype(np.int64)
 
 
@@ -120,19 +126,19 @@ def batch_plan(
     return BatchPlan(
         step=step,
         window_indices=window_indices(seed, step, n_windows=n_windows, batch_size=batch_size),
-        mask_index=_mask_index(seed, step, mask_weights),
-        neuron_ids=_neuron_ids(batch_size, n_neurons, max_population, seed, _STREAM_NEURONS, step),
+        mask_index=draw(mask_weights, seed, STREAM_MASK, step),
+        neuron_ids=shuffled_neurons(batch_size, n_neurons, max_population, seed, STREAM_NEURONS, step),
     )
 
 
 def validation_neuron_ids(seed: int, n_windows: int, *, n_neurons: int, max_population: int) -> np.ndarray:
     """Returns int64 [n_windows, P]: per validation window a shuffle that stays the same for the whole run."""
-    return _neuron_ids(n_windows, n_neurons, max_population, seed, _STREAM_VALIDATION)
+    return shuffled_neurons(n_windows, n_neurons, max_population, seed, STREAM_VALIDATION)
 
 
 def torch_seed(seed: int, step: int) -> int:
     """Returns the seed of whatever torch draws within one step (stochastic depth), in [0, 2**63)."""
-    return int(_random_words(1, seed, _STREAM_TORCH, step)[0] >> np.uint64(1))
+    return int(random_words(1, seed, STREAM_TORCH, step)[0] >> np.uint64(1))
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,20 @@ class MaskChoice:
     needs: tuple[str, ...]
 
 
+def named_masks(masks: Sequence[Mask | str] | None, config: OmniMouseConfig) -> tuple[list[str], list[Mask]]:
+    """Returns what messages call each mask, and the masks; None stands for the 120 training masks.
+
+    Raises:
+        ValueError: when there is none, or a name is unknown.
+    """
+    wanted: Sequence[Mask | str] = TRAINING_MASKS if masks is None else masks
+    if not wanted:
+        raise ValueError("masks is empty; pass masks or task names, or leave it out for the training masks.")
+    prefix = "training" if masks is None else "mask"
+    names = [entry if isinstance(entry, str) else f"{prefix}/{i}" for i, entry in enumerate(wanted)]
+    return names, [as_mask(entry, config) for entry in wanted]
+
+
 def choose_masks(
     masks: Sequence[Mask | str] | None, mask_weights: Sequence[float] | None, *, n_neurons: int, config: OmniMouseConfig
 ) -> MaskChoice:
@@ -168,12 +188,7 @@ def choose_masks(
     Raises:
         ValueError: when weights and masks do not match, a name is unknown, or no mask with weight is left.
     """
-    wanted: Sequence[Mask | str] = TRAINING_MASKS if masks is None else masks
-    if not wanted:
-        raise ValueError("masks is empty; pass masks or task names, or leave it out for the training masks.")
-    prefix = "training" if masks is None else "mask"
-    names = [entry if isinstance(entry, str) else f"{prefix}/{i}" for i, entry in enumerate(wanted)]
-    resolved = [as_mask(entry, config) for entry in wanted]
+    names, resolved = named_masks(masks, config)
     weights = [1.0] * len(resolved) if mask_weights is None else [float(weight) for weight in mask_weights]
     if len(weights) != len(resolved):
         raise ValueError(f"mask_weights has {len(weights)} entries for {len(resolved)} masks; give one per mask.")
@@ -264,12 +279,28 @@ def batches(
         for plan in plans:
             yield plan, cut_batch(windows, plan.window_indices, needs=needs)
         return
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="omnimouse-windows") as pool:
-        waiting: tuple[BatchPlan, Any] | None = None
-        for plan in plans:
-            upcoming = (plan, pool.submit(cut_batch, windows, plan.window_indices, needs=needs))
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = upcoming
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
+    yield from ahead(lambda plan: (plan, cut_batch(windows, plan.window_indices, needs=needs)), plans, workers=1)
+
+
+def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Generator[Result, None, None]:
+    """Yields `function(item)` of every item in order, computed in threads while the caller is busy with earlier ones.
+
+    Args:
+        function: called in a thread; what it raises is raised where its result would have been yielded.
+        items: what to call it with; at most `workers` items are taken in advance, so it may be endless.
+        workers: threads; 0 calls the function when its result is asked for.
+    """
+    if workers == 0:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="omnimouse-windows")
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

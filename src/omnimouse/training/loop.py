@@ -111,10 +111,16 @@ class StopRequest:
     """While active, SIGTERM and Ctrl-C ask the loop to stop after the step under way; a second one stops at once.
 
     Signals can be handled in the main thread only; elsewhere this does nothing. On exit the old handlers are put back.
+
+    Args:
+        grace_seconds: a signal within this time of the first is taken for an echo of it. Launchers and schedulers send
+            the same request several times: to the process group, and once more from the launcher to its children.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace_seconds: float = 0.0) -> None:
         self.signal_number: int | None = None
+        self.grace_seconds = grace_seconds
+        self._first = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -132,9 +138,10 @@ class StopRequest:
         self._previous.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number is not None:
+        if self.signal_number is None:
+            self.signal_number, self._first = number, time.monotonic()
+        elif time.monotonic() - self._first >= self.grace_seconds:
             self.leave()
-        self.signal_number = number
 
     def leave(self) -> None:
         """Raises what the signal stands for: KeyboardInterrupt for Ctrl-C, SystemExit(143) for SIGTERM."""
@@ -165,7 +172,7 @@ def only_trainable(model: nn.Module, groups: Mapping[str, ParameterGroup]) -> It
 
 
 @contextmanager
-def _seeded_torch(seed: int, device: torch.device) -> Iterator[None]:
+def seeded_torch(seed: int, device: torch.device) -> Iterator[None]:
     """Seeds torch within the block and gives the caller's random state back afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -174,11 +181,32 @@ def _seeded_torch(seed: int, device: torch.device) -> Iterator[None]:
 
 def _forward(run: TrainingRun, batch: Mapping[str, torch.Tensor], mask: Mask, neuron_ids: np.ndarray | None) -> Any:
     """Returns the model's output for one batch, in the run's precision."""
-    device = run.accelerator.device
+    return forward_batch(run.model, run.accelerator, run.session, batch, mask, neuron_ids)
+
+
+def forward_batch(
+    model: Any,
+    accelerator: Accelerator,
+    session: str,
+    batch: Mapping[str, torch.Tensor],
+    mask: Mask,
+    neuron_ids: np.ndarray | None,
+) -> Any:
+    """Returns the model's output for one batch of a session, in the accelerator's precision.
+
+    Args:
+        model: on the accelerator's device.
+        accelerator: device and precision.
+        session: key of the session.
+        batch: windows of it.
+        mask: what is visible and what is predicted.
+        neuron_ids: int64 [B, P]; None for the whole population in file order.
+    """
+    device = accelerator.device
     moved = {name: array.to(device, non_blocking=True) for name, array in batch.items()}
     ids = None if neuron_ids is None else torch.from_numpy(neuron_ids).to(device)
-    with run.accelerator.autocast():
-        return run.model(run.session, **moved, mask=mask, neuron_ids=ids, all_neurons=ids is None)
+    with accelerator.autocast():
+        return model(session, **moved, mask=mask, neuron_ids=ids, all_neurons=ids is None)
 
 
 def _refuse(run: TrainingRun, plan: BatchPlan, what: str) -> None:
@@ -211,7 +239,7 @@ def train_step(run: TrainingRun, plan: BatchPlan, batch: Mapping[str, torch.Tens
         rates[name] = run.recipe.schedule.learning_rate(group.recipe.learning_rate, plan.step, run.recipe.steps)
         group.set_learning_rate(rates[name])
     run.model.train(run.recipe.core is not None)
-    with _seeded_torch(torch_seed(run.recipe.seed, plan.step), run.accelerator.device):
+    with seeded_torch(torch_seed(run.recipe.seed, plan.step), run.accelerator.device):
         output = _forward(run, batch, run.choice.masks[plan.mask_index], plan.neuron_ids)
         loss = output.loss.item()
         if not math.isfinite(loss):
@@ -228,8 +256,8 @@ def train_step(run: TrainingRun, plan: BatchPlan, batch: Mapping[str, torch.Tens
     return {
         "step": plan.step + 1,
         "loss": loss,
-        "response_loss": _number(output.response_loss),
-        "behavior_loss": _number(output.behavior_loss),
+        "response_loss": as_number(output.response_loss),
+        "behavior_loss": as_number(output.behavior_loss),
         "validation_loss": None,
         "validation_losses": None,
         "seconds": None,
@@ -239,7 +267,7 @@ def train_step(run: TrainingRun, plan: BatchPlan, batch: Mapping[str, torch.Tens
     }
 
 
-def _number(loss: torch.Tensor | None) -> float | None:
+def as_number(loss: torch.Tensor | None) -> float | None:
     """Returns a loss as a float, None when the mask does not have this loss."""
     return None if loss is None else float(loss.item())
 

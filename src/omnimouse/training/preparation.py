@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState, is_initialized
+from accelerate.utils import InitProcessGroupKwargs
 
 from omnimouse.files import hash_tensors
 from omnimouse.masks import Mask, as_mask
@@ -48,31 +50,43 @@ MAX_WARMUP_STEPS = 50
 """The most warm-up steps a run has unless told otherwise; with the core frozen, nothing needs a long one."""
 
 
+PATIENCE = timedelta(hours=1)
+"""How long processes wait for one that reads a large checkpoint or writes a model; one that dies is noticed at once."""
+
+
 def make_accelerator(mixed_precision: str, *, cpu: bool) -> Accelerator:
-    """Returns the accelerator to train on, with the precision asked for."""
+    """Returns the accelerator of a fine-tune, with the precision asked for."""
+    accelerator = start_accelerator(mixed_precision, cpu=cpu)
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"finetune trains one session on one process, but {accelerator.num_processes} were started. Start the "
+            "script with `python`, or with `accelerate launch --num_processes 1`."
+        )
+    return accelerator
+
+
+def start_accelerator(mixed_precision: str, *, cpu: bool) -> Accelerator:
+    """Returns the accelerator of this process, with the precision asked for, on as many processes as were started."""
     if mixed_precision not in ("auto", "no", "bf16"):
         raise ValueError(f"mixed_precision is {mixed_precision!r}; expected 'auto', 'no' or 'bf16'.")
     if mixed_precision == "auto":
         if is_initialized():
             mixed_precision = AcceleratorState().mixed_precision
         else:
-            mixed_precision = "bf16" if computes_in_bfloat16(PartialState(cpu=cpu).device) else "no"
+            device = PartialState(cpu=cpu, timeout=PATIENCE).device
+            mixed_precision = "bf16" if computes_in_bfloat16(device) else "no"
     try:
-        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu)
+        handlers = [InitProcessGroupKwargs(timeout=PATIENCE)]
+        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=handlers)
     except ValueError as error:
         raise ValueError(
             f"Accelerate cannot be set up with mixed_precision={mixed_precision!r}, cpu={cpu}: {error}. Its settings "
             "hold for the whole process: keep to those of the first call (mixed_precision='auto' does), or start a new "
             "process."
         ) from error
-    if accelerator.num_processes > 1:
-        raise ValueError(
-            f"finetune trains one session on one process, but {accelerator.num_processes} were started. Start the "
-            "script with `python`, or with `accelerate launch --num_processes 1`."
-        )
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise ValueError(
-            f"Accelerate is set up with mixed precision {accelerator.mixed_precision!r} in this process; finetune "
+            f"Accelerate is set up with mixed precision {accelerator.mixed_precision!r} in this process; training "
             "works in 'no' or 'bf16'. Start a new process."
         )
     return accelerator
@@ -285,12 +299,12 @@ def run_identity(
         "processor": json.loads(processor.to_json_string()),
         "masks": [asdict(mask) for mask in choice.masks],
         "mask_weights": list(choice.weights),
-        "training_windows": _fingerprint(windows.starts),
+        "training_windows": window_fingerprint(windows.starts),
         "validation": None,
     }
     if validation is not None:
         identity["validation"] = {
-            "windows": _fingerprint(validation.windows.starts[validation.indices]),
+            "windows": window_fingerprint(validation.windows.starts[validation.indices]),
             "masks": {name: asdict(mask) for name, mask in validation.masks.items()},
             "all_neurons": validation.neuron_ids is None,
         }
@@ -303,6 +317,6 @@ def run_identity(
     return identity
 
 
-def _fingerprint(starts: np.ndarray) -> str:
+def window_fingerprint(starts: np.ndarray) -> str:
     """Returns a short description of window starts in which two different lists differ."""
     return f"{len(starts)} windows, sha256 {hashlib.sha256(starts.astype('<f8').tobytes()).hexdigest()[:16]}"

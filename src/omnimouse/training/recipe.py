@@ -19,18 +19,18 @@ from torch import nn
 MixedPrecision = Literal["no", "bf16"]
 
 
-def _require(condition: bool, owner: str, name: str, value: object, expected: str) -> None:
+def require(condition: bool, owner: str, name: str, value: object, expected: str) -> None:
     """Raises ValueError naming the field of `owner` that is out of range."""
     if not condition:
         raise ValueError(f"{owner}.{name} is {value!r}; expected {expected}.")
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     """Whether `value` is a finite int or float (bool excluded)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_count(value: object, minimum: int) -> bool:
+def is_count(value: object, minimum: int) -> bool:
     """Whether `value` is an int of at least `minimum` (bool excluded)."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
@@ -60,16 +60,16 @@ class OptimizerRecipe:
         owner = type(self).__name__
         for name in ("learning_rate", "eps", "max_grad_norm"):
             value = getattr(self, name)
-            _require(_is_number(value) and value > 0, owner, name, value, "a finite number above 0")
-        _require(
-            _is_number(self.weight_decay) and self.weight_decay >= 0,
+            require(is_number(value) and value > 0, owner, name, value, "a finite number above 0")
+        require(
+            is_number(self.weight_decay) and self.weight_decay >= 0,
             owner,
             "weight_decay",
             self.weight_decay,
             "a finite number of at least 0",
         )
-        valid = len(self.betas) == 2 and all(_is_number(beta) and 0 <= beta < 1 for beta in self.betas)
-        _require(valid, owner, "betas", self.betas, "two numbers in [0, 1)")
+        valid = len(self.betas) == 2 and all(is_number(beta) and 0 <= beta < 1 for beta in self.betas)
+        require(valid, owner, "betas", self.betas, "two numbers in [0, 1)")
 
 
 PUBLISHED_SESSION_OPTIMIZER = OptimizerRecipe(learning_rate=3e-3, weight_decay=1e-3)
@@ -101,9 +101,9 @@ class ScheduleRecipe:
     def __post_init__(self) -> None:
         owner = type(self).__name__
         for name in ("warmup_steps", "decay_steps"):
-            _require(_is_count(getattr(self, name), 0), owner, name, getattr(self, name), "a whole number, 0 or more")
+            require(is_count(getattr(self, name), 0), owner, name, getattr(self, name), "a whole number, 0 or more")
         rate = self.initial_learning_rate
-        _require(_is_number(rate) and rate >= 0, owner, "initial_learning_rate", rate, "a finite number of at least 0")
+        require(is_number(rate) and rate >= 0, owner, "initial_learning_rate", rate, "a finite number of at least 0")
 
     def learning_rate(self, peak: float, step: int, total_steps: int) -> float:
         """Returns the learning rate of one step.
@@ -153,16 +153,16 @@ class FinetuneRecipe:
     def __post_init__(self) -> None:
         owner = type(self).__name__
         for name in ("steps", "batch_size", "validate_every"):
-            _require(_is_count(getattr(self, name), 1), owner, name, getattr(self, name), "a whole number, 1 or more")
-        _require(_is_count(self.seed, 0), owner, "seed", self.seed, "a whole number, 0 or more")
-        _require(
-            self.patience is None or _is_count(self.patience, 1),
+            require(is_count(getattr(self, name), 1), owner, name, getattr(self, name), "a whole number, 1 or more")
+        require(is_count(self.seed, 0), owner, "seed", self.seed, "a whole number, 0 or more")
+        require(
+            self.patience is None or is_count(self.patience, 1),
             owner,
             "patience",
             self.patience,
             "None or a whole number, 1 or more",
         )
-        _require(
+        require(
             self.mixed_precision in ("no", "bf16"), owner, "mixed_precision", self.mixed_precision, "'no' or 'bf16'"
         )
         busy = self.schedule.warmup_steps + self.schedule.decay_steps
@@ -251,18 +251,31 @@ def build_optimizers(model: Any, recipe: FinetuneRecipe, session: str) -> dict[s
     for name, parameters in trained_parameters(model, recipe, session).items():
         optimizer_recipe = recipes[name]
         assert optimizer_recipe is not None and parameters
-        for parameter_name, parameter in parameters.items():
-            if parameter.dtype != torch.float32:
-                raise ValueError(
-                    f"Parameter {parameter_name} is {parameter.dtype}; training needs torch.float32. Load the model "
-                    "with dtype=torch.float32 (mixed_precision='bf16' still computes in bfloat16)."
-                )
-        optimizer = torch.optim.AdamW(
-            list(parameters.values()),
-            lr=optimizer_recipe.learning_rate,
-            betas=optimizer_recipe.betas,
-            eps=optimizer_recipe.eps,
-            weight_decay=optimizer_recipe.weight_decay,
-        )
-        groups[name] = ParameterGroup(optimizer_recipe, parameters, optimizer)
+        groups[name] = build_group(optimizer_recipe, parameters)
     return groups
+
+
+def build_group(recipe: OptimizerRecipe, parameters: Mapping[str, nn.Parameter]) -> ParameterGroup:
+    """Builds AdamW over some parameters.
+
+    Args:
+        recipe: rates and clip.
+        parameters: parameter name -> parameter, at least one.
+
+    Raises:
+        ValueError: when a parameter is not float32.
+    """
+    for name, parameter in parameters.items():
+        if parameter.dtype != torch.float32:
+            raise ValueError(
+                f"Parameter {name} is {parameter.dtype}; training needs torch.float32. Load the model "
+                "with dtype=torch.float32 (mixed_precision='bf16' still computes in bfloat16)."
+            )
+    optimizer = torch.optim.AdamW(
+        list(parameters.values()),
+        lr=recipe.learning_rate,
+        betas=recipe.betas,
+        eps=recipe.eps,
+        weight_decay=recipe.weight_decay,
+    )
+    return ParameterGroup(recipe, dict(parameters), optimizer)

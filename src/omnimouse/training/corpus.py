@@ -1,0 +1,169 @@
+"""The recordings of a pre-training: finding them, and keeping a bounded number of them open."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.recordings import Windows, open_recording
+from omnimouse.sessions import hash_unit_ids, same_animal, short_key
+from omnimouse.training.preparation import open_windows
+from omnimouse.training.pretraining_recipe import RecordingsRecipe
+
+_DEVICES = ("responses", "screen", "eye_tracker", "treadmill")
+"""Folders by which globs know a session folder."""
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What a run knows of a session without its data.
+
+    Attributes:
+        key: its key.
+        path: folder of its recording.
+        n_neurons: neurons of its population.
+        animal_id: its animal; one spelling for all sessions of an animal.
+        unit_ids_hash: see `SessionSpec`.
+        tiers: tiers of its trials.
+        visits: how often it is visited in each round through a process's sessions.
+    """
+
+    key: str
+    path: Path
+    n_neurons: int
+    animal_id: str
+    unit_ids_hash: str | None
+    tiers: tuple[str, ...]
+    visits: int
+
+
+def find_sessions(recipe: RecordingsRecipe) -> dict[str, SessionInfo]:
+    """Looks the recordings of a recipe up; reads metadata only.
+
+    Returns:
+        Session key -> what is known, sorted by key.
+
+    Raises:
+        ValueError: a path or glob that matches no folder, a folder that is no recording, two recordings of one session,
+            a weight that no session matches, or a tier that a recording lacks.
+    """
+    found: dict[str, SessionInfo] = {}
+    animals: list[str] = []
+    for path in _folders(recipe.paths):
+        recording = open_recording(path)
+        key = recording.session_key
+        if key in found:
+            raise ValueError(
+                f"Session {key!r} is there twice, in {found[key].path} and {recording.path}. Leave one of them out of "
+                "recordings.paths."
+            )
+        missing = [tier for tier in recipe.tiers if tier not in recording.tiers]
+        if missing:
+            raise ValueError(
+                f"Recording {recording.path} has no tier {', '.join(missing)}; it has {', '.join(recording.tiers)}. "
+                "Change recordings.tiers, or leave the recording out of recordings.paths."
+            )
+        animal = str(recording.animal_id)
+        animal = next((known for known in animals if same_animal(known, animal)), animal)
+        animals.append(animal)
+        found[key] = SessionInfo(
+            key, recording.path, recording.n_neurons, animal, hash_unit_ids(recording.unit_ids),
+            tuple(recording.tiers), _visits(key, recipe.weights),
+        )  # fmt: skip
+    unused = [name for name in recipe.weights if not any(_matches(key, name) for key in found)]
+    if unused:
+        raise ValueError(
+            f"recordings.weights names {', '.join(unused)}, which no session matches; the sessions are "
+            f"{', '.join(sorted(found)[:8])}{', ...' if len(found) > 8 else ''}."
+        )
+    return dict(sorted(found.items()))
+
+
+def _folders(paths: Sequence[str]) -> list[Path]:
+    """Session folders that paths and globs stand for, sorted, each once. Globs pass over what is no recording."""
+    folders: set[Path] = set()
+    for pattern in paths:
+        place = Path(pattern).expanduser()
+        if place.exists() or not glob.has_magic(pattern):
+            folders.add(place.absolute())
+            continue
+        matches = [Path(name).absolute() for name in glob.glob(str(place), recursive=True)]
+        sessions = [path for path in matches if all((path / device).is_dir() for device in _DEVICES)]
+        if not sessions:
+            raise ValueError(
+                f"recordings.paths: {pattern!r} matches {len(matches)} entries, none of them a session folder "
+                f"(relative to {Path.cwd()}). Correct the pattern; it should end at the session folders."
+            )
+        folders.update(sessions)
+    return sorted(folders)
+
+
+def _matches(key: str, pattern: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (key, short_key(key)))
+
+
+def _visits(key: str, weights: Mapping[str, int]) -> int:
+    """The weight of the last entry that matches."""
+    return next((weight for name, weight in reversed(list(weights.items())) if _matches(key, name)), 1)
+
+
+class OpenRecordings:
+    """Windows of sessions, lent to one user at a time; those used longest ago are closed.
+
+    Args:
+        sessions: the sessions that can be asked for.
+        tiers: tiers of the trials.
+        stride: see `Windows`.
+        include_blanks: see `Windows`.
+        processor: see `Windows`.
+        capacity: the most recordings that stay open while nobody uses them.
+    """
+
+    def __init__(
+        self,
+        sessions: Mapping[str, SessionInfo],
+        tiers: Sequence[str],
+        *,
+        stride: int,
+        include_blanks: bool,
+        processor: OmniMouseProcessor,
+        capacity: int,
+    ) -> None:
+        self.sessions, self.tiers, self.processor = dict(sessions), tuple(tiers), processor
+        self.stride, self.include_blanks, self.capacity = stride, include_blanks, capacity
+        self._idle: OrderedDict[str, Windows] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lend(self, key: str) -> Iterator[Windows]:
+        """Yields the windows of a session, which nobody else uses meanwhile.
+
+        A second user at the same time gets windows of their own: open files are not shared between threads.
+
+        Raises:
+            ValueError: the recording cannot be opened, or has no window in these tiers.
+        """
+        with self._lock:
+            windows = self._idle.pop(key, None)
+        if windows is None:
+            recording = open_recording(self.sessions[key].path)
+            windows = open_windows(recording, self.tiers, self.stride, self.include_blanks, self.processor)
+        yield windows
+        # Only what was used without an error goes back.
+        with self._lock:
+            self._idle[key] = windows
+            self._idle.move_to_end(key)
+            while len(self._idle) > self.capacity:
+                self._idle.popitem(last=False)
+
+    @property
+    def n_open(self) -> int:
+        """Recordings that are open while nobody uses them."""
+        return len(self._idle)

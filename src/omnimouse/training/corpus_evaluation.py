@@ -1,0 +1,108 @@
+"""Evaluation during a pre-training: the validation masks on held-out trials of some sessions of every process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+
+from omnimouse.evaluation.accumulate import TaskRun
+from omnimouse.evaluation.evaluate import spread
+from omnimouse.evaluation.inputs import finite_windows, run_model, usable
+from omnimouse.evaluation.scores import TaskScore
+from omnimouse.masks import Mask
+from omnimouse.training.corpus import OpenRecordings
+from omnimouse.training.distributed import Processes
+
+if TYPE_CHECKING:
+    from omnimouse.modeling_omnimouse import OmniMouseModel
+
+_KINDS = ("loss", "score", "behavior_loss")
+
+
+class CorpusEvaluation:
+    """Scores the model on held-out windows: all neurons in file order, as `evaluate` does, without baselines.
+
+    Args:
+        recordings: windows of the held-out tier.
+        keys: sessions of this process to score.
+        masks: name -> mask; sessions whose population cannot serve one are left out of it.
+        max_windows: windows per session, evenly spread.
+        batch_size: windows per forward pass.
+    """
+
+    def __init__(
+        self,
+        recordings: OpenRecordings,
+        keys: Sequence[str],
+        masks: Mapping[str, Mask],
+        *,
+        max_windows: int,
+        batch_size: int,
+    ) -> None:
+        self.recordings, self.keys, self.masks = recordings, list(keys), dict(masks)
+        self.max_windows, self.batch_size = max_windows, batch_size
+
+    def __call__(
+        self, model: OmniMouseModel, accelerator: Accelerator, processes: Processes
+    ) -> dict[str, dict[str, Any]]:
+        """Scores and averages over the sessions of all processes, each session with the same weight.
+
+        Returns:
+            mask -> {"loss" (as in training), "score" (correlation), "behavior_loss", "n_sessions"}; None where the mask
+            has no such number or no session can serve it. The model is left in eval mode.
+        """
+        totals = {name: {kind: [0.0, 0] for kind in _KINDS} for name in self.masks}
+        with processes.together("evaluate"):
+            model.eval()
+            for key in self.keys:
+                for name, score in self._score(model, accelerator, key).items():
+                    for kind, value in _numbers(score, model.config.behavior_loss_weight).items():
+                        if value is not None:
+                            totals[name][kind][0] += value
+                            totals[name][kind][1] += 1
+        flat = [number for entry in totals.values() for kind in _KINDS for number in entry[kind]]
+        added = iter(processes.add_numbers(flat))
+        result: dict[str, dict[str, Any]] = {}
+        for name in self.masks:
+            entry: dict[str, Any] = {}
+            for kind in _KINDS:
+                total, count = next(added), next(added)
+                entry[kind] = total / count if count else None
+                if kind == "loss":
+                    entry["n_sessions"] = round(count)
+            result[name] = entry
+        return result
+
+    def _score(self, model: OmniMouseModel, accelerator: Accelerator, key: str) -> dict[str, TaskScore]:
+        """Scores one session: mask -> score, of the masks that it can serve."""
+        with self.recordings.lend(key) as windows:
+            runs = []
+            for name, mask in self.masks.items():
+                try:
+                    resolved = mask.resolve(windows.recording.n_neurons, model.config)
+                except ValueError:
+                    continue
+                runs.append(TaskRun(name, mask, resolved, model.config, None))
+            indices = spread(len(windows), self.max_windows)
+            with torch.no_grad():
+                for start in range(0, len(indices), self.batch_size):
+                    batch = windows.batch(indices[start : start + self.batch_size])
+                    finite = finite_windows(batch)
+                    for run in runs:
+                        rows = usable(finite, run.needs.inputs)
+                        if rows.any():
+                            part = {name: batch[name][rows].to(accelerator.device) for name in run.needs.passed}
+                            with accelerator.autocast():
+                                output = run_model(model, key, run.mask, part)
+                            run.update(output, part, None, finite["behavior"][rows])
+        return {run.name: run.finish() for run in runs if run.n_windows}
+
+
+def _numbers(score: TaskScore, behavior_weight: float) -> dict[str, float | None]:
+    """The numbers of a score that are averaged."""
+    terms = [score.response_loss, None if score.behavior_loss is None else behavior_weight * score.behavior_loss]
+    known = [term for term in terms if term is not None]
+    return {"loss": sum(known) if known else None, "score": score.score, "behavior_loss": score.behavior_loss}

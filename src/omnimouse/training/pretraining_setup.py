@@ -1,0 +1,310 @@
+"""What a pre-training is made of before its first step; every function refuses what cannot work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from omnimouse.masks import Mask, as_mask
+from omnimouse.outputs import check_output
+from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.training.assignment import assign_sessions
+from omnimouse.training.corpus import OpenRecordings, SessionInfo, find_sessions
+from omnimouse.training.corpus_evaluation import CorpusEvaluation
+from omnimouse.training.corpus_sessions import FirstVectors, animal_groups, session_spec, table_groups
+from omnimouse.training.data import MaskChoice, choose_masks, named_masks
+from omnimouse.training.distributed import GradientSum, Processes
+from omnimouse.training.monitor import STEP_NUMBERS
+from omnimouse.training.preparation import window_fingerprint
+from omnimouse.training.pretraining_recipe import PretrainingRecipe
+from omnimouse.training.recipe import ParameterGroup, build_group
+from omnimouse.training.run_folder import RunFolder
+from omnimouse.training.typed_yaml import to_mapping
+
+if TYPE_CHECKING:
+    from omnimouse.modeling_omnimouse import OmniMouseModel
+
+
+@dataclass(frozen=True)
+class CorpusMasks:
+    """The masks of a run.
+
+    Attributes:
+        names: what messages call each mask.
+        masks: the masks.
+        weights: their weights.
+        usable: session -> masks that its population can serve.
+        needs: session -> arrays that these masks need.
+        left_out: session -> how many masks it cannot serve, of those that cannot serve all.
+    """
+
+    names: tuple[str, ...]
+    masks: tuple[Mask, ...]
+    weights: tuple[float, ...]
+    usable: dict[str, frozenset[int]]
+    needs: dict[str, tuple[str, ...]]
+    left_out: dict[str, int]
+
+
+@dataclass(frozen=True)
+class PretrainingRun:
+    """Everything the loop needs and does not change.
+
+    Attributes:
+        recipe: how to train.
+        folder: where results go.
+        accelerator: device and precision.
+        processes: of the run.
+        model: core, and the sessions that this process owns.
+        sessions: all sessions of the run.
+        owned: those of this process.
+        masks: what is drawn from.
+        recordings: windows to train on, of the sessions of this process.
+        evaluation: what is scored in between, or None.
+        windows: session of this process -> fingerprint of its windows.
+        core: optimizer of the core.
+        tables: session -> optimizer of its tables.
+        animals: animal -> optimizer of its vector.
+        gradients: averages over processes.
+        rate: (peak, step) -> learning rate, 0 for the first step.
+        last: steps of the whole run.
+        identity: what a checkpoint must have in common with a run that continues from it.
+    """
+
+    recipe: PretrainingRecipe
+    folder: RunFolder
+    accelerator: Accelerator
+    processes: Processes
+    model: OmniMouseModel
+    sessions: dict[str, SessionInfo]
+    owned: dict[str, SessionInfo]
+    masks: CorpusMasks
+    recordings: OpenRecordings
+    evaluation: CorpusEvaluation | None
+    windows: dict[str, str]
+    core: ParameterGroup
+    tables: dict[str, ParameterGroup]
+    animals: dict[str, ParameterGroup]
+    gradients: GradientSum
+    rate: Callable[[float, int], float]
+    last: int
+    identity: dict[str, Any]
+
+
+def prepare_run(
+    recipe: PretrainingRecipe,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    *,
+    fresh: bool,
+    rate: Callable[[float, int], float],
+    last: int,
+) -> PretrainingRun:
+    """Builds a run, whose weights are the first ones.
+
+    Args:
+        recipe: how to train.
+        folder: where results go.
+        accelerator: of this process.
+        fresh: whether the run begins here; else the weights of the sessions are left at zero, to be restored.
+        rate: see `PretrainingRun`.
+        last: see `PretrainingRun`.
+
+    Raises:
+        ValueError: anything in the recipe or the recordings that cannot work.
+    """
+    processes = Processes(accelerator)
+    with processes.together("set the run up"):
+        sessions = find_sessions(recipe.recordings)
+        for info in sessions.values():
+            check_output(folder.path, info.path, folder=True)
+        keys = assign_sessions({key: info.n_neurons for key, info in sessions.items()}, processes.count)
+        owned = {key: sessions[key] for key in keys[processes.rank]}
+        processor = OmniMouseProcessor(profile=recipe.recordings.profile)
+        model = build_model(recipe, processor)
+        masks = _choose_masks(recipe, sessions, model)
+        recordings = _open(recipe, owned, recipe.recordings.tiers, processor)
+        windows = {}
+        for key in owned:
+            with recordings.lend(key) as found:
+                windows[key] = window_fingerprint(found.starts)
+        evaluation = _make_evaluation(recipe, sessions, owned, model, processor)
+        _add_sessions(model, owned, recipe, processor, fresh=fresh)
+        model.to(accelerator.device)
+        core = build_group(recipe.optimizer.core, dict(model.core_named_parameters()))
+        animals = animal_groups(model, owned.values(), recipe.optimizer.session)
+        gradients = GradientSum(
+            processes,
+            list(core.parameters.values()),
+            {name: next(iter(group.parameters.values())) for name, group in animals.items()},
+            sorted({info.animal_id for info in sessions.values()}),
+            identity_size=model.config.identity_size,
+            n_extra=len(STEP_NUMBERS),
+        )
+    return PretrainingRun(
+        recipe=recipe,
+        folder=folder,
+        accelerator=accelerator,
+        processes=processes,
+        model=model,
+        sessions=sessions,
+        owned=owned,
+        masks=masks,
+        recordings=recordings,
+        evaluation=evaluation,
+        windows=windows,
+        core=core,
+        tables=table_groups(model, owned, recipe.optimizer.session),
+        animals=animals,
+        gradients=gradients,
+        rate=rate,
+        last=last,
+        identity=run_identity(recipe, sessions, model, accelerator.mixed_precision),
+    )
+
+
+def build_model(recipe: PretrainingRecipe, processor: OmniMouseProcessor) -> OmniMouseModel:
+    """Returns the core that a run begins with, without sessions, the same in every process."""
+    from omnimouse.modeling_omnimouse import OmniMouseModel
+
+    if recipe.model.start_from is not None:
+        model = OmniMouseModel.from_pretrained(recipe.model.start_from, dtype=torch.float32)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            model = OmniMouseModel(recipe.model.config())
+    model.processor = processor
+    return model
+
+
+def _open(
+    recipe: PretrainingRecipe, owned: Mapping[str, SessionInfo], tiers: tuple[str, ...], processor: OmniMouseProcessor
+) -> OpenRecordings:
+    return OpenRecordings(
+        owned,
+        tiers,
+        stride=recipe.recordings.stride,
+        include_blanks=recipe.recordings.include_blanks,
+        processor=processor,
+        capacity=recipe.loader.open_recordings,
+    )
+
+
+def _choose_masks(recipe: PretrainingRecipe, sessions: Mapping[str, SessionInfo], model: OmniMouseModel) -> CorpusMasks:
+    """Finds out which masks each session of the run can serve."""
+    config = model.config
+    names, weights = recipe.masks.names, recipe.masks.weights
+    all_names, all_masks = named_masks(names, config)
+    if len(set(all_names)) < len(all_names):
+        raise ValueError(f"masks.names lists a mask twice: {', '.join(all_names)}. Use masks.weights instead.")
+    choices: dict[int, MaskChoice] = {}
+    chosen: dict[str, MaskChoice] = {}
+    for key, info in sessions.items():
+        population = min(info.n_neurons, config.max_population)
+        if population not in choices:
+            choices[population] = choose_masks(names, weights, n_neurons=population, config=config)
+        chosen[key] = choices[population]
+    return CorpusMasks(
+        names=tuple(all_names),
+        masks=tuple(all_masks),
+        weights=tuple(weights or [1.0] * len(all_masks)),
+        usable={
+            key: frozenset(i for i, name in enumerate(all_names) if name in choice.names)
+            for key, choice in chosen.items()
+        },
+        needs={key: choice.needs for key, choice in chosen.items()},
+        left_out={key: len(choice.left_out) for key, choice in chosen.items() if choice.left_out},
+    )
+
+
+def _make_evaluation(
+    recipe: PretrainingRecipe,
+    sessions: Mapping[str, SessionInfo],
+    owned: Mapping[str, SessionInfo],
+    model: OmniMouseModel,
+    processor: OmniMouseProcessor,
+) -> CorpusEvaluation | None:
+    if recipe.evaluation.every is None:
+        return None
+    tiers = sorted({tier for info in sessions.values() for tier in info.tiers})
+    if recipe.evaluation.tier not in tiers:
+        raise ValueError(
+            f"No recording has the tier {recipe.evaluation.tier!r} to evaluate on; there are {', '.join(tiers)}. Set "
+            "evaluation.tier to one of them, or evaluation.every to null."
+        )
+    held_out = [key for key, info in owned.items() if recipe.evaluation.tier in info.tiers]
+    count = min(recipe.evaluation.max_sessions, len(held_out))
+    chosen = np.linspace(0, len(held_out) - 1, count).round().astype(int) if count else []
+    recordings = _open(recipe, owned, (recipe.evaluation.tier,), processor)
+    for i in chosen:
+        with recordings.lend(held_out[i]):
+            pass  # a tier without windows is found out now rather than at the first evaluation
+    return CorpusEvaluation(
+        recordings,
+        [held_out[i] for i in chosen],
+        {name: as_mask(name, model.config) for name in recipe.evaluation.masks},
+        max_windows=recipe.evaluation.max_windows,
+        batch_size=recipe.batch_size,
+    )
+
+
+def _add_sessions(
+    model: OmniMouseModel,
+    owned: Mapping[str, SessionInfo],
+    recipe: PretrainingRecipe,
+    processor: OmniMouseProcessor,
+    *,
+    fresh: bool,
+) -> None:
+    first = FirstVectors(model, recipe.seed)
+    size = model.config.identity_size
+    for info in owned.values():
+        if fresh:
+            tensors = first.tensors(info, recipe.recordings.tiers, processor)
+        else:
+            tensors = {
+                "neuron_embedding": torch.zeros(info.n_neurons, size),
+                "neuron_bias": torch.zeros(info.n_neurons),
+                "session_embedding": torch.zeros(size),
+                "animal_embedding": torch.zeros(size),
+            }
+        model.sessions.add(session_spec(info), tensors, device="cpu", dtype=torch.float32)
+
+
+def run_identity(
+    recipe: PretrainingRecipe, sessions: Mapping[str, SessionInfo], model: OmniMouseModel, precision: str
+) -> dict[str, Any]:
+    """Returns what a checkpoint must have in common with a run that continues from it.
+
+    Left out is what may change on the way: where files lie, how they are read, what is evaluated and written, the
+    number of processes, and the steps as long as the schedule does not depend on them.
+    """
+    identity: dict[str, Any] = {
+        f"{section}.{name}": value
+        for section in ("recordings", "masks", "optimizer", "schedule")
+        for name, value in to_mapping(getattr(recipe, section)).items()
+        if (section, name) != ("recordings", "paths")
+    }
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    identity |= {
+        "batch_size": recipe.batch_size,
+        "seed": recipe.seed,
+        "mixed_precision": precision,
+        "architecture": {name: config[name] for name in sorted(type(model.config).__annotations__) if name in config},
+        "start_from": recipe.model.start_from,
+    }
+    if recipe.schedule.decay_steps:
+        identity["steps"] = recipe.steps
+    listing = [(key, info.n_neurons, info.animal_id, info.unit_ids_hash) for key, info in sessions.items()]
+    identity["sessions"] = (
+        f"{len(listing)} with {sum(info.n_neurons for info in sessions.values())} neurons, sha256 "
+        f"{hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]}"
+    )
+    return identity
