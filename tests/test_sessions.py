@@ -287,6 +287,14 @@ def test_session_keys_lists_without_a_weight_file(tmp_path):
         session_keys(tmp_path / "recording")
 
 
+def test_a_session_of_the_model_itself_is_no_adapter(tmp_path):
+    build(*THREE).save_pretrained(tmp_path)
+    model = OmniMouseModel.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"a-1-1 is a session of .*load_sessions\(\['a-1-1'\]\)"):
+        model.load_session("a-1-1")
+    assert model.load_sessions(["a-1-1"]) == ["a-1-1"]
+
+
 def test_how_a_session_was_trained_travels_with_it(tmp_path):
     model = build(*THREE)
     model.sessions.note_training("a-1-1", {"steps": 7})

@@ -31,6 +31,7 @@ from .sessions import (
     SessionSpec,
     hash_unit_ids,
     inverse_softplus,
+    match_keys,
 )
 
 
@@ -218,6 +219,13 @@ class WithSessions(WithCore):
             ValueError: No adapter there, another core, the session exists, or the animal vectors differ.
             OSError: The Hub does not give it.
         """
+        if self._source is not None and not Path(path_or_repo).exists():
+            keys = match_keys(str(path_or_repo), read_index(self._source.folder))
+            if keys:
+                raise ValueError(
+                    f"{path_or_repo} is a session of {self._source.name} and no adapter of its own. Load it with "
+                    f"model.load_sessions([{str(path_or_repo)!r}])."
+                )
         source = locate(path_or_repo, only_hub_options(hub_options))
         return self.load_located_session(source, on_animal_conflict=on_animal_conflict, force=force)
 
