@@ -13,10 +13,19 @@ import yaml
 from huggingface_hub import metadata_load
 
 from .card_updates import update_card
-from .cards import CARD_FILE, OWN_METADATA, ModelFacts, SessionFacts, is_public_name, model_card, session_card
+from .cards import (
+    CARD_FILE,
+    OWN_METADATA,
+    ModelFacts,
+    SessionFacts,
+    is_public_name,
+    is_repo_id,
+    model_card,
+    session_card,
+)
 from .files import hash_tensors, write_text
 from .hub import PUBLISHED_CORES
-from .measured import MeasuredScore, measured_scores, merge_scores, read_scores, still_true, write_scores
+from .measured import SCORES_FILE, MeasuredScore, measured_scores, merge_scores, read_scores, still_true, write_scores
 from .session_files import AdapterConfig, entry_spec
 
 if TYPE_CHECKING:
@@ -104,13 +113,13 @@ def write_model_card(
         name=name,
         base_model=base if is_public_name(base) else None,
         base_commit=commit,
-        source=base if base in PUBLISHED_CORES.values() else None,
-        source_commit=commit if base in PUBLISHED_CORES.values() else None,
+        **_published_source(base, commit),
         profile=getattr(model.processor, "profile", None),
         scores=scores,
         n_core_parameters=model.num_core_parameters(),
         sessions=[entry_spec(key, entry) for key, entry in index.items()],
-        is_changed=was_changed or model.core_has_changed(),
+        # Comparing cores reads all of the stored one, and only cards that name a repo as their base speak of it.
+        is_changed=was_changed or (is_repo_id(base) and model.core_has_changed()),
         **options.facts(),
     )
     _write(place, folder, model_card(facts), scores)
@@ -139,8 +148,7 @@ def write_session_card(
         name=name,
         base_model=adapter.base_model,
         base_commit=adapter.base_commit,
-        source=adapter.base_model if adapter.base_model in PUBLISHED_CORES.values() else None,
-        source_commit=adapter.base_commit if adapter.base_model in PUBLISHED_CORES.values() else None,
+        **_published_source(adapter.base_model, adapter.base_commit),
         profile=getattr(model.processor, "profile", None),
         scores=scores,
         session=adapter.session,
@@ -148,6 +156,12 @@ def write_session_card(
         **options.facts(),
     )
     _write(folder, folder, session_card(facts), scores)
+
+
+def _published_source(base: str | None, commit: str | None) -> dict[str, Any]:
+    """The authors' repo that weights were converted from, where it is their base."""
+    published = base in PUBLISHED_CORES.values()
+    return {"source": base if published else None, "source_commit": commit if published else None}
 
 
 def check_scores(model: WithSessions, options: CardOptions) -> None:
@@ -228,11 +242,11 @@ def _true_scores(
 def _write(place: Path, folder: Path, card: str, scores: list[MeasuredScore]) -> None:
     existing = folder / CARD_FILE
     # Bytes, not text mode: a person's line endings stay as they are.
-    text = existing.read_bytes().decode("utf-8") if existing.is_file() else None
     try:
+        text = existing.read_bytes().decode("utf-8") if existing.is_file() else None
         write_text(place / CARD_FILE, update_card(text, card))
     except ValueError as error:  # the weights are worth more than their card
         warnings.warn(f"{existing} is left as it is. {error}", stacklevel=4)
     write_scores(place, scores)
     if not scores:
-        (folder / "scores.json").unlink(missing_ok=True)
+        (folder / SCORES_FILE).unlink(missing_ok=True)

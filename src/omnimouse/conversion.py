@@ -24,7 +24,7 @@ from huggingface_hub import constants
 from tqdm.auto import tqdm
 
 from .files import read_mapping, write_json
-from .hub import PUBLISHED_CORES, RANK_FILE, HubOptions, Source, find, list_files
+from .hub import PUBLISHED_CORES, RANK_FILE, HubOptions, Source, find, list_files, missing_note
 from .published_files import rank_files, warn_of_missing_sessions
 from .session_files import write_index, write_session
 
@@ -103,18 +103,15 @@ def converted_repo(source: Source) -> Path:
         return _reused(copy, source.name)
     names = list(list_files(source))
     if not any(RANK_FILE.fullmatch(name) for name in names):
-        note = ""
-        if source.name == PUBLISHED_CORES["omnimouse-300m"]:
-            note = " The 300M weights were announced, but had not been uploaded when the other sizes were released."
         raise ValueError(
             f"{source.name} holds no model: neither config.json nor rank_<r>.ckpt files (it holds "
-            f"{', '.join(names[:8]) or 'nothing'}).{note}"
+            f"{', '.join(names[:8]) or 'nothing'}). {missing_note(source.name)}".rstrip()
         )
     source.fetch(["rank_*.ckpt"])
-    if copy is not None:  # fetched anew
-        shutil.rmtree(copy)
     offline = source.options.local_files_only or constants.HF_HUB_OFFLINE
-    return _convert_into_cache(source.folder, target, name=source.name, commit=source.commit, whole=bool(offline))
+    return _convert_into_cache(
+        source.folder, target, name=source.name, commit=source.commit, whole=bool(offline), anew=copy is not None
+    )
 
 
 def converted_folder(folder: Path, cache_dir: str | Path | None = None) -> Path:
@@ -167,11 +164,18 @@ def _cache_root(cache_dir: str | Path | None) -> Path:
     return Path(constants.HF_HUB_CACHE).expanduser().parent / "omnimouse" / f"converted-{LAYOUT}"
 
 
-def _convert_into_cache(folder: Path, target: Path, *, name: str, commit: str | None, whole: bool = False) -> Path:
-    """Converts into a folder of the cache; other processes that want the same copy wait for it."""
+def _convert_into_cache(
+    folder: Path, target: Path, *, name: str, commit: str | None, whole: bool = False, anew: bool = False
+) -> Path:
+    """Converts into a folder of the cache, with `anew` in place of a copy that is there.
+
+    Other processes that want the same copy wait for it.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
+            if anew:
+                shutil.rmtree(target)
             if not (target / RECORD).is_file():
                 for left in target.parent.glob(f".{glob.escape(target.name)}.*/"):  # by conversions that were killed
                     shutil.rmtree(left, ignore_errors=True)

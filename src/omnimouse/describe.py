@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from omnimouse.conversion import cached_copy
 from omnimouse.files import read_mapping
-from omnimouse.hub import PACKAGED_CORES, RANK_FILE, HubOptions, find, list_files
+from omnimouse.hub import PACKAGED_CORES, PACKAGED_FOLDER, RANK_FILE, HubOptions, find, list_files
 from omnimouse.published_files import rank_files
 from omnimouse.session_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter, read_index
 from omnimouse.training.run_status import describe_run, is_run, run_lines
@@ -45,7 +44,7 @@ _SIZES = (
 
 def shipped_models() -> dict[str, Path]:
     """Name -> folder of the models that come with the package."""
-    return {name: Path(str(files("omnimouse") / "assets" / name)) for name in PACKAGED_CORES}
+    return {name: PACKAGED_FOLDER / name for name in PACKAGED_CORES}
 
 
 def describe(path: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:

@@ -75,6 +75,11 @@ class HubOptions:
     force_download: bool = False
     subfolder: str = ""
 
+    @property
+    def reach(self) -> dict[str, Any]:
+        """What of it holds for any repo, e.g. for that of an adapter's core."""
+        return {name: getattr(self, name) for name in ("token", "cache_dir", "local_files_only")}
+
     @classmethod
     def take(cls, kwargs: dict[str, Any]) -> HubOptions:
         """Takes the options out of keyword arguments."""
@@ -262,7 +267,7 @@ def explained(repo: str, revision: str | None) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         raise OSError(
             f"The Hub has no repo {repo!r} (nor is there a folder of that name), or it is private and the token does "
-            f"not open it. {_hint(repo)}Check the name; if it is private, log in with `hf auth login`, "
+            f"not open it. {missing_note(repo)}Check the name; if it is private, log in with `hf auth login`, "
             "set HF_TOKEN or pass token=..."
         ) from error
     except RevisionNotFoundError as error:
@@ -287,7 +292,8 @@ def explained(repo: str, revision: str | None) -> Iterator[None]:
         raise OSError(f"The Hub cannot be reached for {named}: {error}. Try again.") from error
 
 
-def _hint(repo: str) -> str:
+def missing_note(repo: str) -> str:
+    """What to say of a published repo that may well be missing; a sentence and a space, or nothing."""
     if repo == PUBLISHED_CORES["omnimouse-300m"]:
         return "The 300M weights were announced, but had not been uploaded when the other sizes were released. "
     return ""

@@ -78,9 +78,10 @@ class OmniMousePreTrainedModel(WithSharing):
         adapter = AdapterConfig.read(source.folder)
         if adapter.base_model is None:
             raise ValueError(f"{source.name} does not say which core it belongs to. Load the core, then load_session.")
-        reach: dict[str, Any] = {name: getattr(options, name) for name in ("token", "cache_dir", "local_files_only")}
         try:
-            loaded = cls.from_pretrained(adapter.base_model, *args, revision=adapter.base_commit, **reach, **kwargs)
+            loaded = cls.from_pretrained(
+                adapter.base_model, *args, revision=adapter.base_commit, **options.reach, **kwargs
+            )
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"The adapter in {source.name} belongs to the core {adapter.base_model!r}, which cannot be loaded "
@@ -109,8 +110,7 @@ class OmniMousePreTrainedModel(WithSharing):
             raise ValueError(
                 f"{source.name} holds an adapter of peft. Install it: pip install 'omnimouse[peft]'."
             ) from error
-        reach: dict[str, Any] = {name: getattr(options, name) for name in ("token", "cache_dir", "local_files_only")}
-        loaded = cls.from_pretrained(base, *args, **reach, **kwargs)
+        loaded = cls.from_pretrained(base, *args, **options.reach, **kwargs)
         source.fetch(["adapter_model.safetensors"])
         # Not load_adapter of transformers: with peft 0.19 it finds no tensor, leaves the LoRA random, and goes on.
         PeftModel.from_pretrained(loaded[0] if isinstance(loaded, tuple) else loaded, source.folder)

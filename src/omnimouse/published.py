@@ -79,14 +79,8 @@ def model_from_state_dict(
     specs = session_specs(sessions, "sessions")
     shapes = {key: {name: tuple(tensor.shape) for name, tensor in table.items()} for key, table in tables.items()}
     check_tensors(config, core, shapes, animals, specs, unexpected)
-    model = build_core(core, config)
-    initial = InitialVectors()
-    for key, table in tables.items():
-        tensors = {**table, "animal_embedding": animals[specs[key].animal_id]}
-        initial.add(specs[key], tensors)
-        model.sessions.add(specs[key], tensors, device="cpu", dtype=torch.float32)
-    initial.put_into(model.identity.initial)
-    return model
+    tensors = {key: {**table, "animal_embedding": animals[specs[key].animal_id]} for key, table in tables.items()}
+    return _with_sessions(build_core(core, config), ((specs[key], tensors[key]) for key in tensors))
 
 
 def load_checkpoint(folder: str | Path, size: str | None = None) -> OmniMouseModel:
@@ -105,19 +99,21 @@ def load_checkpoint(folder: str | Path, size: str | None = None) -> OmniMouseMod
         ValueError: No such files, a file that cannot be read safely, or tensors that do not fit (all are listed).
     """
     found = open_checkpoint(Path(folder), size)
-    model = build_core(found.core, found.config)
+    return _with_sessions(build_core(found.core, found.config), found.files.sessions())
+
+
+def _with_sessions(model: OmniMouseModel, sessions: Iterable[tuple[SessionSpec, dict[str, Tensor]]]) -> OmniMouseModel:
+    """Adds sessions one at a time, and lets new ones start at the means over them."""
     initial = InitialVectors()
-    model.sessions.add_all(_passing(found.files.sessions(), initial), device="cpu")
+
+    def counted() -> Iterator[tuple[SessionSpec, dict[str, Tensor]]]:
+        for spec, tensors in sessions:
+            initial.add(spec, tensors)
+            yield spec, tensors
+
+    model.sessions.add_all(counted(), device="cpu", dtype=torch.float32)
     initial.put_into(model.identity.initial)
     return model
-
-
-def _passing(
-    sessions: Iterable[tuple[SessionSpec, dict[str, Tensor]]], initial: InitialVectors
-) -> Iterator[tuple[SessionSpec, dict[str, Tensor]]]:
-    for spec, tensors in sessions:
-        initial.add(spec, tensors)
-        yield spec, tensors
 
 
 @dataclass(frozen=True)

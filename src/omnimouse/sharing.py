@@ -29,9 +29,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
 from .card_writer import CardOptions, check_scores, write_session_card
-from .cards import is_public_name
+from .cards import CARD_FILE, is_public_name
 from .files import hash_tensors
 from .hub import PACKAGED_CORES, PUBLISHED_CORES, HubOptions, download, explained, hub_api, locate
+from .measured import SCORES_FILE
 from .model_folder import (
     core_weight_files,
     core_weight_patterns,
@@ -42,7 +43,7 @@ from .model_folder import (
 from .session_files import ADAPTER_CONFIG, INDEX, SESSIONS_FOLDER, AdapterConfig, read_index, select_sessions
 from .session_methods import WithSessions
 
-SEEDS = ("README.md", "scores.json", INDEX)
+SEEDS = (CARD_FILE, SCORES_FILE, INDEX)
 """Files of the repo that a save starts from."""
 
 
@@ -299,7 +300,7 @@ class WithSharing(WithSessions):
             raise ValueError(f"{target.repo} holds a model. Push the session adapter to a repo of its own.")
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            target.seed(folder, (ADAPTER_CONFIG, "README.md", "scores.json"))
+            target.seed(folder, (ADAPTER_CONFIG, CARD_FILE, SCORES_FILE))
             if ADAPTER_CONFIG in target.files and (other := AdapterConfig.read(folder).session.key) != spec.key:
                 raise ValueError(
                     f"{target.repo} holds the adapter of session {other!r}. Push {spec.key!r} to another repo."
@@ -308,7 +309,7 @@ class WithSharing(WithSessions):
             config = replace(AdapterConfig.read(folder), base_model=base, base_commit=commit)
             config.write(folder)
             write_session_card(self, config, folder, card, target.repo)
-            return target.commit(folder, outdated_files(target, folder, ["scores.json"]), f"session {spec.key}")
+            return target.commit(folder, outdated_files(target, folder, [SCORES_FILE]), f"session {spec.key}")
 
     def _checked_base(self, base_model: str, token: str | bool | None) -> str | None:
         """Commit of the core that others will load by a name, which must be this one."""

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from omnimouse.training.recipe import ParameterGroup
 
 FORMAT_VERSION = 1
-_TENSORS, _STATE = "tensors.safetensors", "state.json"
+_TENSORS, STATE_FILE = "tensors.safetensors", "state.json"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{8})")
 PARTIAL = ".partial-"
 
@@ -140,16 +140,28 @@ def save_checkpoint(
         "identity": identity,
         "state": values,
     }
-    (partial / _STATE).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
-    for path in (partial / _TENSORS, partial / _STATE, partial):
+    complete_checkpoint(partial, target, document, written=[partial / _TENSORS])
+    remove_checkpoints(folder, keep=target)
+    return target
+
+
+def complete_checkpoint(partial: Path, target: Path, document: dict[str, Any], *, written: Sequence[Path]) -> None:
+    """Writes the state of a checkpoint whose other files are there, and puts its folder in place as a whole.
+
+    Args:
+        partial: the folder under its hidden name.
+        target: its place.
+        document: what goes into its state file.
+        written: files and folders in it that are not on the disk for certain yet.
+    """
+    (partial / STATE_FILE).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+    for path in (*written, partial / STATE_FILE, partial):
         sync(path)
     if target.exists():
         # Callers save a step once, so this is a damaged checkpoint that the run was not resumed from.
         shutil.rmtree(target)
     os.replace(partial, target)
-    sync(folder)
-    remove_checkpoints(folder, keep=target)
-    return target
+    sync(target.parent)
 
 
 def remove_checkpoints(folder: Path, *, keep: Path | None = None) -> None:
@@ -194,7 +206,7 @@ def _read(path: Path) -> Checkpoint:
     Raises:
         ValueError or OSError: a file is missing, is not what was written, or comes from another format.
     """
-    document = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    document = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
     if document["format_version"] != FORMAT_VERSION:
         raise ValueError(f"format version {document['format_version']}, expected {FORMAT_VERSION}")
     if checksum(path / _TENSORS) != document["tensors_sha256"]:

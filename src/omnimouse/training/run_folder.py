@@ -32,11 +32,19 @@ import torch
 from safetensors.torch import load_file
 
 from omnimouse.files import read_json, write_json, write_tensors
-from omnimouse.training.checkpoint import CHECKPOINT_NAME, PARTIAL, checkpoint_name, checksum, sync
+from omnimouse.training.checkpoint import (
+    CHECKPOINT_NAME,
+    PARTIAL,
+    STATE_FILE,
+    checkpoint_name,
+    checksum,
+    complete_checkpoint,
+    sync,
+)
 from omnimouse.training.distributed import Processes
 
 FORMAT_VERSION = 1
-CORE_FILE, STATE_FILE, SESSIONS_FOLDER = "core.safetensors", "state.json", "sessions"
+CORE_FILE, SESSIONS_FOLDER = "core.safetensors", "sessions"
 
 
 @dataclass(frozen=True)
@@ -251,14 +259,7 @@ def _complete(partial: Path, target: Path, n_processes: int, state: Mapping[str,
         "files": dict(sorted(files.items())),
         "windows": dict(sorted(windows.items())),
     }
-    (partial / STATE_FILE).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
-    for path in (partial / STATE_FILE, partial / SESSIONS_FOLDER, partial):
-        sync(path)
-    if target.exists():
-        # A step is saved once, so this is a damaged checkpoint that the run was not resumed from.
-        shutil.rmtree(target)
-    os.replace(partial, target)
-    sync(target.parent)
+    complete_checkpoint(partial, target, document, written=[partial / SESSIONS_FOLDER])
 
 
 def steps_to_keep(steps: Iterable[int], *, newest: int, every: int | None, sources: Iterable[int]) -> set[int]:

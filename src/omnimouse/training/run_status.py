@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from omnimouse.files import read_json
+from omnimouse.training.checkpoint import STATE_FILE
 from omnimouse.training.monitor import duration, evaluation_line, training_line
-from omnimouse.training.run_folder import STATE_FILE, RunFolder
+from omnimouse.training.run_folder import RunFolder
 
 _TAIL_BYTES = 1 << 18
 """Of a long history, only the end is read."""
