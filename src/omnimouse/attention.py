@@ -104,7 +104,7 @@ def rotary_table(
     periods = min_period * (max_period / min_period) ** exponents
     times = torch.tensor([run.time for run in layout], dtype=torch.float64) / ticks_per_second
     angles = 2 * torch.pi * times[:, None] / periods
-    counts = torch.tensor([run.rows for run in layout])
+    counts = torch.tensor([run.rows for run in layout], dtype=torch.long)
     return torch.stack((angles.cos(), angles.sin())).float().repeat_interleave(counts, dim=1)
 
 

@@ -159,7 +159,7 @@ class OmniMouseModel(OmniMousePreTrainedModel):
         batch, device = self._check_inputs(spec.n_neurons, window_mask, responses, video, behavior, session)
         ids = self._population(spec.n_neurons, batch, neuron_ids, all_neurons, device)
         population = spec.n_neurons if ids is None else ids.shape[1]
-        plan = self._plans.get(window_mask.resolve(population, self.config), self.config, device)
+        plan = self.window_plan(window_mask, population)
 
         identity, meta = self._embed(session, ids, batch)
         x = self._encode(responses, behavior, identity, meta, plan, ids, batch)
@@ -170,6 +170,15 @@ class OmniMouseModel(OmniMousePreTrainedModel):
         if return_dict is False:
             return out.to_tuple()
         return out
+
+    def window_plan(self, mask: Mask | str, population: int) -> WindowPlan:
+        """Returns rows, times and attention of a window for a mask and a population of so many neurons; cached.
+
+        Raises:
+            ValueError: unknown task, or the mask leaves nothing to predict for this population.
+        """
+        resolved = as_mask(mask, self.config).resolve(population, self.config)
+        return self._plans.get(resolved, self.config, self.tokens.latents.device)
 
     # The stages of the forward pass.
 

@@ -35,7 +35,7 @@ class WindowPlan:
 
     Args:
         mask: The resolved mask.
-        encoder: Latents and registers to response and behaviour tokens; `None` without such tokens.
+        encoder: Latents and registers to response and behaviour tokens; `None` where either are missing.
         fusion_local: Local layers of the fusion stack.
         fusion_global: Its global layers.
         decoder: Queries to the fused sequence.
@@ -146,7 +146,7 @@ def plan_window(mask: ResolvedMask, config: OmniMouseConfig, device: torch.devic
 
     query_layout, fused_table = tuple(queries), table(fused)
     encoder = None
-    if context:
+    if context and latents:
         encoder = AttentionPlan(plan_attention(latents, context), table(latents), table(context))
     return WindowPlan(
         mask=mask,

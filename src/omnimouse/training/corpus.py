@@ -6,7 +6,7 @@ import fnmatch
 import glob
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,12 +77,7 @@ def find_sessions(recipe: RecordingsRecipe) -> dict[str, SessionInfo]:
             key, recording.path, recording.n_neurons, animal, hash_unit_ids(recording.unit_ids),
             tuple(recording.tiers), _visits(key, recipe.weights),
         )  # fmt: skip
-    unused = [name for name in recipe.weights if not any(_matches(key, name) for key in found)]
-    if unused:
-        raise ValueError(
-            f"recordings.weights names {', '.join(unused)}, which no session matches; the sessions are "
-            f"{', '.join(sorted(found)[:8])}{', ...' if len(found) > 8 else ''}."
-        )
+    matching_sessions(found, recipe.weights, "recordings.weights")
     return dict(sorted(found.items()))
 
 
@@ -103,6 +98,24 @@ def _folders(paths: Sequence[str]) -> list[Path]:
             )
         folders.update(sessions)
     return sorted(folders)
+
+
+def matching_sessions(keys: Iterable[str], patterns: Iterable[str], where: str) -> set[str]:
+    """Returns the sessions that keys or globs of keys stand for.
+
+    Raises:
+        ValueError: one of the patterns matches none.
+    """
+    keys, matched = sorted(keys), set()
+    for pattern in patterns:
+        found = {key for key in keys if _matches(key, pattern)}
+        if not found:
+            raise ValueError(
+                f"{where} names {pattern}, which no session matches; the sessions are "
+                f"{', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}."
+            )
+        matched |= found
+    return matched
 
 
 def _matches(key: str, pattern: str) -> bool:

@@ -28,6 +28,7 @@ class CorpusEvaluation:
     Args:
         recordings: windows of the held-out tier.
         keys: sessions of this process to score.
+        sessions: those of all processes.
         masks: name -> mask; sessions whose population cannot serve one are left out of it.
         max_windows: windows per session, evenly spread.
         batch_size: windows per forward pass.
@@ -37,12 +38,14 @@ class CorpusEvaluation:
         self,
         recordings: OpenRecordings,
         keys: Sequence[str],
+        sessions: Sequence[str],
         masks: Mapping[str, Mask],
         *,
         max_windows: int,
         batch_size: int,
     ) -> None:
         self.recordings, self.keys, self.masks = recordings, list(keys), dict(masks)
+        self.sessions = sorted(sessions)
         self.max_windows, self.batch_size = max_windows, batch_size
 
     def __call__(

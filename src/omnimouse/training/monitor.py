@@ -26,6 +26,7 @@ STEP_NUMBERS = (
     "problem",
     "stop",
     "tokens",
+    "flops",
     "session_norm",
     *(f"{family}/{what}" for family in FAMILIES for what in ("loss", "count")),
     *(f"{kind}/{what}" for kind in ("response_loss", "behavior_loss") for what in ("sum", "count")),
@@ -125,13 +126,14 @@ class Monitor:
             self._write_row(self._row(step, rates))
             self._sums = {}
 
-    def note_evaluation(self, step: int, scores: Mapping[str, Mapping[str, Any]]) -> None:
+    def note_evaluation(self, step: int, scores: Mapping[str, Mapping[str, Any]], sessions: Sequence[str] = ()) -> None:
         """Writes a row of evaluation scores: mask -> {"loss", "score", "behavior_loss", "n_sessions"}."""
         losses = [entry["loss"] for entry in scores.values() if entry["loss"] is not None]
         row = {
             "kind": "evaluation",
             "step": step,
             "loss": sum(losses) / len(losses) if losses else None,
+            "sessions": list(sessions),
             "scores": {name: dict(entry) for name, entry in scores.items()},
         }
         self._write_row(row)
@@ -152,6 +154,7 @@ class Monitor:
             "learning_rate": dict(rates),
             "gradient_norm": {"core": sums["core_norm"] / sums["steps"], "session": sums["session_norm"] / count},
             "tokens": sums["tokens"],
+            "flops": sums["flops"],
             **self._speed(step),
         }
 

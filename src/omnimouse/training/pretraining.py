@@ -299,7 +299,8 @@ def _after_step(run: PretrainingRun, monitor: Monitor, step: int, result: StepRe
     monitor.note(step, result.numbers, result.rates, result.core_norm)
     every = run.recipe.evaluation.every
     if run.evaluation is not None and every is not None and (step % every == 0 or step == run.last):
-        monitor.note_evaluation(step, run.evaluation(run.model, run.accelerator, run.processes))
+        scores = run.evaluation(run.model, run.accelerator, run.processes)
+        monitor.note_evaluation(step, scores, run.evaluation.sessions)
 
 
 def save(run: PretrainingRun, monitor: Monitor, step: int) -> Path:

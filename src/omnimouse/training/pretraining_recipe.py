@@ -49,12 +49,15 @@ class ModelRecipe:
     Attributes:
         preset: size of a model that starts from random weights; see `OmniMouseConfig.from_preset`.
         overrides: fields of the configuration that differ from the preset's.
-        start_from: name, folder or repo of a model whose core is trained on instead; preset and overrides are then left
+        initialization: "released" for the first weights of the released models; "open" for some that let the stimulus
+            through from the first step, for few mice and few steps: see `open_stimulus_path`.
+        start_from: name, folder or repo of a model whose core is trained on instead; the fields above are then left
             out of account. Its sessions that are among the recordings keep their vectors.
     """
 
     preset: str = "5m"
     overrides: dict[str, Any] = field(default_factory=dict)
+    initialization: Literal["released", "open"] = "released"
     start_from: str | None = None
 
     def __post_init__(self) -> None:
@@ -128,6 +131,8 @@ class EvaluationRecipe:
         masks: task names or `suite/name`, each scored where the population can serve it.
         max_windows: windows per session, evenly spread over the tier.
         max_sessions: sessions per process, evenly spread over its own.
+        sessions: keys, or globs of them, of the sessions to score instead: runs on different recordings can be
+            compared on those that they have in common. `max_sessions` is then left out of account.
     """
 
     every: int | None = 10_000
@@ -135,6 +140,7 @@ class EvaluationRecipe:
     masks: tuple[str, ...] = VALIDATION_MASKS
     max_windows: int = 32
     max_sessions: int = 8
+    sessions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _counts(self, 1, "every", optional=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,12 @@ from omnimouse.masks import Mask, as_mask
 from omnimouse.outputs import check_output
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.training.assignment import assign_sessions
-from omnimouse.training.corpus import OpenRecordings, SessionInfo, find_sessions
+from omnimouse.training.corpus import OpenRecordings, SessionInfo, find_sessions, matching_sessions
 from omnimouse.training.corpus_evaluation import CorpusEvaluation
 from omnimouse.training.corpus_sessions import FirstVectors, animal_groups, session_spec, table_groups
 from omnimouse.training.data import MaskChoice, choose_masks, named_masks
 from omnimouse.training.distributed import GradientSum, Processes
+from omnimouse.training.initialization import open_stimulus_path
 from omnimouse.training.monitor import STEP_NUMBERS
 from omnimouse.training.preparation import window_fingerprint
 from omnimouse.training.pretraining_recipe import PretrainingRecipe
@@ -135,7 +136,7 @@ def prepare_run(
         for key in owned:
             with recordings.lend(key) as found:
                 windows[key] = window_fingerprint(found.starts)
-        evaluation = _make_evaluation(recipe, sessions, owned, model, processor)
+        evaluation = _make_evaluation(recipe, sessions, keys, processes.rank, model, processor)
         _add_sessions(model, owned, recipe, processor, fresh=fresh)
         model.to(accelerator.device)
         core = build_group(recipe.optimizer.core, dict(model.core_named_parameters()))
@@ -180,6 +181,8 @@ def build_model(recipe: PretrainingRecipe, processor: OmniMouseProcessor) -> Omn
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             model = OmniMouseModel(recipe.model.config())
+            if recipe.model.initialization == "open":
+                open_stimulus_path(model)
     model.processor = processor
     return model
 
@@ -227,10 +230,12 @@ def _choose_masks(recipe: PretrainingRecipe, sessions: Mapping[str, SessionInfo]
 def _make_evaluation(
     recipe: PretrainingRecipe,
     sessions: Mapping[str, SessionInfo],
-    owned: Mapping[str, SessionInfo],
+    keys: Sequence[Sequence[str]],
+    rank: int,
     model: OmniMouseModel,
     processor: OmniMouseProcessor,
 ) -> CorpusEvaluation | None:
+    """Chooses what is scored in between; `keys` are the sessions of every process."""
     if recipe.evaluation.every is None:
         return None
     tiers = sorted({tier for info in sessions.values() for tier in info.tiers})
@@ -239,20 +244,32 @@ def _make_evaluation(
             f"No recording has the tier {recipe.evaluation.tier!r} to evaluate on; there are {', '.join(tiers)}. Set "
             "evaluation.tier to one of them, or evaluation.every to null."
         )
-    held_out = [key for key, info in owned.items() if recipe.evaluation.tier in info.tiers]
-    count = min(recipe.evaluation.max_sessions, len(held_out))
-    chosen = np.linspace(0, len(held_out) - 1, count).round().astype(int) if count else []
-    recordings = _open(recipe, owned, (recipe.evaluation.tier,), processor)
-    for i in chosen:
-        with recordings.lend(held_out[i]):
+    held_out = {key for key, info in sessions.items() if recipe.evaluation.tier in info.tiers}
+    wanted = matching_sessions(held_out, recipe.evaluation.sessions, "evaluation.sessions")
+    chosen = [
+        _spread([key for key in own if key in held_out], recipe.evaluation.max_sessions)
+        if not wanted
+        else [key for key in own if key in wanted]
+        for own in keys
+    ]
+    recordings = _open(recipe, {key: sessions[key] for key in keys[rank]}, (recipe.evaluation.tier,), processor)
+    for key in chosen[rank]:
+        with recordings.lend(key):
             pass  # a tier without windows is found out now rather than at the first evaluation
     return CorpusEvaluation(
         recordings,
-        [held_out[i] for i in chosen],
+        chosen[rank],
+        [key for own in chosen for key in own],
         {name: as_mask(name, model.config) for name in recipe.evaluation.masks},
         max_windows=recipe.evaluation.max_windows,
         batch_size=recipe.batch_size,
     )
+
+
+def _spread(keys: list[str], count: int) -> list[str]:
+    """Some of the keys, evenly spread."""
+    places = np.linspace(0, len(keys) - 1, min(count, len(keys))).round().astype(int) if keys else []
+    return [keys[i] for i in places]
 
 
 def _add_sessions(
@@ -300,6 +317,8 @@ def run_identity(
         "architecture": {name: config[name] for name in sorted(type(model.config).__annotations__) if name in config},
         "start_from": recipe.model.start_from,
     }
+    if recipe.model.initialization != "released":
+        identity["initialization"] = recipe.model.initialization
     if recipe.schedule.decay_steps:
         identity["steps"] = recipe.steps
     listing = [(key, info.n_neurons, info.animal_id, info.unit_ids_hash) for key, info in sessions.items()]

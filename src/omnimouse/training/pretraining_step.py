@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from omnimouse.files import write_json, write_tensors
 from omnimouse.training.corpus_order import CorpusPlan, corpus_plan, session_at, step_seed
 from omnimouse.training.data import ahead, cut_batch
+from omnimouse.training.flops import training_flops
 from omnimouse.training.loop import forward_batch, seeded_torch
 from omnimouse.training.monitor import STEP_NUMBERS, count_tokens, mask_family
 from omnimouse.training.pretraining_setup import PretrainingRun
@@ -176,7 +177,14 @@ def _backward(run: PretrainingRun, batch: StepBatch, numbers: dict[str, float]) 
         if value is not None:
             numbers[f"{kind}/sum"], numbers[f"{kind}/count"] = value.item(), 1.0
     numbers["session_norm"] = norm
-    numbers["tokens"] = len(plan.window_indices) * count_tokens(mask, plan.neuron_ids.shape[1], run.model.config)
+    n_windows, population = plan.neuron_ids.shape
+    numbers["tokens"] = n_windows * count_tokens(mask, population, run.model.config)
+    numbers["flops"] = training_flops(
+        run.model.window_plan(mask, population),
+        run.model.config,
+        n_windows=n_windows,
+        n_neurons=run.owned[plan.session].n_neurons,
+    )
     return None
 
 
