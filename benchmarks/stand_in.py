@@ -1,11 +1,7 @@
-"""A stand-in for the published models: their sessions and neuron counts, and random numbers for weights.
-
-`data/corpus_sessions.csv` has the keys, animals and neuron counts of the 333 sessions of the corpus.
-"""
+"""A stand-in for the published models: sessions and neuron counts of the corpus, and random numbers for weights."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,18 +9,16 @@ import torch
 from torch import Tensor
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor
+from omnimouse.corpus import corpus_sessions
 from omnimouse.published_names import all_names
 from omnimouse.session_files import write_index, write_session
 from omnimouse.sessions import SessionSpec
 
-MANIFEST = Path(__file__).resolve().parent / "data" / "corpus_sessions.csv"
-
 
 def read_manifest(limit: int | None = None) -> list[SessionSpec]:
     """The corpus's sessions, or the first `limit` of them."""
-    with MANIFEST.open() as file:
-        rows = list(csv.DictReader(file))[:limit]
-    return [SessionSpec(row["session_key"], int(row["n_neurons"]), row["animal_id"]) for row in rows]
+    sessions = corpus_sessions()[:limit]
+    return [SessionSpec(session.published_key, session.n_neurons, session.animal_id) for session in sessions]
 
 
 def random_sessions(specs: list[SessionSpec], size: int) -> Iterator[tuple[SessionSpec, dict[str, Tensor]]]:

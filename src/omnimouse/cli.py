@@ -99,6 +99,7 @@ interrupted, when given again, sends only what is missing.""",
   python -c "import numpy; print(numpy.load('predictions.npz').files)\"""",
     "train": training_commands.TRAIN_EXAMPLES,
     "anneal": training_commands.ANNEAL_EXAMPLES,
+    "scaling": training_commands.SCALING_EXAMPLES,
     "info": """\
 examples:
   omnimouse info                       versions, and the cores that come with the package
@@ -144,6 +145,8 @@ def build_parser() -> argparse.ArgumentParser:
     training_commands.add_train(command("train", training_commands.train, summary))
     summary = "Fork checkpoints of a pre-training and let the learning rate fall to near zero"
     training_commands.add_anneal(command("anneal", training_commands.anneal, summary))
+    summary = "Compare annealed cores over sizes and sessions, and fit scaling curves"
+    training_commands.add_scaling(command("scaling", training_commands.scaling, summary))
     _add_evaluate(command("evaluate", commands.evaluate, "Score a model on held-out trials of a recording"))
     _add_predict(command("predict", commands.predict, "Write predictions for a recording"))
     _add_convert(command("convert", commands.convert, "Turn a published checkpoint into a model folder"))

@@ -1,6 +1,6 @@
-"""The commands of the shell that pre-train: `train` and `anneal`, with their options.
+"""The commands of the shell about pre-training: `train`, `anneal` and `scaling`, with their options.
 
-They run in every process that `accelerate launch` starts; the main one alone says what came of it.
+The first two run in every process that `accelerate launch` starts; the main one alone says what came of it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,16 @@ With x = (t + 1) / (T + 1) at step t of T, the rate of the constant phase is mul
 Each fork ends as a model, in anneals/step-<at>-<shape>-<steps>/model of the run."""
 
 
+SCALING_EXAMPLES = """\
+examples:
+  omnimouse scaling runs/*                              tables and a verdict
+  omnimouse scaling runs/* --output scaling/            figures too
+  omnimouse anneal runs/small --at 200000 --set 'evaluation.sessions=["29515-10-12"]'
+
+Cores are compared after an anneal, on the same masks and held-out sessions; each anneal is scored at its end when the
+recipe evaluates at all. docs/pretraining.md says how curves are fitted."""
+
+
 def add_train(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `omnimouse train`."""
     parser.add_argument("recipe", metavar="RECIPE", type=Path, help="YAML file that says everything about the run")
@@ -59,6 +69,18 @@ def add_anneal(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--power", type=float, metavar="P", default=1.0, help="exponent of the shape power")
     _add_overrides(parser)
+    _add_json(parser)
+
+
+def add_scaling(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `omnimouse scaling`."""
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path, help="folder of a run with finished anneals, or of one anneal"
+    )
+    parser.add_argument(
+        "--data-axis", choices=("sessions", "neurons"), default="sessions", help="how data is counted in the curves"
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write tables, JSON and figures there")
     _add_json(parser)
 
 
@@ -90,6 +112,21 @@ def anneal(args: argparse.Namespace) -> int:
         args.run, args.at, steps=args.steps, shape=args.shape, power=args.power, overrides=args.overrides
     )
     _report(results, as_json=args.json)
+    return 0
+
+
+def scaling(args: argparse.Namespace) -> int:
+    """Draw scaling curves from many pre-trainings."""
+    from omnimouse.scaling import scaling as collect
+
+    report = collect(args.runs, data_axis=args.data_axis)
+    written = [] if args.output is None else report.save(args.output)
+    if args.json:
+        print(json.dumps(report.to_json(), indent=2, allow_nan=False))
+    else:
+        print(report.to_markdown(), end="")
+        for path in written:
+            print(f"Wrote {path}")
     return 0
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import warnings
 
 import pytest
 import torch
 
 from omnimouse import OmniMouseConfig, OmniMouseModel
+from omnimouse.corpus import collection
 from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.recordings.simulated import simulate_recording
 from omnimouse.training.corpus import OpenRecordings, find_sessions
 from omnimouse.training.corpus_sessions import FirstVectors, session_spec
 from omnimouse.training.pretraining_recipe import ModelRecipe, RecordingsRecipe, load_recipe
@@ -42,6 +46,75 @@ def test_what_is_not_there_is_refused(corpus_path, tmp_path):
     shutil.copytree(corpus_path / "m1", tmp_path / "again")
     with pytest.raises(ValueError, match="'a-1-1' is there twice"):
         find(corpus_path / "m1", tmp_path / "again")
+
+
+PUBLISHED_KEY = "dynamic29514-2-9-Video-0123456789abcdef0123456789abcdef_30hz"
+
+
+def name_session(path, **fields):
+    """Changes what a recording is called."""
+    meta = json.loads((path / "meta.json").read_text())
+    (path / "meta.json").write_text(json.dumps({**meta, **fields}))
+
+
+@pytest.fixture(scope="module")
+def mixed_path(tmp_path_factory):
+    """Folder of two sessions of `validation_4`, one of them under its published key, and one of no collection."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for name, session, scan in (("s1", 2, 9), ("s2", 77, 1)):
+        simulate_recording(folder / name, seed=1, n_neurons=4, minutes=1, animal="29514", session=session, scan=scan)
+    shutil.copytree(folder / "s2", folder / "s3")
+    name_session(folder / "s1", data_key=PUBLISHED_KEY)
+    name_session(folder / "s3", scan_key={"animal_id": "29234", "session": 6, "scan_idx": 9})
+    return folder
+
+
+def test_collections_choose_among_the_sessions_that_are_there(mixed_path):
+    assert list(find(mixed_path / "s*")) == ["29234-6-9", "29514-77-1", PUBLISHED_KEY]
+    with pytest.warns(UserWarning, match=r"2 of the 4 sessions .*\(validation_4\).*on the other 2"):
+        found = find(mixed_path / "s*", collections=("validation_4",), allow_missing=True)
+    assert list(found) == ["29234-6-9", PUBLISHED_KEY]
+    with pytest.warns(UserWarning, match="7 of the 9 sessions .*validation_4, sensorium_2023_test_set"):
+        again = find(
+            mixed_path / "s*", collections=("validation_4", "sensorium_2023_test_set"), allow_missing=True
+        )  # fmt: skip
+    assert again == found
+
+
+def test_missing_sessions_of_collections_are_refused(mixed_path):
+    missing = sorted(set(collection("validation_4")) - {"29234-6-9", "29514-2-9"})
+    with pytest.raises(ValueError, match=rf"2 of the 4 sessions .*: {', '.join(missing)}\. Download .*allow_missing"):
+        find(mixed_path / "s*", collections=("validation_4",))
+    with pytest.raises(ValueError, match=r"14 of the 16 sessions[^:]*: (\S+, ){8}\.\.\. Download.* other 2\."):
+        find(mixed_path / "s*", collections=("scaling_laws_16",))
+
+
+def test_nothing_at_all_is_refused_even_where_sessions_may_be_missing(mixed_path):
+    with pytest.raises(ValueError, match=r"5 of the 5 sessions .* nothing to train on"):
+        find(mixed_path / "s*", collections=("sensorium_2023_test_set",), allow_missing=True)
+    refused = pytest.raises(ValueError, match="weights names 29514-77-1, which no session matches")
+    with pytest.warns(UserWarning, match="2 of the 4"), refused:
+        find(mixed_path / "s*", collections=("validation_4",), allow_missing=True, weights={"29514-77-1": 2})
+
+
+def test_complete_collections_are_taken_without_a_word(corpus_path, mixed_path, monkeypatch):
+    monkeypatch.setattr("omnimouse.training.corpus.collection", lambda name: ("29514-2-9",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = find(mixed_path / "s*", corpus_path / "m*", collections=("validation_1",), allow_missing=True)
+    assert list(found) == [PUBLISHED_KEY]
+
+
+def test_what_lies_outside_the_collections_does_not_matter(mixed_path, tmp_path):
+    shutil.copytree(mixed_path / "s2", tmp_path / "again")
+    options = {"collections": ("validation_4",), "allow_missing": True}
+    with pytest.warns(UserWarning, match="2 of the 4"):
+        assert len(find(mixed_path / "s*", tmp_path / "again", **options)) == 2
+    # A session under its short key and its published one is still one session.
+    shutil.copytree(mixed_path / "s1", tmp_path / "short")
+    name_session(tmp_path / "short", data_key="29514-2-9")
+    with pytest.raises(ValueError, match="'29514-2-9' is there twice"):
+        find(mixed_path / "s*", tmp_path / "short", **options)
 
 
 def lender(sessions, capacity):

@@ -95,6 +95,32 @@ def test_what_may_change_on_the_way(small_recipe, tmp_path):
     assert train(small_recipe(tmp_path / "run"), overrides=changes, progress=False).steps == 3
 
 
+def test_how_sessions_are_found_may_change_and_which_may_not(small_recipe, corpus_path, tmp_path, monkeypatch):
+    monkeypatch.setattr("omnimouse.training.pretraining_recipe.collection", lambda name: ())
+    monkeypatch.setattr(
+        "omnimouse.training.corpus.collection",
+        {
+            "all": ("a-1-1", "a-3-1", "b-2-1", "b-4-1", "c-5-1"),
+            "some": ("a-1-1", "b-2-1"),
+            "more": ("a-1-1", "d-1-1"),
+        }.get,
+    )
+    train(small_recipe(tmp_path / "run", steps=2), progress=False)
+    # Neither field is known to checkpoints of earlier versions, nor to those of runs that use them.
+    state = json.loads((tmp_path / "run" / "checkpoint-00000002" / "state.json").read_text())
+    assert {name for name in state["identity"] if name.startswith("recordings.")} == {
+        f"recordings.{name}" for name in ("tiers", "stride", "include_blanks", "profile", "weights")
+    }
+    longer = small_recipe(tmp_path / "run", steps=3)
+    assert train(longer, overrides=["recordings.collections=[all]"], progress=False).resumed_from == 2
+    with pytest.raises(ValueError, match=r"sessions: \"5 with 50 neurons.*2 with 23 neurons"):
+        train(longer, overrides=["recordings.collections=[some]"], progress=False)
+    overrides = ["recordings.collections=[more]", "recordings.allow_missing=true", "steps=2"]
+    with pytest.warns(UserWarning, match="1 of the 2 sessions"):
+        result = train(small_recipe(tmp_path / "few"), overrides=overrides, progress=False)
+    assert OmniMouseModel.from_pretrained(result.model, sessions="all").session_keys == ["a-1-1"]
+
+
 def test_how_windows_are_read_changes_no_result(small_recipe, tmp_path):
     hashes = set()
     for workers, capacity in ((0, 1), (3, 32)):

@@ -37,6 +37,7 @@ def test_the_smallest_recipe_is_that_of_the_release():
         {"masks": {"names": ["stimulus", "validation/stimulus_driven"], "weights": [1, 2.5]}},
         {"model": {"preset": "tiny", "overrides": {"hidden_size": 32, "video_depths": [1, 1]}}},
         {"recordings": {"paths": ["a", "b/*"], "weights": {"a-*": 2}}, "evaluation": {"every": None}},
+        {"recordings": {"paths": ["a"], "collections": ["scaling_laws_8", "validation_5"], "allow_missing": True}},
         {"outputs": {"trackers": ["tensorboard"], "keep_every": None}},
     ],
 )
@@ -70,6 +71,10 @@ def test_masks_may_be_written_out():
         ({**SMALLEST, "model": {"preset": "9b"}}, "preset is '9b'; expected one of tiny"),
         ({**SMALLEST, "recordings": {"paths": "data"}}, "expected a list"),
         ({**SMALLEST, "recordings": {"paths": ["a"], "weights": {"x": 0.5}}}, r"weights\.x"),
+        (
+            {**SMALLEST, "recordings": {"paths": ["a"], "collections": ["scaling_law_8"]}},
+            r"RecordingsRecipe\.collections: There is no collection 'scaling_law_8' .*mean scaling_laws_8\?",
+        ),
         ({**SMALLEST, "recordings": 3}, "expected fields of their own, some of paths"),
         ({**SMALLEST, "steps": 10}, "20000 warm-up and 0 decay steps"),
         ({**SMALLEST, "outputs": {"keep_every": 30, "checkpoint_every": 20}}, "no multiple"),

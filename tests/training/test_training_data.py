@@ -160,6 +160,13 @@ def test_values_without_a_loss_are_refused(value):
     assert set(cut_batch(windows, [1, 7, 2], needs=("responses",))) == {"responses"}
 
 
+def test_finite_values_whose_sum_is_not_finite_pass():
+    windows = Windows()
+    windows.data["responses"][3:5] = 3e38
+    batch = cut_batch(windows, [3, 4], needs=("responses",))
+    assert not torch.isfinite(batch["responses"].sum())
+
+
 def test_an_error_in_the_worker_reaches_the_loop():
     windows = Windows()
     windows.data["video"][4] = np.nan

@@ -55,7 +55,7 @@ def drawing(width: float, height: float) -> Any:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('reports need matplotlib; install it with: pip install "omnimouse[viz]"') from error
+        raise ImportError('figures need matplotlib; install it with: pip install "omnimouse[viz]"') from error
     with matplotlib.rc_context(STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fnmatch
 import glob
 import threading
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from omnimouse.corpus import collection
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Windows, open_recording
 from omnimouse.sessions import hash_unit_ids, same_animal, short_key
@@ -44,26 +46,38 @@ class SessionInfo:
     visits: int
 
 
-def find_sessions(recipe: RecordingsRecipe) -> dict[str, SessionInfo]:
+def find_sessions(recipe: RecordingsRecipe, *, warn: bool = True) -> dict[str, SessionInfo]:
     """Looks the recordings of a recipe up; reads metadata only.
 
+    Args:
+        recipe: where to look, and for what.
+        warn: whether to warn of sessions that are missing where the recipe allows it.
+
     Returns:
-        Session key -> what is known, sorted by key.
+        Session key, as the recording has it -> what is known, sorted by key.
 
     Raises:
         ValueError: a path or glob that matches no folder, a folder that is no recording, two recordings of one session,
-            a weight that no session matches, or a tier that a recording lacks.
+            a session of the recipe's collections that is missing, a weight that no session matches, or a tier that a
+            recording lacks.
     """
+    wanted = {key for name in recipe.collections for key in collection(name)}
     found: dict[str, SessionInfo] = {}
+    places: dict[str, Path] = {}
     animals: list[str] = []
     for path in _folders(recipe.paths):
         recording = open_recording(path)
         key = recording.session_key
-        if key in found:
+        # Collections name sessions by short keys, which a session has in common with one under its published key.
+        name = short_key(key) if wanted else key
+        if wanted and name not in wanted:
+            continue
+        if name in places:
             raise ValueError(
-                f"Session {key!r} is there twice, in {found[key].path} and {recording.path}. Leave one of them out of "
+                f"Session {name!r} is there twice, in {places[name]} and {recording.path}. Leave one of them out of "
                 "recordings.paths."
             )
+        places[name] = recording.path
         missing = [tier for tier in recipe.tiers if tier not in recording.tiers]
         if missing:
             raise ValueError(
@@ -77,8 +91,30 @@ def find_sessions(recipe: RecordingsRecipe) -> dict[str, SessionInfo]:
             key, recording.path, recording.n_neurons, animal, hash_unit_ids(recording.unit_ids),
             tuple(recording.tiers), _visits(key, recipe.weights),
         )  # fmt: skip
+    if wanted:
+        _check_collections(recipe, sorted(wanted), places, warn=warn)
     matching_sessions(found, recipe.weights, "recordings.weights")
     return dict(sorted(found.items()))
+
+
+def _check_collections(recipe: RecordingsRecipe, wanted: Sequence[str], there: Collection[str], *, warn: bool) -> None:
+    """Refuses, or warns of, sessions of the collections that are not there; short keys."""
+    missing = [key for key in wanted if key not in there]
+    if not missing:
+        return
+    text = (
+        f"{len(missing)} of the {len(wanted)} sessions of recordings.collections ({', '.join(recipe.collections)}) are "
+        f"not under recordings.paths: {', '.join(missing[:8])}{', ...' if len(missing) > 8 else '.'}"
+    )
+    if not there:
+        raise ValueError(f"{text} There is nothing to train on. Download them, or correct recordings.paths.")
+    if not recipe.allow_missing:
+        raise ValueError(
+            f"{text} Download them, correct recordings.paths, or set recordings.allow_missing to true to train on the "
+            f"other {len(there)}."
+        )
+    if warn:
+        warnings.warn(f"{text} The run trains on the other {len(there)}.", stacklevel=3)
 
 
 def _folders(paths: Sequence[str]) -> list[Path]:

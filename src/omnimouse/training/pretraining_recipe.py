@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from omnimouse.configuration_omnimouse import PRESETS, OmniMouseConfig
+from omnimouse.corpus import collection
 from omnimouse.masks import EVALUATION_MASKS, Mask
 from omnimouse.processing_omnimouse import PROFILES
 from omnimouse.training.recipe import (
@@ -80,6 +81,10 @@ class RecordingsRecipe:
         profile: how windows are cut and standardised, a profile of `OmniMouseProcessor`.
         weights: session key, or glob of keys -> visits in each round through the sessions of a process; 1 for those
             that no entry names. Of several entries that match, the last one counts.
+        collections: names of collections, see `omnimouse.corpus`: of the sessions under `paths`, only those that belong
+            to one of them are used; none uses all.
+        allow_missing: train on those sessions of the collections that are there, with a warning, rather than refuse
+            where some are missing.
     """
 
     paths: tuple[str, ...]
@@ -88,6 +93,8 @@ class RecordingsRecipe:
     include_blanks: bool = True
     profile: str = "strict"
     weights: dict[str, int] = field(default_factory=dict)
+    collections: tuple[str, ...] = ()
+    allow_missing: bool = False
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
@@ -97,6 +104,11 @@ class RecordingsRecipe:
         _counts(self, 1, "stride")
         for name, weight in self.weights.items():
             require(is_count(weight, 1), owner, f"weights.{name}", weight, "a whole number, 1 or more")
+        for name in self.collections:
+            try:
+                collection(name)
+            except ValueError as error:
+                raise ValueError(f"{owner}.collections: {error}") from None
 
 
 @dataclass(frozen=True)

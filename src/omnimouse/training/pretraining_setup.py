@@ -32,6 +32,9 @@ from omnimouse.training.typed_yaml import to_mapping
 if TYPE_CHECKING:
     from omnimouse.modeling_omnimouse import OmniMouseModel
 
+HOW_SESSIONS_ARE_FOUND = ("paths", "collections", "allow_missing")
+"""Fields of `RecordingsRecipe` that may change while a run goes on, as long as they lead to the same sessions."""
+
 
 @dataclass(frozen=True)
 class CorpusMasks:
@@ -123,7 +126,7 @@ def prepare_run(
     """
     processes = Processes(accelerator)
     with processes.together("set the run up"):
-        sessions = find_sessions(recipe.recordings)
+        sessions = find_sessions(recipe.recordings, warn=processes.is_main)
         for info in sessions.values():
             check_output(folder.path, info.path, folder=True)
         keys = assign_sessions({key: info.n_neurons for key, info in sessions.items()}, processes.count)
@@ -300,14 +303,15 @@ def run_identity(
 ) -> dict[str, Any]:
     """Returns what a checkpoint must have in common with a run that continues from it.
 
-    Left out is what may change on the way: where files lie, how they are read, what is evaluated and written, the
-    number of processes, and the steps as long as the schedule does not depend on them.
+    Left out is what may change on the way: where files lie and by which names they are chosen (the sessions that this
+    leads to are in it), how they are read, what is evaluated and written, the number of processes, and the steps as
+    long as the schedule does not depend on them.
     """
     identity: dict[str, Any] = {
         f"{section}.{name}": value
         for section in ("recordings", "masks", "optimizer", "schedule")
         for name, value in to_mapping(getattr(recipe, section)).items()
-        if (section, name) != ("recordings", "paths")
+        if section != "recordings" or name not in HOW_SESSIONS_ARE_FOUND
     }
     config = json.loads(model.config.to_json_string(use_diff=False))
     identity |= {

@@ -1,0 +1,388 @@
+"""Windows per second and memory of the pre-training loader, against what the model consumes. See README.md.
+
+    python benchmarks/loader.py              # four sessions of 8,000 neurons: 3 GB of disk, about 12 minutes
+    python benchmarks/loader.py --quick      # a toy size, to see that everything works
+
+Every case runs in a process of its own (`loader_case.py`), one after another; only those that watch memory run side by
+side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from machine import HERE, describe_machine, markdown_table, replace_file
+
+from omnimouse import simulate_recording
+from omnimouse.recordings.simulated import truth_folder
+from omnimouse.recordings.simulation.writer import write_sequence_meta
+
+MIB = 2**20
+SIMULATED = 250
+"""Neurons that are simulated; larger populations repeat them."""
+
+SMALL_NEURONS, TINY_NEURONS = 200, 16
+"""Neurons of the sessions that a loader, and a training of a tiny model, go through for many steps."""
+
+MASKS = ("stimulus+behavior", "forecasting+stimulus+behavior")
+"""Both need responses, video and behavior."""
+
+WORKERS = (0, 1, 2, 4)
+DEFAULT_WORKERS = 2
+Row = dict[str, Any]
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line. What `--quick` makes small can still be set beside it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # name: (default, with --quick, help)
+    sizes: dict[str, tuple[Any, Any, str]] = {
+        "sessions": (4, 2, "sessions that windows are read from"),
+        "neurons": (8000, 300, "neurons of each"),
+        "minutes": (10.0, 2.0, "length of each"),
+        "cold-steps": (20, 4, "steps read from disk; all of them should cover a small part of the sessions"),
+        "warm-steps": (60, 4, "steps read from the page cache"),
+        "repeats": (3, 1, "runs of each loader; medians are given"),
+        "preset": ("5m", "tiny", "size of the model that consumes"),
+        "model-steps": (2, 2, "steps of the model for each mask; the first is left out"),
+        "small-sessions": (64, 6, "small sessions that a loader goes through for many steps; a training: a quarter"),
+        "memory-steps": (10_000, 40, "steps of a small loader and of a small training"),
+        "large-memory-steps": (3000, 20, "steps of a loader of the large sessions"),
+    }
+    for name, (default, quick, text) in sizes.items():
+        parser.add_argument(f"--{name}", type=type(default), help=f"{text} (default: {default}; quick: {quick})")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the model (default: cpu)")
+    parser.add_argument("--work", type=Path, help="folder of the sessions, used again (default: a temporary folder)")
+    parser.add_argument("--quick", action="store_true", help="toy size; writes only with --output")
+    parser.add_argument("--output", type=Path, help="folder of the results (default: benchmarks/results)")
+    options = parser.parse_args(argv)
+    for name, (default, quick, _) in sizes.items():
+        field = name.replace("-", "_")
+        if getattr(options, field) is None:
+            setattr(options, field, quick if options.quick else default)
+    if options.output is None and not options.quick:
+        options.output = HERE / "results"
+    return options
+
+
+def write_sessions(folder: Path, count: int, n_neurons: int, minutes: float) -> list[str]:
+    """Writes the large sessions that are not there yet, each a simulation of its own."""
+    folder = folder / f"{n_neurons}-neurons-{minutes:g}-minutes"
+    places = [folder / f"session-{i:02d}" for i in range(count)]
+    for i, place in enumerate(places):
+        if place.exists():
+            continue
+        print(f"writing {place.name} of {count}: {n_neurons:,} neurons, {minutes:g} minutes", flush=True)
+        partial = place.with_name(f"{place.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        _simulate(partial, i, min(n_neurons, SIMULATED), minutes, animal=f"large{i:02d}")
+        if n_neurons > SIMULATED:
+            widen(partial, n_neurons, seed=i)
+        os.replace(partial, place)
+    return [str(place) for place in places]
+
+
+def write_copies(folder: Path, count: int, n_neurons: int, minutes: float) -> list[str]:
+    """Writes the small sessions that are not there yet: one simulation under many keys."""
+    folder = folder / f"{n_neurons}-neurons-{minutes:g}-minutes-copied"
+    first = folder / "session-00"
+    if not first.exists():
+        partial = folder / "session-00.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        _simulate(partial, 0, n_neurons, minutes, animal="small")
+        os.replace(partial, first)
+    for i in range(1, count):
+        place, partial = folder / f"session-{i:02d}", folder / f"session-{i:02d}.partial"
+        if not place.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(first, partial)
+            scan_key = {"animal_id": f"small{i // 4:02d}", "session": i + 1, "scan_idx": 1}
+            (partial / "meta.json").write_text(json.dumps({"scan_key": scan_key}), encoding="utf-8")
+            os.replace(partial, place)
+    return [str(folder / f"session-{i:02d}") for i in range(count)]
+
+
+def _simulate(place: Path, seed: int, n_neurons: int, minutes: float, *, animal: str) -> None:
+    shutil.rmtree(truth_folder(place), ignore_errors=True)
+    simulate_recording(place, seed, n_neurons=n_neurons, minutes=minutes, animal=animal)
+    shutil.rmtree(truth_folder(place))
+
+
+def widen(folder: Path, n_neurons: int, *, seed: int) -> None:
+    """Repeats the neurons of a session up to a number, each sample times noise between a half and one and a half."""
+    device, rng = folder / "responses", np.random.default_rng(seed)
+    narrow, meta = np.load(device / "data.npy"), yaml.safe_load((device / "meta.yml").read_text(encoding="utf-8"))
+    source, shape = np.arange(n_neurons) % narrow.shape[1], (len(narrow), n_neurons)
+    out = np.lib.format.open_memmap(device / "data.npy.partial", "w+", np.float32, shape)
+    total, squares = np.zeros((2, 1, n_neurons))
+    for low in range(0, len(narrow), 1024):
+        block = narrow[low : low + 1024, source]
+        block *= rng.random(block.shape, dtype=np.float32) + np.float32(0.5)
+        out[low : low + 1024] = block
+        total += block.sum(axis=0, dtype=np.float64)
+        squares += np.square(block).sum(axis=0, dtype=np.float64)
+    out.flush()
+    os.replace(device / "data.npy.partial", device / "data.npy")
+    means = total / shape[0]
+    coordinates = np.load(device / "meta" / "cell_motor_coordinates.npy")[source]
+    write_sequence_meta(
+        device,
+        shape,
+        "float32",
+        rate=meta["sampling_rate"],
+        start=meta["start_time"],
+        means=means,
+        stds=np.sqrt(squares / shape[0] - means**2),
+        neuron_properties={
+            "cell_motor_coordinates": coordinates,
+            "unit_ids": np.arange(1, n_neurons + 1, dtype=np.int64),
+        },
+    )
+
+
+def start_case(*, threads: int | None = None, **case: Any) -> subprocess.Popen[str]:
+    """Starts a case in a new process."""
+    environment = {**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
+    command = [sys.executable, str(HERE / "loader_case.py"), json.dumps(case)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish_case(process: subprocess.Popen[str]) -> Row:
+    """What a case measured."""
+    out, errors = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"The case {process.args} failed:\n{errors}")
+    return json.loads(out.splitlines()[-1])
+
+
+def median_of(rows: list[Row]) -> Row:
+    """Medians of windows per second and bytes per window, cold and warm; all runs beside them."""
+    row: Row = {"runs": rows}
+    for state in ("cold", "warm"):
+        names = ("windows_per_second", "disk_bytes_per_window")
+        row[state] = {name: statistics.median(run[state][name] for run in rows) for name in names}
+        row[state]["cached_before"] = statistics.median(run[f"cached_before_{state}"] for run in rows)
+    return row
+
+
+def measure_loaders(options: argparse.Namespace, places: list[str]) -> list[Row]:
+    """The loader with several numbers of workers, and what it can be compared with."""
+    case: Row = {
+        "recordings": places,
+        "preset": options.preset,
+        "masks": MASKS[:1],
+        "batch_size": 8,
+        "cold_steps": options.cold_steps,
+        "warm_steps": options.warm_steps,
+        "open_recordings": 32,
+    }
+    asked: list[Row] = [
+        {"reading": "memory map, responses alone", "do": "bare", "workers": 0, "mapped": True},
+        {"reading": "file reads, responses alone", "do": "bare", "workers": 0, "mapped": False},
+    ]
+    asked += [{"reading": "loader", "do": "loader", "workers": workers} for workers in WORKERS]
+    # Room for one recording: nearly every step opens another.
+    asked.append({"reading": "loader that opens", "do": "loader", "workers": DEFAULT_WORKERS, "open_recordings": 1})
+    # Round after round, so that a machine that gets slower does so for all.
+    runs = [
+        [finish_case(start_case(**{**case, **{name: value for name, value in row.items() if name != "reading"}}))
+         for row in asked]
+        for _ in range(options.repeats)
+    ]  # fmt: skip
+    rows = [{**row, **median_of([run[i] for run in runs])} for i, row in enumerate(asked)]
+    print(format_loaders(rows), flush=True)
+    return rows
+
+
+def measure_model(options: argparse.Namespace, places: list[str]) -> list[Row]:
+    """Training steps of the model, fed by the loader."""
+    rows = []
+    for mask in MASKS:
+        case: Row = {
+            "do": "model",
+            "recordings": places,
+            "preset": options.preset,
+            "masks": [mask],
+            "batch_size": 8,
+            "workers": DEFAULT_WORKERS,
+            "open_recordings": 32,
+            "steps": options.model_steps,
+            "device": options.device,
+        }
+        row = finish_case(start_case(**case))
+        rows.append({**row, "mask": mask, "windows_per_second": 8 / row["seconds"]})
+        print(f"{mask}: {row['seconds']:.2f} s a step", flush=True)
+    return rows
+
+
+def measure_memory(
+    options: argparse.Namespace, large: list[str], small: list[str], tiny: list[str], work: Path
+) -> list[Row]:
+    """Resident memory over many steps; the cases run side by side, a thread each."""
+    common = {"masks": MASKS[:1], "workers": DEFAULT_WORKERS, "preset": options.preset, "work": str(work)}
+    steps, large_steps = options.memory_steps, options.large_memory_steps
+    asked: list[Row] = [
+        {"case": f"training, {TINY_NEURONS} neurons", "do": "train_memory", "recordings": tiny, "steps": steps,
+         "batch_size": 1, "open_recordings": 4},
+        {"case": f"loader, {SMALL_NEURONS} neurons", "do": "loader_memory", "recordings": small, "steps": steps,
+         "batch_size": 2, "open_recordings": 8},
+        {"case": f"loader, {options.neurons:,} neurons", "do": "loader_memory", "recordings": large,
+         "steps": large_steps, "batch_size": 8, "open_recordings": 32},
+    ]  # fmt: skip
+    started = []
+    try:
+        for row in asked:
+            case = {name: value for name, value in row.items() if name != "case"}
+            started.append(start_case(threads=1, **common, **case, every=max(1, row["steps"] // 20)))
+        found = [finish_case(process) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [
+        {**row, "n_sessions": len(row["recordings"]), **measured} for row, measured in zip(asked, found, strict=True)
+    ]
+
+
+def slope(samples: list[Row], name: str, after: int) -> float:
+    """Bytes per 1,000 steps of the line through the samples from step `after` on."""
+    late = [sample for sample in samples if sample["step"] >= after]
+    return 1000 * float(np.polyfit([s["step"] for s in late], [s[name] for s in late], 1)[0])
+
+
+def format_loaders(rows: list[Row]) -> str:
+    """Loader rows as a markdown table; ratios are against the bare memory map."""
+    header = ["reading", "workers", "cold windows/s", "x map", "MB/window", "cached", "warm windows/s", "x map"]
+    cells = []
+    for row in rows:
+        cold, warm = row["cold"], row["warm"]
+        cells.append(
+            [
+                row["reading"],
+                str(row["workers"]),
+                f"{cold['windows_per_second']:.1f}",
+                f"{cold['windows_per_second'] / rows[0]['cold']['windows_per_second']:.2f}",
+                f"{cold['disk_bytes_per_window'] / 1e6:.2f}",
+                f"{cold['cached_before']:.1%}",
+                f"{warm['windows_per_second']:.1f}",
+                f"{warm['windows_per_second'] / rows[0]['warm']['windows_per_second']:.2f}",
+            ]
+        )
+    return "\n".join(markdown_table(header, cells, numbers_from=1))
+
+
+def format_model(rows: list[Row], loaders: list[Row]) -> str:
+    """Model rows as a markdown table; ratios are of the loader with the default workers to the model."""
+    fed = next(row for row in loaders if row["reading"] == "loader" and row["workers"] == DEFAULT_WORKERS)
+    header = ["mask", "neurons", "s/step", "windows/s", "wait ms", "loader cold / model", "loader warm / model"]
+    cells = [
+        [
+            row["mask"],
+            f"{row['population']:,}",
+            f"{row['seconds']:.3g}",
+            f"{row['windows_per_second']:.3g}",
+            f"{1000 * row['wait']:.1f}",
+            *(f"{fed[state]['windows_per_second'] / row['windows_per_second']:,.0f}" for state in ("cold", "warm")),
+        ]
+        for row in rows
+    ]
+    return "\n".join(markdown_table(header, cells))
+
+
+def format_memory(rows: list[Row]) -> str:
+    """Memory rows as a markdown table: after the first step, a tenth, a half and all of the steps."""
+    header = ["what", "sessions", "steps", "ms/step", "allocated MiB: first step", "a tenth", "half", "all"]
+    header += ["MiB per 1,000 steps", "resident MiB: a tenth", "all", "MiB per 1,000 steps"]
+    cells = []
+    for row in rows:
+        samples, steps = row["samples"], row["steps"]
+
+        def at(share: float, name: str, samples: list[Row] = samples, steps: int = steps) -> str:
+            nearest = min(samples, key=lambda sample: abs(sample["step"] - share * steps))
+            return f"{nearest[name] / MIB:.1f}"
+
+        cells.append(
+            [
+                row["case"],
+                str(row["n_sessions"]),
+                f"{steps:,}",
+                f"{1000 * samples[-1]['seconds'] / steps:.1f}",
+                f"{samples[0]['anon'] / MIB:.1f}",
+                *(at(share, "anon") for share in (0.1, 0.5, 1)),
+                f"{slope(samples, 'anon', steps // 10) / MIB:+.2f}",
+                *(at(share, "rss") for share in (0.1, 1)),
+                f"{slope(samples, 'rss', steps // 10) / MIB:+.2f}",
+            ]
+        )
+    return "\n".join(markdown_table(header, cells))
+
+
+def format_report(run: Row, loaders: list[Row], models: list[Row], memories: list[Row]) -> str:
+    bare = [run for row in loaders if row["do"] == "bare" for run in row["runs"]]
+    planning = statistics.median(row["planning_windows_per_second"] for row in bare)
+    disk = statistics.median(row["read_through_bytes_per_second"] for row in bare)
+    lines = [
+        "# The pre-training loader",
+        "",
+        "Written by `benchmarks/loader.py`; `benchmarks/README.md` explains the columns.",
+        "",
+        format_loaders(loaders),
+        "",
+        f"Choosing windows, mask and neurons alone: {planning:,.0f} windows/s. Reading all files from start to end, "
+        f"cold: {disk / 1e9:.2f} GB/s.",
+        "",
+        "## What the model consumes",
+        "",
+        format_model(models, loaders),
+        "",
+        "## Memory",
+        "",
+        format_memory(memories),
+        "",
+        *(f"- {name.replace('_', ' ')}: {value}" for name, value in run.items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse_arguments(argv)
+    run: Row = {
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **describe_machine(),
+        **{name: value for name, value in vars(options).items() if name not in ("work", "output", "quick")},
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        large = write_sessions(work, options.sessions, options.neurons, options.minutes)
+        small = write_copies(work, options.small_sessions, SMALL_NEURONS, 2.0)
+        tiny = write_copies(work, max(1, options.small_sessions // 4), TINY_NEURONS, 2.0)
+        loaders = measure_loaders(options, large)
+        models = measure_model(options, large)
+        memories = measure_memory(options, large, small, tiny, work)
+    run |= {name: models[0][name] for name in ("device", "precision", "threads")}
+    report = format_report(run, loaders, models, memories)
+    if options.output is not None:
+        name = "loader" if options.device == "cpu" else f"loader-{options.device}"
+        content = {"run": run, "loaders": loaders, "models": models, "memory": memories}
+        for entry in memories:
+            del entry["recordings"], entry["do"]
+        replace_file(options.output / f"{name}.md", report)
+        replace_file(options.output / f"{name}.json", json.dumps(content, indent=1) + "\n")
+    print("\n" + report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The corpus of the release: its manifest of 333 sessions, and its named collections of sessions; no data.
+
+Both lie in `assets/corpus`: `corpus_manifest.csv` as published, and `collections.json`, where each collection says what
+it is made of. Two of the collections' sessions, and the five newer mice of SENSORIUM 2023, are not in the manifest.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from omnimouse.files import read_mapping
+from omnimouse.sessions import short_key
+
+_FOLDER = Path(str(files("omnimouse"))) / "assets" / "corpus"
+
+
+@dataclass(frozen=True)
+class CorpusSession:
+    """One session of the corpus, as its manifest describes it.
+
+    Attributes:
+        key: short key, `animal-session-scan`, e.g. `"29156-11-10"`.
+        published_key: key in full, e.g. `"dynamic29156-11-10-Video-<hash>_30hz"`.
+        animal_id: its animal, e.g. `"29156"`.
+        n_neurons: neurons of its population.
+        scan_rate_hz: rate at which the microscope scanned, rounded to whole Hz.
+        response_rate_hz: rate at which responses are stored, in Hz; higher than the scan rate, so interpolated.
+        n_samples: samples of each neuron at that rate.
+        duration_s: length of the recording in seconds.
+        eye_rate_hz: rate of the eye tracker, rounded to whole Hz.
+        treadmill_rate_hz: rate of the treadmill, rounded to whole Hz.
+        modalities: what was shown, of "blank", "image", "video" and "INVALID".
+        sex: "M" or "F"; None if unknown.
+        genotype: as written there; None if unknown.
+    """
+
+    key: str
+    published_key: str
+    animal_id: str
+    n_neurons: int
+    scan_rate_hz: int
+    response_rate_hz: int
+    n_samples: int
+    duration_s: float
+    eye_rate_hz: int
+    treadmill_rate_hz: int
+    modalities: tuple[str, ...]
+    sex: str | None
+    genotype: str | None
+
+
+@cache
+def corpus_sessions() -> tuple[CorpusSession, ...]:
+    """Returns the 333 sessions of the manifest, in its order; read once."""
+    with (_FOLDER / "corpus_manifest.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(
+            CorpusSession(
+                key=short_key(row["session_key"]),
+                published_key=row["session_key"],
+                animal_id=row["animal_id"],
+                n_neurons=int(row["n_neurons"]),
+                scan_rate_hz=int(row["original_hz"]),
+                response_rate_hz=int(row["response_hz"]),
+                n_samples=int(row["n_timestamps"]),
+                duration_s=float(row["duration_s"]),
+                eye_rate_hz=int(row["eye_hz"]),
+                treadmill_rate_hz=int(row["treadmill_hz"]),
+                modalities=tuple(row["modalities"].split("|")),
+                sex=row["sex"] or None,
+                genotype=row["genotype"] or None,
+            )
+            for row in csv.DictReader(file)
+        )
+
+
+def collection_names() -> tuple[str, ...]:
+    """Returns the names of all collections, large ones of training first."""
+    return tuple(_collections())
+
+
+def collection(name: str) -> tuple[str, ...]:
+    """Returns the short keys of a collection's sessions, each once, in the order of the release's list.
+
+    Args:
+        name: one of `collection_names()`, e.g. `"scaling_laws_32"`.
+
+    Raises:
+        ValueError: no such collection; those there are, are listed.
+    """
+    if name not in _collections():
+        close = difflib.get_close_matches(str(name), collection_names(), n=1)
+        raise ValueError(
+            f"There is no collection {name!r} of sessions{f'; did you mean {close[0]}?' if close else '.'} "
+            f"There are {', '.join(collection_names())}."
+        )
+    return _collections()[name]
+
+
+@cache
+def _collections() -> dict[str, tuple[str, ...]]:
+    content = read_mapping(_FOLDER / "collections.json", "collections of sessions")
+    return {name: tuple(entry["sessions"]) for name, entry in content.items()}

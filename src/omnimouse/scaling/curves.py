@@ -1,0 +1,168 @@
+"""Scaling curves: points that differ in one thing only, the laws fitted to them, and which of the two limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from omnimouse.scaling.fits import COVERAGE, PowerLaw, fit_power_law
+from omnimouse.scaling.points import ScalingPoint, best_points
+
+Axis = Literal["sessions", "neurons", "parameters"]
+
+LOSS = "loss"
+"""Name of the measure that all masks are averaged in; the others are names of masks."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points that differ in one thing.
+
+    Attributes:
+        axis: in what they differ.
+        fixed: what they have in common: parameters, or the number of sessions.
+        points: by ascending place on the axis; the best of each size and set of sessions.
+        laws: measure (`LOSS`, or a mask for its correlation) -> law; None where there are too few points.
+    """
+
+    axis: Axis
+    fixed: int
+    points: tuple[ScalingPoint, ...]
+    laws: dict[str, PowerLaw | None]
+
+    @property
+    def x(self) -> list[float]:
+        """Places of the points."""
+        return [place(point, self.axis) for point in self.points]
+
+    @property
+    def title(self) -> str:
+        """What the points have in common, in words."""
+        return f"{self.fixed:,} {'sessions' if self.axis == 'parameters' else 'parameters'}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which of data and size limits, as far as the points tell.
+
+    Attributes:
+        data_change: change of the loss by twice the data, at the most data there is.
+        data_interval: its 95 % interval, or None.
+        size_change: the same for twice the parameters.
+        size_interval: its 95 % interval, or None.
+        share: of the bootstrap samples in which more data helps more than a larger core; None without an interval.
+        limit: "data", "size", or "open" where the points cannot tell.
+        text: all that as a sentence or two.
+    """
+
+    data_change: float | None
+    data_interval: tuple[float, float] | None
+    size_change: float | None
+    size_interval: tuple[float, float] | None
+    share: float | None
+    limit: Literal["data", "size", "open"]
+    text: str
+
+
+def place(point: ScalingPoint, axis: Axis) -> float:
+    """Where a point lies on an axis."""
+    return float({"sessions": len(point.sessions), "neurons": point.neurons, "parameters": point.parameters}[axis])
+
+
+def make_curves(
+    points: Sequence[ScalingPoint], data_axis: Literal["sessions", "neurons"] = "sessions"
+) -> tuple[list[Curve], list[Curve]]:
+    """Sorts points into curves.
+
+    Args:
+        points: as `collect_points` gives them.
+        data_axis: how data is counted.
+
+    Returns:
+        Curves over data, one for each size; and curves over size, one for each set of sessions. Those with a single
+        point are left out. Longest first, then largest.
+    """
+    best = best_points(points)
+    data = _group(best, data_axis, lambda point: point.parameters, lambda point: point.parameters)
+    size = _group(best, "parameters", lambda point: point.sessions, lambda point: len(point.sessions))
+    return data, size
+
+
+def _group(
+    points: Sequence[ScalingPoint],
+    axis: Axis,
+    key: Callable[[ScalingPoint], object],
+    fixed: Callable[[ScalingPoint], int],
+) -> list[Curve]:
+    groups: dict[object, list[ScalingPoint]] = {}
+    for point in points:
+        groups.setdefault(key(point), []).append(point)
+    curves = []
+    for members in groups.values():
+        members = sorted(members, key=lambda point: place(point, axis))
+        x = [place(point, axis) for point in members]
+        if len(set(x)) < 2:
+            continue
+        laws = {LOSS: fit_power_law(x, [point.loss for point in members])}
+        for mask in members[0].scores:
+            laws[mask] = fit_power_law(x, [point.scores[mask] for point in members], rising=True)
+        curves.append(Curve(axis, fixed(members[0]), tuple(members), laws))
+    return sorted(curves, key=lambda curve: (-len(set(curve.x)), -curve.fixed))
+
+
+def judge(data: Sequence[Curve], size: Sequence[Curve]) -> Verdict:
+    """Compares what twice the data and twice the parameters would do to the loss, by the longest curve of each kind.
+
+    Args:
+        data: curves over data, see `make_curves`.
+        size: curves over size.
+    """
+    data_law, size_law = (curves[0].laws[LOSS] if curves else None for curves in (data, size))
+    data_change, data_draws, data_interval = _doubling(data_law)
+    size_change, size_draws, size_interval = _doubling(size_law)
+    share, limit = None, "open"
+    if data_interval is not None and size_interval is not None:
+        # The samples of both were drawn alike; shuffled, they are independent.
+        shuffled = np.random.default_rng(1).permutation(size_draws)
+        share = float(np.mean(data_draws < shuffled))
+        edge = (1 + COVERAGE) / 2
+        limit = "data" if share >= edge else "size" if share <= 1 - edge else "open"
+    parts = [
+        _in_words("the data", data[0] if data else None, data_change, data_interval),
+        _in_words("the parameters", size[0] if size else None, size_change, size_interval),
+        _conclusion(limit, share),
+    ]
+    return Verdict(
+        data_change, data_interval, size_change, size_interval, share, limit,  # type: ignore[arg-type]
+        " ".join(part for part in parts if part),
+    )  # fmt: skip
+
+
+def _doubling(law: PowerLaw | None) -> tuple[float | None, np.ndarray, tuple[float, float] | None]:
+    if law is None:
+        return None, np.empty(0), None
+    change, draws = law.step(max(law.x))
+    return change, draws, law.interval(draws)
+
+
+def _in_words(what: str, curve: Curve | None, change: float | None, interval: tuple[float, float] | None) -> str:
+    if curve is None or change is None:
+        return f"How the loss depends on {what} is not known: that takes runs at three values at least, all else equal."
+    text = f"Twice {what} (at {curve.title}, from {max(curve.x):,.0f} {curve.axis}) change the loss by {change:+.4f}"
+    if interval is None:
+        return f"{text}; how sure that is, three points do not tell."
+    return f"{text} (95 % interval {interval[0]:+.4f} to {interval[1]:+.4f})."
+
+
+def _conclusion(limit: str, share: float | None) -> str:
+    if share is None:
+        return "Which of the two limits cannot be said."
+    said = f"in {100 * share:.0f} % of the bootstrap samples more data helps more than a larger core"
+    if limit == "data":
+        return f"Data limits these cores: {said}."
+    if limit == "size":
+        return f"Size limits these cores: {said}."
+    return f"These points do not tell which of the two limits: {said}."
