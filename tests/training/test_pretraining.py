@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from omnimouse import OmniMouseModel, evaluate
+from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.training import load_recipe, pretraining_step, train
+from omnimouse.training.pretraining_setup import build_model
 from omnimouse.training.run_folder import RunFolder
 from omnimouse.training.trackers import choose_trackers, flat_numbers, log_to
 
@@ -184,6 +186,34 @@ def test_evaluation_scores_the_eight_masks_as_far_as_populations_serve_them(smal
     assert scores["validation/all_response_only"]["behavior_loss"] > 0
     told = capsys.readouterr().err
     assert "tokens/s" in told and "left" in told and "GiB" in told and "evaluation: video_behavior" in told
+
+
+def test_evaluation_of_named_sessions(small_recipe, tmp_path):
+    evaluation = {"every": 6, "masks": ["stimulus"], "max_windows": 1, "max_sessions": 1, "sessions": ["a-*", "c-5-1"]}
+    result = train(small_recipe(tmp_path / "run", evaluation=evaluation), progress=False)
+    row = result.history[-1]
+    assert row["sessions"] == ["a-1-1", "a-3-1", "c-5-1"] and row["scores"]["stimulus"]["n_sessions"] == 3
+    with pytest.raises(ValueError, match=r"evaluation\.sessions names z-1-1, which no session matches"):
+        train(small_recipe(tmp_path / "other", evaluation={**evaluation, "sessions": ["z-1-1"]}), progress=False)
+
+
+def test_the_open_initialization(small_recipe, tmp_path):
+    """Blocks change what passes them little, and video tokens are no smaller than the latents beside them."""
+    change, size = {}, {}
+    for name in ("released", "open"):
+        recipe = load_recipe(small_recipe(tmp_path / name, model={"preset": "tiny", "initialization": name}))
+        model = build_model(recipe, OmniMouseProcessor()).eval()
+        model.add_session("x-1-1", n_neurons=10, animal_id="x")
+        seen = []
+        model.fusion[0].register_forward_hook(lambda _, inputs, output, seen=seen: seen.extend((inputs[0], output)))
+        with torch.no_grad():
+            model("x-1-1", video=torch.randn(2, 1, 60, 36, 64), mask="stimulus", all_neurons=True)
+        before, after = seen
+        change[name] = ((after - before).norm() / before.norm()).item()
+        latents = model.config.num_registers  # all that a mask without context has
+        size[name] = (before[:, latents:].std() / before[:, :latents].std()).item()
+    assert change["open"] < 0.2 * change["released"]
+    assert size["open"] > 1 and size["open"] > 3 * size["released"]
 
 
 def test_evaluation_changes_no_weight(small_recipe, tmp_path):

@@ -5,6 +5,8 @@ Shape letters: T stored samples, S signals (neurons or behaviour channels), F di
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -75,6 +77,22 @@ class Trial:
     name: str = ""
     image_size: tuple[int, int] | None = None
     interleave_value: float | None = None
+
+
+def _fetch_ahead(array: np.ndarray, low: int, high: int) -> None:
+    """Asks the system for some rows of a mapped array at once, and for no others.
+
+    Without it, rows that are not in memory come page by page with as much read-ahead as the disk is set to, which may
+    be several times the bytes of a window.
+    """
+    mapped = getattr(array, "_mmap", None)
+    if mapped is None or not hasattr(mmap, "MADV_WILLNEED") or not array.flags.c_contiguous:
+        return
+    row_bytes = array.nbytes // max(1, array.shape[0])
+    first = getattr(array, "offset", 0) % mmap.ALLOCATIONGRANULARITY + low * row_bytes
+    start = first - first % mmap.PAGESIZE
+    with contextlib.suppress(OSError, ValueError):  # it is advice; reading works without
+        mapped.madvise(mmap.MADV_WILLNEED, start, first + (high - low) * row_bytes - start)
 
 
 @dataclass
@@ -151,6 +169,7 @@ class SequenceDevice:
                 f"{self.file}: rows {low} to {high - 1} asked for, but the array has rows 0 to {self.shape[0] - 1}; "
                 "ask for times inside the recording"
             )
+        _fetch_ahead(self.data, low, high)
         block = self.data[low:high]
         if rows.ndim == 2:
             return np.take_along_axis(np.asarray(block), rows - low, axis=0)
