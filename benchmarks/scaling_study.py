@@ -109,8 +109,8 @@ def transfer(work: Path) -> None:
     lines = [
         "# Frozen cores on mice they have not seen",
         "",
-        f"Mean over {N_UNSEEN} mice of the single-trial correlation on held-out trials, after {TRANSFER_STEPS} steps that "
-        "trained their session adapters alone.",
+        f"Mean over {N_UNSEEN} mice of the single-trial correlation on held-out trials, after {TRANSFER_STEPS} steps "
+        "that trained their session adapters alone.",
         "",
         *markdown_table(["sessions", "parameters", *TRANSFER_TASKS], rows, numbers_from=0),
         "",

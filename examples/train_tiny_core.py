@@ -21,7 +21,7 @@ from omnimouse.recordings.simulated import SimulationSettings
 from omnimouse.training.initialization import open_stimulus_path
 
 N_MICE, N_NEURONS, MINUTES, FIRST_SEED = 16, 256, 20, 100
-STEPS, ANNEAL_STEPS = 9_000, 2_500
+WARMUP_STEPS, STEPS, ANNEAL_STEPS = 150, 9_000, 2_500
 
 CLEAR = SimulationSettings(mean_rate=32.0, response_scale=0.8)
 """Mice with many spikes: noise is a third of the default's, all else is the same."""
@@ -60,7 +60,7 @@ def recipe(work: Path, steps: int, every: int) -> dict:
         "batch_size": 4,
         "seed": 17,
         "optimizer": {"core": {"learning_rate": 1.5e-3}, "session": {"learning_rate": 1.2e-2}},
-        "schedule": {"warmup_steps": min(150, steps)},
+        "schedule": {"warmup_steps": WARMUP_STEPS},
         "evaluation": {
             "every": every,
             "masks": ["stimulus+behavior", "population", "population+stimulus+behavior",

@@ -46,7 +46,7 @@ def test_lora(tmp_path, monkeypatch, capsys):
 
 def test_train_tiny_core_stops_and_goes_on(tmp_path, monkeypatch):
     example = load("train_tiny_core")
-    for name, value in {"N_MICE": 2, "N_NEURONS": 8, "MINUTES": 1.5}.items():
+    for name, value in {"N_MICE": 2, "N_NEURONS": 8, "MINUTES": 1.5, "WARMUP_STEPS": 2}.items():
         monkeypatch.setattr(example, name, value)
     hashes = []
     for steps in ("2", "4"):
