@@ -86,7 +86,7 @@ def test_the_verdict_names_what_limits_and_says_when_it_does_not_know():
     assert verdict.limit == "data" and verdict.text.endswith("more data helps more than a larger core.")
     assert verdict.data_change < verdict.data_interval[1] < 0
     verdict = judge(*make_curves(grid(2.0, 0.5)))
-    assert verdict.limit == "size" and verdict.text.startswith("Twice the data (at 1,000 parameters, from 32 sessions)")
+    assert verdict.limit == "size" and "(at 1,000 parameters, from 32 sessions); 95 % interval" in verdict.text
     data, size = make_curves(grid(0.5, 0.02))
     assert judge(data, []).limit == judge(data[:1], size[:0]).limit == "open"
     assert "cannot be said" in judge(data, []).text

@@ -151,10 +151,14 @@ def _doubling(law: PowerLaw | None) -> tuple[float | None, np.ndarray, tuple[flo
 def _in_words(what: str, curve: Curve | None, change: float | None, interval: tuple[float, float] | None) -> str:
     if curve is None or change is None:
         return f"How the loss depends on {what} is not known: that takes runs at three values at least, all else equal."
-    text = f"Twice {what} (at {curve.title}, from {max(curve.x):,.0f} {curve.axis}) change the loss by {change:+.4f}"
+    where = f"at {curve.title}, from {max(curve.x):,.0f} {curve.axis}"
+    if change == 0.0:
+        text = f"Twice {what} would not lower the loss by these points ({where})"
+    else:
+        text = f"Twice {what} would change the loss by {change:+.2g} ({where})"
     if interval is None:
         return f"{text}; how sure that is, three points do not tell."
-    return f"{text} (95 % interval {interval[0]:+.4f} to {interval[1]:+.4f})."
+    return f"{text}; 95 % interval {interval[0]:+.2g} to {interval[1]:+.2g}."
 
 
 def _conclusion(limit: str, share: float | None) -> str:

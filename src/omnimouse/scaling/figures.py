@@ -44,12 +44,19 @@ def draw_curves(curves: Sequence[Curve]) -> str:
         for axes in (left, right):
             axes.set_xscale("log")
             axes.set_xlabel(_LABELS[first.axis])
-            if first.axis == "sessions":
-                places = sorted({place for curve in curves for place in curve.x})
-                axes.set_xticks(places, [f"{place:g}" for place in places])
-                axes.minorticks_off()
+            places = sorted({place for curve in curves for place in curve.x})
+            axes.set_xticks(places, [_short(place) for place in places])
+            axes.minorticks_off()
             axes.legend(fontsize=7)
         return as_svg(figure)
+
+
+def _short(number: float) -> str:
+    """1568576 as "1.6M"."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}" if number >= 100 * size else f"{number / size:.2g}{letter}"
+    return f"{number:g}"
 
 
 def _draw(axes: Axes, curve: Curve, measure: str, values: list[float], label: str, colour: str) -> None:
