@@ -4,7 +4,7 @@
     python benchmarks/adaptation.py --work adaptation --part core    # only one of both; the last one writes the results
 
 One simulated mouse that no core has seen. From the core, frozen, its session adapter is trained; from scratch, core and
-adapter, for twice as many steps. Both train on the same first 2, 5, 10 or 20 minutes of training trials, keep the
+adapter, for half as many steps again. Both train on the same first 2, 5, 10 or 20 minutes of training trials, keep the
 weights that score best on the validation trials, and are scored on the same held-out trials. Goes on where it stopped.
 """
 
@@ -34,7 +34,7 @@ MINUTES = (2, 5, 10, 20)
 SEED, N_NEURONS, RECORDED_MINUTES, ANIMAL = 2026, 128, 34, "unseen"
 BATCH = 4
 FROM_CORE = {"steps": 400, "session_learning_rate": 3e-2}
-FROM_SCRATCH = {"steps": 800, "train_core": True, "core_learning_rate": 1.5e-3, "session_learning_rate": 1.2e-2}
+FROM_SCRATCH = {"steps": 600, "train_core": True, "core_learning_rate": 1.5e-3, "session_learning_rate": 1.2e-2}
 SHOWN = tuple(task for task in TASKS if task != "behavior")
 PARTS = {"core": "from `omnimouse-tiny`, frozen", "scratch": "from scratch, on this mouse alone"}
 

@@ -2,6 +2,7 @@
 
     python benchmarks/loader.py              # four sessions of 8,000 neurons: 3 GB of disk, about 12 minutes
     python benchmarks/loader.py --quick      # a toy size, to see that everything works
+    python benchmarks/loader.py --parts memory    # one part anew; the others stay as they were measured
 
 Every case runs in a process of its own (`loader_case.py`), one after another; only those that watch memory run side by
 side.
@@ -40,6 +41,7 @@ SMALL_NEURONS, TINY_NEURONS = 200, 16
 MASKS = ("stimulus+behavior", "forecasting+stimulus+behavior")
 """Both need responses, video and behavior."""
 
+PARTS = ("loaders", "model", "memory")
 WORKERS = (0, 1, 2, 4)
 DEFAULT_WORKERS = 2
 Row = dict[str, Any]
@@ -64,6 +66,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     }
     for name, (default, quick, text) in sizes.items():
         parser.add_argument(f"--{name}", type=type(default), help=f"{text} (default: {default}; quick: {quick})")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the model (default: cpu)")
     parser.add_argument("--work", type=Path, help="folder of the sessions, used again (default: a temporary folder)")
     parser.add_argument("--quick", action="store_true", help="toy size; writes only with --output")
@@ -252,7 +255,8 @@ def measure_memory(
         for process in started:
             process.kill()
     return [
-        {**row, "n_sessions": len(row["recordings"]), **measured} for row, measured in zip(asked, found, strict=True)
+        {"case": row["case"], "steps": row["steps"], "n_sessions": len(row["recordings"]), **measured}
+        for row, measured in zip(asked, found, strict=True)
     ]
 
 
@@ -329,7 +333,9 @@ def format_memory(rows: list[Row]) -> str:
     return "\n".join(markdown_table(header, cells))
 
 
-def format_report(run: Row, loaders: list[Row], models: list[Row], memories: list[Row]) -> str:
+def format_report(content: Row) -> str:
+    """The report of what was measured so far: "loaders", "model" and "memory", each with the run it is from."""
+    loaders = content["loaders"]["rows"]
     bare = [run for row in loaders if row["do"] == "bare" for run in row["runs"]]
     planning = statistics.median(row["planning_windows_per_second"] for row in bare)
     disk = statistics.median(row["read_through_bytes_per_second"] for row in bare)
@@ -340,21 +346,35 @@ def format_report(run: Row, loaders: list[Row], models: list[Row], memories: lis
         "",
         format_loaders(loaders),
         "",
+        _conditions(content["loaders"]["run"]),
+        "",
         f"Choosing windows, mask and neurons alone: {planning:,.0f} windows/s. Reading all files from start to end, "
         f"cold: {disk / 1e9:.2f} GB/s.",
         "",
-        "## What the model consumes",
-        "",
-        format_model(models, loaders),
-        "",
-        "## Memory",
-        "",
-        format_memory(memories),
-        "",
-        *(f"- {name.replace('_', ' ')}: {value}" for name, value in run.items()),
-        "",
     ]
+    if "model" in content:
+        rows, run = content["model"]["rows"], content["model"]["run"]
+        device = f"{rows[0]['device']}, {rows[0]['precision']}, {rows[0]['threads']} threads"
+        lines += [
+            "## What the model consumes",
+            "",
+            format_model(rows, loaders),
+            "",
+            f"{device}. {_conditions(run)}",
+            "",
+        ]
+    if "memory" in content:
+        rows, run = content["memory"]["rows"], content["memory"]["run"]
+        lines += ["## Memory", "", format_memory(rows), "", _conditions(run), ""]
     return "\n".join(lines)
+
+
+def _conditions(run: Row) -> str:
+    """Machine and versions of a run, in a line."""
+    return (
+        f"Measured {run['started']}: {run['cpu']}, {run['cores']} cores, {run['memory_gib']} GiB; "
+        f"torch {run['torch']}; commit {run['commit']}."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -366,21 +386,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
-        large = write_sessions(work, options.sessions, options.neurons, options.minutes)
-        small = write_copies(work, options.small_sessions, SMALL_NEURONS, 2.0)
-        tiny = write_copies(work, max(1, options.small_sessions // 4), TINY_NEURONS, 2.0)
-        loaders = measure_loaders(options, large)
-        models = measure_model(options, large)
-        memories = measure_memory(options, large, small, tiny, work)
-    run |= {name: models[0][name] for name in ("device", "precision", "threads")}
-    report = format_report(run, loaders, models, memories)
-    if options.output is not None:
         name = "loader" if options.device == "cpu" else f"loader-{options.device}"
-        content = {"run": run, "loaders": loaders, "models": models, "memory": memories}
-        for entry in memories:
-            del entry["recordings"], entry["do"]
+        place = None if options.output is None else options.output / f"{name}.json"
+        content = json.loads(place.read_text()) if place is not None and place.exists() else {}
+        large = write_sessions(work, options.sessions, options.neurons, options.minutes)
+        for part in PARTS:
+            if part not in options.parts:
+                continue
+            if part == "loaders":
+                rows = measure_loaders(options, large)
+            elif part == "model":
+                rows = measure_model(options, large)
+            else:
+                small = write_copies(work, options.small_sessions, SMALL_NEURONS, 2.0)
+                tiny = write_copies(work, max(1, options.small_sessions // 4), TINY_NEURONS, 2.0)
+                rows = measure_memory(options, large, small, tiny, work)
+            # Each part is kept as soon as it is measured.
+            content[part] = {"run": run, "rows": rows}
+            if place is not None:
+                replace_file(place, json.dumps(content, indent=1) + "\n")
+    if "loaders" not in content:
+        raise SystemExit("There is no measurement of the loaders to compare with; leave --parts out.")
+    report = format_report(content)
+    if options.output is not None:
         replace_file(options.output / f"{name}.md", report)
-        replace_file(options.output / f"{name}.json", json.dumps(content, indent=1) + "\n")
     print("\n" + report)
 
 

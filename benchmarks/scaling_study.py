@@ -43,7 +43,7 @@ N_SESSIONS = (1, 2, 4, 8, 16)
 MASKS = {"stimulus+behavior": 3, "population+stimulus+behavior": 1, "forecasting+stimulus+behavior": 1, "population": 1}
 
 
-TRANSFER_STEPS = 250
+TRANSFER_STEPS = 200
 TRANSFER_TASKS = ("stimulus+behavior", "population+stimulus+behavior", "forecasting+stimulus+behavior", "population")
 
 
