@@ -12,6 +12,7 @@ import torch
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, __version__, demo
 from omnimouse.cli import build_parser, main
+from omnimouse.downloading import download
 from omnimouse.evaluation import Predictions, evaluate, predict
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import open_recording
@@ -19,7 +20,8 @@ from omnimouse.recordings.simulated import simulate_recording
 from omnimouse.training import anneal, finetune, train
 
 COMMANDS = (
-    "demo", "simulate", "check", "finetune", "train", "anneal", "evaluate", "predict", "convert", "push", "info",
+    "demo", "simulate", "list", "download", "check", "finetune", "train", "anneal", "evaluate", "predict", "convert",
+    "push", "info",
 )  # fmt: skip
 N_NEURONS = 12
 SMALL_CORE = {
@@ -111,6 +113,7 @@ def test_wrong_usage_exits_with_2(argv, capsys):
         (["finetune", "f", "--output", "o"], finetune, {"core", "json", "output_dir", "revision"}),
         (["train", "r.yaml"], train, {"json", "overrides"}),
         (["anneal", "r", "--at", "1"], anneal, {"json", "overrides"}),
+        (["download", "k", "--output", "o"], download, {"collections", "dry_run", "json"}),
         (["evaluate", "f"], evaluate, {"core", "session_adapter", "output", "cpu", "json", "revision"}),
         (
             ["predict", "f", "--task", "t", "--output", "o.npz"],

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnimouse import __version__, commands, training_commands
+from omnimouse import __version__, commands, corpus_commands, training_commands
 from omnimouse.demo import DemoSettings
 
 EXIT_ERROR = 2
@@ -97,6 +97,8 @@ interrupted, when given again, sends only what is missing.""",
 {TASK_HELP}example:
   omnimouse predict my-recording/ --session-adapter my-mouse/adapter --task stimulus+behavior --output predictions.npz
   python -c "import numpy; print(numpy.load('predictions.npz').files)\"""",
+    "list": corpus_commands.LIST_EXAMPLES,
+    "download": corpus_commands.DOWNLOAD_EXAMPLES,
     "train": training_commands.TRAIN_EXAMPLES,
     "anneal": training_commands.ANNEAL_EXAMPLES,
     "scaling": training_commands.SCALING_EXAMPLES,
@@ -139,6 +141,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_demo(command("demo", commands.demo, "Adapt the shipped core to a mouse it has never seen, and score it"))
     _add_simulate(command("simulate", commands.simulate, "Write a simulated recording"))
+    summary = "Show the authors' corpus: sessions, animals, neurons; offline"
+    corpus_commands.add_list(command("list", corpus_commands.list_sessions, summary))
+    summary = "Download recordings of the authors' corpus from the Hub"
+    corpus_commands.add_download(command("download", corpus_commands.download, summary))
     _add_check(command("check", commands.check, "Say what is in a recording, and whether it is sound"))
     _add_finetune(command("finetune", commands.finetune, "Train a session adapter for a recording"))
     summary = "Train a core on many recordings, with the tables of their sessions"

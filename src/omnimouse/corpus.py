@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import csv
 import difflib
+import fnmatch
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from omnimouse.files import read_mapping
-from omnimouse.sessions import short_key
+from omnimouse.sessions import same_animal, short_key
 
 _FOLDER = Path(str(files("omnimouse"))) / "assets" / "corpus"
 
@@ -99,6 +101,86 @@ def collection(name: str) -> tuple[str, ...]:
             f"There are {', '.join(collection_names())}."
         )
     return _collections()[name]
+
+
+def choose_sessions(what: str | Iterable[str], keys: Iterable[str], where: str) -> tuple[list[str], list[str]]:
+    """Finds sessions by keys, globs of keys, and names of collections.
+
+    Args:
+        what: keys, short or in full; globs, which are compared with short and full keys; names of collections.
+        keys: the sessions there are, by short or full keys.
+        where: what the sessions are those of, for errors.
+
+    Returns:
+        The chosen ones of `keys`, each once: those of a collection in its order, all others in the order of `keys`. And
+        the short keys of the collections' sessions that are not among them.
+
+    Raises:
+        ValueError: nothing is asked for, or something that is neither there nor the name of a collection.
+    """
+    keys, chosen, missing = list(keys), dict[str, None](), dict[str, None]()
+    wanted = [what] if isinstance(what, str) else list(what)
+    if not wanted:
+        raise ValueError("No sessions are asked for. Name keys, globs of keys ('29515-*') or collections.")
+    for name in wanted:
+        if name in _collections():
+            by_short_key = {short_key(key): key for key in keys}
+            for key in collection(name):
+                if key in by_short_key:
+                    chosen[by_short_key[key]] = None
+                else:
+                    missing[key] = None
+            continue
+        names = (name, short_key(name))
+        found = [key for key in keys if key in names or short_key(key) in names]
+        found = found or [k for k in keys if any(fnmatch.fnmatchcase(each, name) for each in (k, short_key(k)))]
+        if not found:
+            close = difflib.get_close_matches(name, [*collection_names(), *map(short_key, keys)], n=1)
+            raise ValueError(
+                f"{where} has no session {name!r}, and there is no collection of that name"
+                f"{f'; did you mean {close[0]}?' if close else '.'} `omnimouse list` shows the sessions of the corpus; "
+                f"collections are {', '.join(collection_names())}."
+            )
+        chosen.update(dict.fromkeys(found))
+    return list(chosen), list(missing)
+
+
+def filter_sessions(
+    sessions: Iterable[CorpusSession],
+    *,
+    animals: Iterable[str] = (),
+    min_neurons: int | None = None,
+    max_neurons: int | None = None,
+    modalities: Iterable[str] = (),
+) -> list[CorpusSession]:
+    """Returns the sessions that fit, in their order.
+
+    Args:
+        sessions: any sessions of the corpus.
+        animals: ids, `"29515"` or `"dynamic29515"`, one of which is its animal's; any animal by default.
+        min_neurons: the fewest neurons.
+        max_neurons: the most neurons.
+        modalities: what must have been shown, all of it; upper or lower case.
+
+    Raises:
+        ValueError: no session of the corpus has such an animal or modality.
+    """
+    animals, modalities = list(animals), [name.lower() for name in modalities]
+    for animal in animals:
+        if not any(same_animal(session.animal_id, animal) for session in corpus_sessions()):
+            raise ValueError(f"The corpus has no animal {animal!r}. `omnimouse list` shows the animals there are.")
+    known = sorted({name.lower() for session in corpus_sessions() for name in session.modalities})
+    for modality in modalities:
+        if modality not in known:
+            raise ValueError(f"The corpus has no modality {modality!r}. There are {', '.join(known)}.")
+    return [
+        session
+        for session in sessions
+        if (not animals or any(same_animal(session.animal_id, animal) for animal in animals))
+        and (min_neurons is None or session.n_neurons >= min_neurons)
+        and (max_neurons is None or session.n_neurons <= max_neurons)
+        and {name.lower() for name in session.modalities}.issuperset(modalities)
+    ]
 
 
 @cache

@@ -249,26 +249,32 @@ def list_files(source: Source) -> dict[str, int]:
 
 
 @contextmanager
-def explained(repo: str, revision: str | None) -> Iterator[None]:
+def explained(repo: str, revision: str | None, *, dataset: bool = False) -> Iterator[None]:
     """Turns errors of the Hub client into ones that say what to do.
+
+    Args:
+        repo: The repo that is asked for.
+        revision: The revision that is asked for.
+        dataset: Whether it is a dataset, and not a model.
 
     Raises:
         OSError: As `locate` says.
         ValueError: The repo's name cannot be one.
     """
+    page = f"datasets/{repo}" if dataset else repo
+    kind = f"dataset {repo!r}" if dataset else f"repo {repo!r} (nor is there a folder of that name)"
     named = f"{repo}" + (f" (revision {revision})" if revision else "")
     try:
         yield
     except GatedRepoError as error:
         raise OSError(
-            f"{named} is gated. Accept its terms at {constants.ENDPOINT}/{repo}, then log in with `hf auth login`, "
+            f"{named} is gated. Accept its terms at {constants.ENDPOINT}/{page}, then log in with `hf auth login`, "
             "set HF_TOKEN or pass token=..."
         ) from error
     except RepositoryNotFoundError as error:
         raise OSError(
-            f"The Hub has no repo {repo!r} (nor is there a folder of that name), or it is private and the token does "
-            f"not open it. {missing_note(repo)}Check the name; if it is private, log in with `hf auth login`, "
-            "set HF_TOKEN or pass token=..."
+            f"The Hub has no {kind}, or it is private and the token does not open it. {missing_note(repo)}Check the "
+            "name; if it is private, log in with `hf auth login`, set HF_TOKEN or pass token=..."
         ) from error
     except RevisionNotFoundError as error:
         raise OSError(f"{repo} has no revision {revision!r}. Pass a branch, a tag or a commit that it has.") from error
