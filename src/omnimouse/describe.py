@@ -177,7 +177,13 @@ def _recording_lines(d: dict[str, Any]) -> list[str]:
         for name, device in d["devices"].items()
     ]
     tiers = [
-        [name, str(tier["trials"]), str(tier["conditions"]), f"{tier['seconds'] / 60:.1f}", str(tier["windows"])]
+        [
+            name,
+            str(tier["trials"]),
+            str(tier["conditions"]),
+            f"{tier['seconds'] / 60:.1f}",
+            "-" if tier["windows"] is None else str(tier["windows"]),
+        ]
         for name, tier in d["tiers"].items()
     ]
     return [

@@ -15,6 +15,7 @@ import torch
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor, evaluate, finetune, predict
 from omnimouse.describe import describe as describe_path
+from omnimouse.describe import to_text
 from omnimouse.recordings import Windows, check_recording, describe, mean_responses, open_recording
 from omnimouse.training.corpus import find_sessions
 from omnimouse.training.pretraining_recipe import RecordingsRecipe
@@ -303,7 +304,9 @@ def test_recipes_find_it(folder):
 def test_a_sound_folder_has_no_fatal_finding(folder):
     findings = check_recording(folder)
     assert [finding.severity for finding in findings] == ["warning", "warning", "info"]
-    assert describe_path(folder)["session_key"] == "29515-10-12"
+    described = describe_path(folder)
+    assert (described["session_key"], described["screen"]["frames"]) == ("29515-10-12", LENGTH * len(TIERS))
+    assert "final_test_main" in to_text(described)
 
 
 def without_axes(array: np.ndarray) -> np.ndarray:
@@ -404,6 +407,7 @@ def test_a_zip_is_unpacked_once_into_the_cache(folder, tmp_path, cache, tree_has
     assert tree_hash(copy / NAME) == tree_hash(folder)
     times = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
     assert [finding.severity for finding in recording.validate()] == ["warning", "warning", "info"]
+    assert all(finding.path.startswith(f"{archive}/data/") for finding in [*recording.findings, *recording.validate()])
     assert describe_path(archive)["path"] == str(archive)
     assert times == {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
     # An archive without a folder in it: its own name is the session's.
@@ -446,6 +450,9 @@ def test_damaged_archives_leave_nothing_behind(folder, tmp_path, cache):
     archive.write_bytes(content[: len(content) // 2])
     assert "expected a whole zip archive" in fatal(archive)
     assert not [path for path in cache.iterdir() if path.is_dir()]
+    broken = Path(shutil.copytree(folder, tmp_path / "broken"))
+    (broken / "data/videos/5.npy").unlink()
+    assert f"{archive}/data/videos: files: " in fatal(zipped(broken, archive))
     archive.write_bytes(b"")
     assert "BadZipFile" in fatal(archive)
 

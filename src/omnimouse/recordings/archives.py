@@ -9,20 +9,28 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import lzma
 import os
 import re
 import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 from huggingface_hub import constants
+from tqdm.auto import tqdm
 
 from omnimouse.recordings.files import Findings
 
 SENSORIUM_MEMBER = re.compile(r"(?P<root>(?:[^/]+/)*?)data/videos/[^/]+\.npy")
+DAMAGE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError,
+)  # fmt: skip
+"""What reading an archive may raise; RuntimeError is also the parent of NotImplementedError."""
+
 RESERVE = 2**28
 """Bytes that unpacking leaves free on the disk."""
 
@@ -36,7 +44,7 @@ def unpacked_session(archive: Path, findings: Findings) -> Path | None:
                 return None
             root = _session_root(members, archive, findings)
             return None if root is None else _in_cache(opened, archive, members, root, findings)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
+    except DAMAGE as error:
         findings.fatal(
             archive,
             "archive",
@@ -121,11 +129,14 @@ def _in_cache(
             return None
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
-            for member, entry in inside.items():
-                file = temporary / name / member
-                file.parent.mkdir(parents=True, exist_ok=True)
-                with opened.open(entry) as source, file.open("xb") as sink:
-                    shutil.copyfileobj(source, sink, 2**20)
+            # Only where somebody looks on: a session may have 20 GB.
+            with tqdm(total=needed, desc=f"unpacking {name}", unit="B", unit_scale=True, disable=None) as bar:
+                for member, entry in inside.items():
+                    file = temporary / name / member
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    with opened.open(entry) as source, file.open("xb") as sink:
+                        shutil.copyfileobj(source, sink, 2**20)
+                    bar.update(entry.file_size)
             temporary.replace(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

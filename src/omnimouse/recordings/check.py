@@ -18,7 +18,7 @@ from omnimouse.recordings.check_screen import check_stimuli, check_trials
 from omnimouse.recordings.check_sensorium import check_clips
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
-from omnimouse.recordings.opening import find_session_folder, load_parts
+from omnimouse.recordings.opening import find_session_folder, load_parts, name_archive
 from omnimouse.recordings.sensorium import looks_like_sensorium
 from omnimouse.recordings.sensorium_clips import ClipScreen
 from omnimouse.recordings.windows import Windows
@@ -43,8 +43,10 @@ def check_recording(
     findings = Findings()
     processor = processor if processor is not None else OmniMouseProcessor(profile="strict")
     folder = Path(path)
-    _guarded(lambda: _check(folder, processor, deep, findings), folder, findings)
-    return sorted(dict.fromkeys(findings), key=lambda finding: SEVERITIES.index(finding.severity))
+    places: list[Path] = []
+    _guarded(lambda: places.extend(_check(folder, processor, deep, findings)), folder, findings)
+    named = name_archive(findings, places[0] if places else None, folder)
+    return sorted(dict.fromkeys(named), key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def _guarded(check: Callable[[], Any], path: Path, findings: Findings) -> None:
@@ -61,10 +63,11 @@ def _guarded(check: Callable[[], Any], path: Path, findings: Findings) -> None:
         )
 
 
-def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Findings) -> None:
+def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Findings) -> list[Path]:
+    """Check what lies at a path; returns the folder that was found there, if any."""
     folder = find_session_folder(path, findings)
     if folder is None:
-        return
+        return []
     parts = load_parts(folder, findings)
     _check_identity(parts, findings)
     if not looks_like_sensorium(folder):
@@ -75,6 +78,7 @@ def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Find
     recording = parts.recording(findings)
     if recording is not None:
         _guarded(lambda: _check_windows(recording, processor, findings), folder, findings)
+    return [folder]
 
 
 def _check_experanto(parts: SessionParts, processor: OmniMouseProcessor, deep: bool, findings: Findings) -> None:

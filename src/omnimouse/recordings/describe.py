@@ -46,7 +46,7 @@ def describe(recording: Recording, *, processor: OmniMouseProcessor | None = Non
         "modalities": {modality: modalities.count(modality) for modality in dict.fromkeys(modalities)},
         "devices": {device.name: _describe_device(device, origin) for device in recording.devices},
         "screen": {
-            "frames": len(timestamps),
+            "frames": sum(trial.n_frames for trial in recording.trials),
             "trials": len(recording.trials),
             "median_rate_hz": round(1 / float(np.median(steps[steps > 0])), 3) if (steps > 0).any() else None,
             "frame_sizes": sorted([*size] for size in {trial.image_size for trial in recording.trials} if size),

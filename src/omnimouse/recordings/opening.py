@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from omnimouse.recordings.archives import unpacked_session
-from omnimouse.recordings.base import Recording
+from omnimouse.recordings.base import Finding, Recording
 from omnimouse.recordings.experanto import SessionParts, looks_like_experanto
 from omnimouse.recordings.experanto import load_parts as load_experanto
 from omnimouse.recordings.files import Findings
@@ -66,6 +67,17 @@ def load_parts(folder: Path, findings: Findings) -> SessionParts:
     return (load_sensorium if looks_like_sensorium(folder) else load_experanto)(folder, findings)
 
 
+def name_archive(findings: Iterable[Finding], folder: Path | None, path: Path) -> list[Finding]:
+    """Findings about the unpacked copy of an archive as findings about the archive, which is what users know."""
+    if folder is None or not path.expanduser().is_file():
+        return list(findings)
+    archive, copy = str(path.expanduser().absolute()), str(folder)
+    return [
+        replace(finding, path=archive + finding.path[len(copy) :]) if finding.path.startswith(copy) else finding
+        for finding in findings
+    ]
+
+
 def open_recording(path: str | os.PathLike[str]) -> Recording:
     """Open a session folder: reads metadata only, maps arrays when they are first used, never writes.
 
@@ -83,9 +95,11 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
     folder = find_session_folder(path, findings)
     recording = None if folder is None else load_parts(folder, findings).recording(findings)
     if recording is None:
-        fatal = [finding for finding in findings if finding.severity == "fatal"]
+        fatal = [finding for finding in name_archive(findings, folder, Path(path)) if finding.severity == "fatal"]
         lines = "\n".join(f"  {finding}" for finding in fatal[:20])
         more = f"\n  ... and {len(fatal) - 20} more" if len(fatal) > 20 else ""
         raise ValueError(f"{os.fspath(path)} cannot be opened as a recording:\n{lines}{more}")
     given = Path(path).expanduser().absolute()
-    return replace(recording, path=given) if given.is_file() else recording
+    if not given.is_file():
+        return recording
+    return replace(recording, path=given, findings=tuple(name_archive(recording.findings, folder, given)))
