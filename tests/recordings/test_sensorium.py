@@ -214,6 +214,15 @@ def test_padding_that_begins_at_different_frames_ends_a_trial_at_the_first(copy)
     assert "frame 87" in findings["padding of behavior"].expected
 
 
+def test_clips_without_padding_are_kept_apart_too(copy):
+    for kind in ("videos", "responses", "behavior", "pupil_center"):
+        change(copy, kind, lambda array: array[..., :LENGTH], range(len(TIERS)))
+    np.save(copy / "meta/trials/tiers.npy", np.array(["train"] * len(TIERS)))
+    windows = Windows(open_recording(copy), "train", processor=OmniMouseProcessor())
+    assert len(windows) == len(TIERS) * 31
+    assert all((window["video"].diff(dim=1) * 59 < 1).all() for window in windows)
+
+
 def test_no_window_touches_a_lost_eye(copy):
     def lose(array):
         array = array.copy()
@@ -250,6 +259,13 @@ def test_responses_without_files_are_withheld_too(copy):
     assert open_recording(copy).withheld_tiers == ("live_test_main", "final_test_main")
     (copy / "data/responses/2.npy").unlink()
     assert "data/responses: files: expected 0.npy to 9.npy" in fatal(copy) and "1 missing (2)" in fatal(copy)
+
+
+def test_single_trials_without_responses_are_noticed(copy):
+    change(copy, "responses", np.zeros_like, [2, 4])
+    assert open_recording(copy).withheld_tiers == ("live_test_main", "final_test_main")
+    finding = next(finding for finding in check_recording(copy) if finding.field == "silent trials")
+    assert (finding.severity, finding.found) == ("warning", "zeros or NaN throughout (and 1 more files like it)")
 
 
 def test_a_silent_first_neuron_is_not_taken_for_withheld_responses(copy):
@@ -455,6 +471,22 @@ def test_damaged_archives_leave_nothing_behind(folder, tmp_path, cache):
     assert f"{archive}/data/videos: files: " in fatal(zipped(broken, archive))
     archive.write_bytes(b"")
     assert "BadZipFile" in fatal(archive)
+
+
+def test_an_interrupted_unpacking_leaves_nothing_behind(folder, tmp_path, cache, monkeypatch):
+    archive, real, copied = zipped(folder, tmp_path / "a.zip"), shutil.copyfileobj, []
+
+    def interrupted(source, sink, length):
+        copied.append(source)
+        if len(copied) == 9:
+            raise KeyboardInterrupt
+        real(source, sink, length)
+
+    monkeypatch.setattr(shutil, "copyfileobj", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_recording(archive)
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+    assert open_recording(archive).session_key == "29515-10-12"
 
 
 def test_a_full_disk_is_noticed_before_unpacking(folder, tmp_path, cache, monkeypatch):

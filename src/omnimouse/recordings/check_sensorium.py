@@ -7,8 +7,8 @@ import numpy as np
 from omnimouse.recordings.check_arrays import check_values, summarize
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings, Tally, open_array
-from omnimouse.recordings.sensorium_clips import Clips, ClipScreen
-from omnimouse.recordings.sensorium_scan import padding_start
+from omnimouse.recordings.sensorium_clips import ClipDevice, Clips, ClipScreen
+from omnimouse.recordings.sensorium_scan import is_silent, padding_start
 
 SAMPLED_FRAMES = 3
 """Frames of each video whose pixels are looked at."""
@@ -31,6 +31,8 @@ def check_clips(parts: SessionParts, findings: Findings, *, frame_size: tuple[in
             _check_padding(clips, trial, kind, np.asarray(clips.array(kind, trial)), tally)
         if clips.lengths[trial]:
             highest = max(highest, _check_video(clips, trial, frame_size, tally))
+    if isinstance(parts.devices["responses"], ClipDevice):
+        _check_silence(parts.devices["responses"], tally)
     tally.report(findings)
     if 0 < highest <= 1:
         findings.warning(
@@ -71,6 +73,21 @@ def _check_padding(clips: Clips, trial: int, kind: str, array: np.ndarray, tally
             if kind != "videos"
             else "They reach the model as they are; repair the video.",
         )
+
+
+def _check_silence(responses: ClipDevice, tally: Tally) -> None:
+    """Single trials without responses, in tiers that have some."""
+    clips = responses.clips
+    for trial in range(len(clips.lengths)):
+        if trial not in responses.withheld and is_silent(clips.array("responses", trial)):
+            tally.add(
+                "warning",
+                "silent trials",
+                clips.file("responses", trial),
+                expected="recorded activity, as in other trials of the tier",
+                found="zeros or NaN throughout",
+                do="They count as silence in training and scoring; give these trials a tier of their own.",
+            )
 
 
 def _check_video(clips: Clips, trial: int, frame_size: tuple[int, int], tally: Tally) -> float:

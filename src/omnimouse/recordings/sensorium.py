@@ -31,7 +31,7 @@ from omnimouse.recordings.base import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import RECOPY, Findings, open_array
 from omnimouse.recordings.sensorium_clips import KINDS, RATE, ClipDevice, Clips, ClipScreen
-from omnimouse.recordings.sensorium_scan import Scan, files_are_complete, scan_trials
+from omnimouse.recordings.sensorium_scan import Scan, files_are_complete, is_silent, scan_trials
 
 FOLDER_NAME = re.compile(r"(?:dynamic|static)(?P<key>(?P<animal>[^-]+)-[^-]+-[^-]+)-")
 
@@ -189,10 +189,8 @@ def _withheld_tiers(path: Path, tiers: list[str], scan: Scan, findings: Findings
             continue
         # The first neuron may be silent by chance, so all of one trial are looked at.
         file = path / "data/responses" / f"{trials[0]}.npy"
-        if file.is_file():
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
-            if any(np.nan_to_num(array[low : low + 512]).any() for low in range(0, len(array), 512)):
-                continue
+        if file.is_file() and not is_silent(np.load(file, mmap_mode="r", allow_pickle=False)):
+            continue
         withheld.append(tier)
         findings.warning(
             path / "data/responses",

@@ -138,6 +138,11 @@ def padding_start(array: np.ndarray) -> int:
     return int(sound[-1]) + 1 if len(sound) else 0
 
 
+def is_silent(array: np.ndarray) -> bool:
+    """Whether responses `[neurons, frames]` are zero or NaN throughout; reads no more than it has to."""
+    return not any(np.nan_to_num(array[low : low + 512]).any() for low in range(0, len(array), 512))
+
+
 def _check_shapes(
     path: Path, shapes: list[dict[str, tuple[int, ...]]], n_units: int | None, tally: Tally
 ) -> tuple[int, tuple[int, int]]:
