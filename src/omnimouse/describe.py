@@ -62,6 +62,10 @@ def describe(path: str | os.PathLike[str], *, revision: str | None = None) -> di
         ValueError: Nothing has that name, or the folder is none of these.
         OSError: The Hub does not give the repo.
     """
+    if Path(path).suffix.lower() == ".zip" and Path(path).expanduser().is_file():
+        from omnimouse.recordings import open_recording
+
+        return describe_recording(open_recording(path))
     source = find(os.fspath(path), HubOptions(revision=revision))
     folder = source.folder
     if source.options is not None and not source.is_stored_model:
@@ -74,7 +78,7 @@ def describe(path: str | os.PathLike[str], *, revision: str | None = None) -> di
     if is_run(folder):
         return describe_run(folder)
     # A recording has a config.json too, so its devices are looked for first.
-    if any((folder / device).is_dir() for device in ("responses", "screen")):
+    if any((folder / device).is_dir() for device in ("responses", "screen", "data/videos", "data/images")):
         from omnimouse.recordings import open_recording
 
         return describe_recording(open_recording(folder))
@@ -173,7 +177,13 @@ def _recording_lines(d: dict[str, Any]) -> list[str]:
         for name, device in d["devices"].items()
     ]
     tiers = [
-        [name, str(tier["trials"]), str(tier["conditions"]), f"{tier['seconds'] / 60:.1f}", str(tier["windows"])]
+        [
+            name,
+            str(tier["trials"]),
+            str(tier["conditions"]),
+            f"{tier['seconds'] / 60:.1f}",
+            "-" if tier["windows"] is None else str(tier["windows"]),
+        ]
         for name, tier in d["tiers"].items()
     ]
     return [

@@ -59,11 +59,13 @@ class Trial:
         tier: split it belongs to, None for blanks and INVALID trials.
         first_frame: index of its first frame in the screen's timestamps.
         n_frames: displayed frames (1 unless it is a video).
-        start, end: absolute seconds, end exclusive; the last trial ends at infinity.
+        start, end: absolute seconds, end exclusive. Usually a trial ends where the next one starts and the last one at
+            infinity; time between the end of one and the start of the next belongs to no trial.
         condition_hash: identity of the stimulus, shared by repeats, or None.
         name: name of its files without suffix.
         image_size: stored (height, width), or None if not given.
         interleave_value: grey level of a blank, or None.
+        trial_id: what the distributor calls this presentation (a number, or a hash of one), or None.
     """
 
     index: int
@@ -77,6 +79,7 @@ class Trial:
     name: str = ""
     image_size: tuple[int, int] | None = None
     interleave_value: float | None = None
+    trial_id: int | str | None = None
 
 
 def _fetch_ahead(array: np.ndarray, low: int, high: int) -> None:
@@ -169,13 +172,17 @@ class SequenceDevice:
                 f"{self.file}: rows {low} to {high - 1} asked for, but the array has rows 0 to {self.shape[0] - 1}; "
                 "ask for times inside the recording"
             )
-        _fetch_ahead(self.data, low, high)
-        block = self.data[low:high]
+        block = self._block(low, high)
         if rows.ndim == 2:
             return np.take_along_axis(np.asarray(block), rows - low, axis=0)
         if high - low == len(rows) and np.array_equal(rows, np.arange(low, high)):
             return np.asarray(block)
         return np.asarray(block)[rows - low]
+
+    def _block(self, low: int, high: int) -> np.ndarray:
+        """Consecutive rows `[high - low, S]`."""
+        _fetch_ahead(self.data, low, high)
+        return self.data[low:high]
 
     def chunks(self, rows: slice = slice(None)) -> Iterator[tuple[int, np.ndarray]]:
         """Pairs of first row and block `[<=T', S]` over a contiguous range of rows, at most `CHUNK_BYTES` each."""
@@ -238,22 +245,25 @@ class Screen:
         if stimulus.shape[-2:] != (height, width) or stimulus.ndim != (3 if trial.modality == "video" else 2):
             expected = f"(frames, {height}, {width})" if trial.modality == "video" else f"({height}, {width})"
             raise ValueError(
-                f"{self.folder / 'data' / trial.name}.npy: shape {stimulus.shape}, expected {expected}; "
+                f"{self._stimulus_file(trial)}: shape {stimulus.shape}, expected {expected}; "
                 "resize it or convert it to grey"
             )
         if trial.modality == "image":
             return np.asarray(stimulus)
         if within[-1] >= len(stimulus):
             raise ValueError(
-                f"{self.folder / 'data' / trial.name}.npy: {len(stimulus)} frames, but frame {within[-1]} was shown; "
+                f"{self._stimulus_file(trial)}: {len(stimulus)} frames, but frame {within[-1]} was shown; "
                 "the file is truncated or num_frames is wrong"
             )
         return stimulus[within]
 
+    def _stimulus_file(self, trial: Trial) -> Path:
+        return self.folder / "data" / f"{trial.name}.npy"
+
     def _stimulus(self, trial: Trial) -> np.ndarray:
         cached = self._open.pop(trial.name, None)
         if cached is None:
-            cached = np.load(self.folder / "data" / f"{trial.name}.npy", mmap_mode="r", allow_pickle=False)
+            cached = np.load(self._stimulus_file(trial), mmap_mode="r", allow_pickle=False)
         self._open[trial.name] = cached
         if len(self._open) > OPEN_STIMULI:
             self._open.popitem(last=False)
@@ -265,12 +275,13 @@ class Recording:
     """One session: a recording of one population, opened without reading its arrays.
 
     Attributes:
-        path: folder it was opened from; nothing is ever written there.
+        path: folder (or archive) it was opened from; nothing is ever written there.
         session_key: e.g. "17797-4-7" (animal, session, scan).
         animal_id: e.g. "17797".
         responses, eye_tracker, treadmill: sampled devices.
         screen: displayed frames and trials.
         findings: what opening noticed that is not fatal; `validate` looks deeper.
+        withheld_tiers: tiers whose responses were not published; they have no windows.
     """
 
     path: Path
@@ -281,6 +292,7 @@ class Recording:
     treadmill: SequenceDevice
     screen: Screen
     findings: tuple[Finding, ...] = ()
+    withheld_tiers: tuple[str, ...] = ()
     _statistics: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
 
     @property

@@ -15,9 +15,12 @@ from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.base import Finding, Recording
 from omnimouse.recordings.check_arrays import check_channel_order, check_device
 from omnimouse.recordings.check_screen import check_stimuli, check_trials
-from omnimouse.recordings.experanto import SessionParts, load_parts
+from omnimouse.recordings.check_sensorium import check_clips
+from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
-from omnimouse.recordings.opening import find_session_folder
+from omnimouse.recordings.opening import find_session_folder, load_parts, name_archive
+from omnimouse.recordings.sensorium import looks_like_sensorium
+from omnimouse.recordings.sensorium_clips import ClipScreen
 from omnimouse.recordings.windows import Windows
 from omnimouse.sessions import SessionSpec
 
@@ -40,8 +43,10 @@ def check_recording(
     findings = Findings()
     processor = processor if processor is not None else OmniMouseProcessor(profile="strict")
     folder = Path(path)
-    _guarded(lambda: _check(folder, processor, deep, findings), folder, findings)
-    return sorted(dict.fromkeys(findings), key=lambda finding: SEVERITIES.index(finding.severity))
+    places: list[Path] = []
+    _guarded(lambda: places.extend(_check(folder, processor, deep, findings)), folder, findings)
+    named = name_archive(findings, places[0] if places else None, folder)
+    return sorted(dict.fromkeys(named), key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def _guarded(check: Callable[[], Any], path: Path, findings: Findings) -> None:
@@ -58,12 +63,25 @@ def _guarded(check: Callable[[], Any], path: Path, findings: Findings) -> None:
         )
 
 
-def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Findings) -> None:
+def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Findings) -> list[Path]:
+    """Check what lies at a path; returns the folder that was found there, if any."""
     folder = find_session_folder(path, findings)
     if folder is None:
-        return
+        return []
     parts = load_parts(folder, findings)
     _check_identity(parts, findings)
+    if not looks_like_sensorium(folder):
+        _check_experanto(parts, processor, deep, findings)
+    elif deep and isinstance(parts.screen, ClipScreen):
+        size = processor.frame_height, processor.frame_width
+        _guarded(lambda: check_clips(parts, findings, frame_size=size), folder, findings)
+    recording = parts.recording(findings)
+    if recording is not None:
+        _guarded(lambda: _check_windows(recording, processor, findings), folder, findings)
+    return [folder]
+
+
+def _check_experanto(parts: SessionParts, processor: OmniMouseProcessor, deep: bool, findings: Findings) -> None:
     for device in parts.devices.values():
         if deep and device is not None:
             _guarded(lambda device=device: check_device(device, findings), device.file, findings)  # type: ignore[misc]
@@ -75,10 +93,7 @@ def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Find
         if deep:
             size = processor.frame_height, processor.frame_width
             _guarded(lambda: check_stimuli(screen, findings, frame_size=size), screen.folder, findings)
-    _guarded(lambda: _check_overlap(parts, processor, findings), folder, findings)
-    recording = parts.recording(findings)
-    if recording is not None:
-        _guarded(lambda: _check_windows(recording, processor, findings), folder, findings)
+    _guarded(lambda: _check_overlap(parts, processor, findings), parts.path, findings)
 
 
 def _check_identity(parts: SessionParts, findings: Findings) -> None:
@@ -86,11 +101,11 @@ def _check_identity(parts: SessionParts, findings: Findings) -> None:
         SessionSpec(parts.session_key, 1, parts.animal_id)
     except ValueError as error:
         findings.warning(
-            parts.path / "meta.json",
+            parts.path if isinstance(parts.screen, ClipScreen) else parts.path / "meta.json",
             "scan_key",
             expected="names that a model can store a session under",
             found=str(error),
-            do="The recording can be read, but not be added to a model under this name; correct meta.json.",
+            do="The recording can be read, but not be added to a model under this name; correct it.",
         )
 
 
@@ -130,7 +145,8 @@ def _check_windows(recording: Recording, processor: OmniMouseProcessor, findings
         )
         return
     empty = []
-    for tier in recording.tiers:
+    tiers = [tier for tier in recording.tiers if tier not in recording.withheld_tiers]
+    for tier in tiers:
         windows = Windows(recording, tier, processor=processor, quiet=True)
         if not len(windows):
             empty.append(tier)
@@ -141,7 +157,7 @@ def _check_windows(recording: Recording, processor: OmniMouseProcessor, findings
                 found=windows.explain(),
                 do="This tier cannot be used for training or scoring with these rules.",
             )
-    if empty and len(empty) == len(recording.tiers):
+    if empty and len(empty) == len(tiers):
         findings.fatal(
             recording.path,
             "windows",

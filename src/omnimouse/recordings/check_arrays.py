@@ -37,8 +37,10 @@ class ArraySummary:
 def summarize(device: SequenceDevice) -> ArraySummary:
     """One pass over the array in chunks; moments about the first chunk's mean, so that large offsets keep digits."""
     n_nan, n_inf, count, total, squares = (np.zeros(device.shape[1]) for _ in range(5))
+    rows = 0
     origin: np.ndarray | None = None
     for _, block in device.chunks():
+        rows += len(block)
         finite = np.isfinite(block)
         present = finite.sum(axis=0)
         if present.sum() < block.size:
@@ -56,7 +58,7 @@ def summarize(device: SequenceDevice) -> ArraySummary:
     shift = total / np.maximum(count, 1)
     variance = np.maximum(squares / np.maximum(count, 1) - shift**2, 0)
     mean = np.where(count > 0, (0 if origin is None else origin) + shift, np.nan)
-    return ArraySummary(device.shape[0], n_nan, n_inf, mean, np.where(count > 0, np.sqrt(variance), np.nan))
+    return ArraySummary(rows, n_nan, n_inf, mean, np.where(count > 0, np.sqrt(variance), np.nan))
 
 
 def check_device(device: SequenceDevice, findings: Findings) -> None:
@@ -72,7 +74,7 @@ def check_device(device: SequenceDevice, findings: Findings) -> None:
         )
     _check_end(device, findings)
     summary = summarize(device)
-    _check_values(device, summary, findings)
+    check_values(device, summary, findings)
     _check_statistics(device, summary, findings)
     _check_clock(device, findings)
     if device.name == "responses":
@@ -92,7 +94,8 @@ def _check_end(device: SequenceDevice, findings: Findings) -> None:
     )
 
 
-def _check_values(device: SequenceDevice, summary: ArraySummary, findings: Findings) -> None:
+def check_values(device: SequenceDevice, summary: ArraySummary, findings: Findings) -> None:
+    """NaN and infinite values, signals without any value and constant ones."""
     neurons = device.name == "responses"
     for kind, counts in (("NaN", summary.n_nan), ("infinite", summary.n_inf)):
         affected = np.flatnonzero(counts)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from omnimouse.recordings.base import Screen, Trial
-from omnimouse.recordings.files import Findings, open_array
+from omnimouse.recordings.files import Findings, Tally, open_array
 
 KNOWN_TIERS = (
     "train",
@@ -145,25 +144,6 @@ def _check_rate(screen: Screen, stimuli: list[Trial], findings: Findings) -> Non
         )
 
 
-class _Tally:
-    """Faults of many stimulus files, reported once per kind with a count and an example."""
-
-    def __init__(self) -> None:
-        self.kinds: dict[tuple[str, str], list[tuple[Path, str, str]]] = {}
-        self.actions: dict[tuple[str, str], str] = {}
-
-    def add(self, severity: str, field: str, path: Path, *, expected: str, found: str, do: str) -> None:
-        self.kinds.setdefault((severity, field), []).append((path, expected, found))
-        self.actions[(severity, field)] = do
-
-    def report(self, findings: Findings) -> None:
-        for (severity, field), cases in self.kinds.items():
-            path, expected, found = cases[0]
-            more = f" (and {len(cases) - 1} more files like it)" if len(cases) > 1 else ""
-            log: Callable[..., None] = getattr(findings, severity)
-            log(path, field, expected=expected, found=found + more, do=self.actions[(severity, field)])
-
-
 def check_stimuli(screen: Screen, findings: Findings, *, frame_size: tuple[int, int]) -> None:
     """Headers of all stimulus files and the pixels of a few frames of each.
 
@@ -172,7 +152,7 @@ def check_stimuli(screen: Screen, findings: Findings, *, frame_size: tuple[int, 
         findings: what is found goes here.
         frame_size: (height, width) that windows need.
     """
-    tally = _Tally()
+    tally = Tally()
     sizes: set[tuple[int, ...]] = set()
     highest = -np.inf
     for trial in screen.trials:
@@ -211,7 +191,7 @@ def check_stimuli(screen: Screen, findings: Findings, *, frame_size: tuple[int, 
         )
 
 
-def _check_shape(trial: Trial, path: Path, stimulus: np.ndarray, frame_size: tuple[int, int], tally: _Tally) -> bool:
+def _check_shape(trial: Trial, path: Path, stimulus: np.ndarray, frame_size: tuple[int, int], tally: Tally) -> bool:
     video = trial.modality == "video"
     height, width = frame_size
     wanted = f"({trial.n_frames}, {height}, {width})" if video else f"({height}, {width})"
@@ -260,7 +240,7 @@ def _check_shape(trial: Trial, path: Path, stimulus: np.ndarray, frame_size: tup
     return True
 
 
-def _check_pixels(trial: Trial, path: Path, stimulus: np.ndarray, tally: _Tally) -> float:
+def _check_pixels(trial: Trial, path: Path, stimulus: np.ndarray, tally: Tally) -> float:
     """Look at a few frames; returns the highest grey level among them."""
     if trial.modality == "video":
         sampled = np.asarray(stimulus[np.unique(np.linspace(0, len(stimulus) - 1, SAMPLED_FRAMES).astype(int))])

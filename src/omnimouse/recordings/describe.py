@@ -22,10 +22,10 @@ def describe(recording: Recording, *, processor: OmniMouseProcessor | None = Non
     Returns:
         Keys ``session_key, animal_id, path, n_neurons, has_unit_ids, duration_s, start_time, profile, stride, tiers``
         (per tier ``trials, seconds, conditions, windows``; windows is None when the
-        processor names other behaviour channels)``, modalities`` (trials of each)``, devices`` (per device
-        ``file, dtype, rows, signals, sampling_rate_hz, seconds, end_overshoot_s, starts_after_responses_s,
-        is_mem_mapped, phase_shifts, statistics``)``, screen`` (``frames, trials, median_rate_hz, frame_sizes,
-        starts_after_responses_s``).
+        processor names other behaviour channels or the responses are withheld)``, modalities`` (trials of
+        each)``, devices`` (per device ``file, dtype, rows, signals, sampling_rate_hz, seconds, end_overshoot_s,
+        starts_after_responses_s, is_mem_mapped, phase_shifts, statistics``)``, screen`` (``frames, trials,
+        median_rate_hz, frame_sizes, starts_after_responses_s``).
     """
     processor = processor if processor is not None else OmniMouseProcessor(profile="strict")
     timestamps = recording.screen.timestamps
@@ -46,7 +46,7 @@ def describe(recording: Recording, *, processor: OmniMouseProcessor | None = Non
         "modalities": {modality: modalities.count(modality) for modality in dict.fromkeys(modalities)},
         "devices": {device.name: _describe_device(device, origin) for device in recording.devices},
         "screen": {
-            "frames": len(timestamps),
+            "frames": sum(trial.n_frames for trial in recording.trials),
             "trials": len(recording.trials),
             "median_rate_hz": round(1 / float(np.median(steps[steps > 0])), 3) if (steps > 0).any() else None,
             "frame_sizes": sorted([*size] for size in {trial.image_size for trial in recording.trials} if size),
@@ -58,7 +58,7 @@ def describe(recording: Recording, *, processor: OmniMouseProcessor | None = Non
 def _describe_tier(recording: Recording, tier: str, processor: OmniMouseProcessor, stride: int) -> dict[str, Any]:
     trials = [trial for trial in recording.trials if trial.tier == tier]
     channels = recording.eye_tracker.shape[1] + recording.treadmill.shape[1]
-    cuttable = channels == len(processor.behavior_channels)
+    cuttable = channels == len(processor.behavior_channels) and tier not in recording.withheld_tiers
     first, last = recording.start_time, recording.end_time
     return {
         "trials": len(trials),

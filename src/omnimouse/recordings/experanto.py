@@ -49,6 +49,7 @@ class SessionParts:
     animal_id: str
     devices: dict[str, SequenceDevice | None]
     screen: Screen | None
+    withheld_tiers: tuple[str, ...] = ()
 
     def recording(self, findings: Findings) -> Recording | None:
         """The whole recording, or None when a part is missing or a finding is fatal."""
@@ -64,6 +65,7 @@ class SessionParts:
             treadmill=treadmill,
             screen=self.screen,
             findings=tuple(findings),
+            withheld_tiers=self.withheld_tiers,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,37 @@ class Findings(list[Finding]):
     def has_fatal(self) -> bool:
         """Whether anything found makes the recording unreadable."""
         return any(finding.severity == "fatal" for finding in self)
+
+
+class Tally:
+    """Faults of many files, reported once per severity and field with a count and an example."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[tuple[str, str], list[tuple[Path, str, str]]] = {}
+        self.actions: dict[tuple[str, str], str] = {}
+
+    def add(self, severity: str, field: str, path: Path, *, expected: str, found: str, do: str) -> None:
+        """Count one fault."""
+        self.kinds.setdefault((severity, field), []).append((path, expected, found))
+        self.actions[(severity, field)] = do
+
+    def take(self, finding: Finding) -> None:
+        """Count a fault that was found elsewhere."""
+        path, field = Path(finding.path), finding.field
+        self.add(finding.severity, field, path, expected=finding.expected, found=finding.found, do=finding.what_to_do)
+
+    @property
+    def has_fatal(self) -> bool:
+        """Whether any fault makes the recording unreadable."""
+        return any(severity == "fatal" for severity, _ in self.kinds)
+
+    def report(self, findings: Findings) -> None:
+        """One finding per kind of fault."""
+        for (severity, field), cases in self.kinds.items():
+            path, expected, found = cases[0]
+            more = f" (and {len(cases) - 1} more files like it)" if len(cases) > 1 else ""
+            log: Callable[..., None] = getattr(findings, severity)
+            log(path, field, expected=expected, found=found + more, do=self.actions[(severity, field)])
 
 
 def is_lfs_pointer(path: Path) -> bool:

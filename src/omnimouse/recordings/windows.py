@@ -45,7 +45,8 @@ class Windows:
         starts: absolute seconds `[K]`, float64.
 
     Raises:
-        ValueError: a tier that the recording lacks, or a stride below 1. No window at all is no error; see `explain`.
+        ValueError: a tier that the recording lacks or whose responses are withheld, or a stride below 1. No window at
+            all is no error; see `explain`.
 
     Source: the dataset class of experanto, which cut the windows behind the results of OmniMouse (ICLR 2026).
     """
@@ -66,6 +67,13 @@ class Windows:
             asked = f"no tier {', '.join(map(repr, unknown))}" if unknown else "no tier was asked for"
             have = ", ".join(map(repr, recording.tiers)) or "none"
             raise ValueError(f"{recording.path}: {asked}; the tiers of this recording are: {have}")
+        withheld = [tier for tier in tiers if tier in recording.withheld_tiers]
+        if withheld:
+            have = ", ".join(repr(tier) for tier in recording.tiers if tier not in recording.withheld_tiers) or "none"
+            raise ValueError(
+                f"{recording.path}: the responses of tier {', '.join(map(repr, withheld))} are withheld (not "
+                f"published), so nothing can be trained or scored on it; tiers with responses are: {have}"
+            )
         if isinstance(stride, bool) or not isinstance(stride, (int, np.integer)) or stride < 1:
             raise ValueError(f"stride is {stride!r}; it must be an integer >= 1 (1 keeps every valid start)")
         channels = recording.eye_tracker.shape[1] + recording.treadmill.shape[1]
@@ -152,7 +160,10 @@ class Windows:
             processor.time_rule,
         )
         trial_of = np.searchsorted(self._trial_starts, grid, side="right") - 1
-        in_tier = (self._admissible_trials()[trial_of] & (trial_of >= 0)) if len(grid) else np.zeros(0, dtype=bool)
+        in_tier = np.zeros(0, dtype=bool)
+        if len(grid):
+            ends = np.array([trial.end for trial in recording.trials])
+            in_tier = self._admissible_trials()[trial_of] & (trial_of >= 0) & (grid < ends[trial_of])
         unfiltered = self._nan_free(grid)
         free = in_tier & unfiltered
         length = processor.num_frames

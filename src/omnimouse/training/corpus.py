@@ -126,7 +126,11 @@ def _folders(paths: Sequence[str]) -> list[Path]:
             folders.add(place.absolute())
             continue
         matches = [Path(name).absolute() for name in glob.glob(str(place), recursive=True)]
-        sessions = [path for path in matches if all((path / device).is_dir() for device in _DEVICES)]
+        sessions = [
+            path
+            for path in matches
+            if all((path / device).is_dir() for device in _DEVICES) or (path / "data/videos").is_dir()
+        ]
         if not sessions:
             raise ValueError(
                 f"recordings.paths: {pattern!r} matches {len(matches)} entries, none of them a session folder "

@@ -1,0 +1,166 @@
+"""Looking into the arrays of a SENSORIUM 2023 folder for what opening does not read."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from omnimouse.recordings.check_arrays import check_values, summarize
+from omnimouse.recordings.experanto import SessionParts
+from omnimouse.recordings.files import Findings, Tally, open_array
+from omnimouse.recordings.sensorium_clips import ClipDevice, Clips, ClipScreen
+from omnimouse.recordings.sensorium_scan import is_silent, padding_start
+
+SAMPLED_FRAMES = 3
+"""Frames of each video whose pixels are looked at."""
+
+
+def check_clips(parts: SessionParts, findings: Findings, *, frame_size: tuple[int, int]) -> None:
+    """Values of all devices, padding and gaps of every trial, pixels of a few frames, ids of neurons and trials.
+
+    Args:
+        parts: a folder that was opened; parts with fatal findings are left out.
+        findings: what is found goes here.
+        frame_size: (height, width) that windows need.
+    """
+    screen = parts.screen
+    assert isinstance(screen, ClipScreen)
+    clips, tally = screen.clips, Tally()
+    highest = -np.inf
+    for trial in range(len(clips.lengths)):
+        for kind in ("behavior", "pupil_center"):
+            _check_padding(clips, trial, kind, np.asarray(clips.array(kind, trial)), tally)
+        if clips.lengths[trial]:
+            highest = max(highest, _check_video(clips, trial, frame_size, tally))
+    if isinstance(parts.devices["responses"], ClipDevice):
+        _check_silence(parts.devices["responses"], tally)
+    tally.report(findings)
+    if 0 < highest <= 1:
+        findings.warning(
+            screen.folder,
+            "value range",
+            expected="grey levels from 0 to 255",
+            found=f"at most {highest:.3g} in the sampled frames",
+            do="The videos look scaled to 0-1; store them times 255, or every frame is nearly black to the model.",
+        )
+    for device in parts.devices.values():
+        if device is not None:
+            check_values(device, summarize(device), findings)
+    _check_names(parts, findings)
+
+
+def _check_padding(clips: Clips, trial: int, kind: str, array: np.ndarray, tally: Tally) -> None:
+    """Compare the NaNs of one array `[signals, frames]` with the trial's valid frames."""
+    file, length = clips.file(kind, trial), int(clips.lengths[trial])
+    own = padding_start(array)
+    if own != length:
+        tally.add(
+            "info",
+            f"padding of {kind}",
+            file,
+            expected=f"to begin at frame {length}, as it does in another kind of data",
+            found=f"at frame {own}",
+            do="The trial ends where the padding of any kind begins.",
+        )
+    gaps = np.flatnonzero(np.isnan(array[:, :length]).any(axis=0))
+    if len(gaps):
+        tally.add(
+            "warning",
+            f"NaN inside {kind}",
+            file,
+            expected="NaN only in the padding at the end",
+            found=f"{len(gaps)} of {length} frames, the first at frame {gaps[0]}",
+            do="Windows that touch them are left out."
+            if kind != "videos"
+            else "They reach the model as they are; repair the video.",
+        )
+
+
+def _check_silence(responses: ClipDevice, tally: Tally) -> None:
+    """Single trials without responses, in tiers that have some."""
+    clips = responses.clips
+    for trial in range(len(clips.lengths)):
+        if trial not in responses.withheld and is_silent(clips.array("responses", trial)):
+            tally.add(
+                "warning",
+                "silent trials",
+                clips.file("responses", trial),
+                expected="recorded activity, as in other trials of the tier",
+                found="zeros or NaN throughout",
+                do="They count as silence in training and scoring; give these trials a tier of their own.",
+            )
+
+
+def _check_video(clips: Clips, trial: int, frame_size: tuple[int, int], tally: Tally) -> float:
+    """Frame size, padding and a few frames of one video; returns the highest grey level among them."""
+    video, length = clips.array("videos", trial), int(clips.lengths[trial])
+    file, (height, width) = clips.file("videos", trial), frame_size
+    if video.shape[:2] != frame_size:
+        tally.add(
+            "fatal",
+            "frame size",
+            file,
+            expected=f"({height}, {width}, frames)",
+            found=str(video.shape),
+            do="Height and width are swapped: transpose the frames."
+            if video.shape[:2] == (width, height)
+            else "Resize the videos; nothing is resized here.",
+        )
+    _check_padding(clips, trial, "videos", np.asarray(video[0, :1]), tally)
+    chosen = np.unique(np.linspace(0, length - 1, SAMPLED_FRAMES).astype(int))
+    values = np.asarray(video[:, :, chosen], dtype=np.float64)
+    finite = values[np.isfinite(values)]
+    if finite.size < values.size:
+        tally.add(
+            "warning",
+            "pixels",
+            file,
+            expected="finite grey levels before the padding",
+            found=f"{1 - finite.size / values.size:.2%} NaN or infinite in the sampled frames",
+            do="They reach the model as they are; repair the video.",
+        )
+    if finite.size and (finite.min() < 0 or finite.max() > 255):
+        tally.add(
+            "warning",
+            "grey levels",
+            file,
+            expected="0 to 255",
+            found=f"{finite.min():.4g} to {finite.max():.4g}",
+            do="Store grey levels from 0 to 255, not normalised ones.",
+        )
+    return float(finite.max()) if finite.size else -np.inf
+
+
+def _check_names(parts: SessionParts, findings: Findings) -> None:
+    """Ids of neurons and trials, and the coordinates, which nothing else reads."""
+    responses, screen = parts.devices["responses"], parts.screen
+    folder = parts.path / "meta/neurons"
+    if responses is not None and responses.unit_ids is not None:
+        duplicates = len(responses.unit_ids) - len(np.unique(responses.unit_ids))
+        if duplicates:
+            findings.warning(
+                folder / "unit_ids.npy",
+                "unit_ids",
+                expected="one identity per neuron",
+                found=f"{duplicates} duplicates",
+                do="Neurons cannot be told apart by these ids; restore them.",
+            )
+    path = folder / "cell_motor_coordinates.npy"
+    if responses is not None and path.is_file():
+        array = open_array(path, Findings())
+        if array is None or array.ndim == 0 or len(array) != responses.shape[1]:
+            findings.warning(
+                path,
+                "length",
+                expected=f"{responses.shape[1]}, one per neuron",
+                found="a file that does not load" if array is None else str(array.shape),
+                do="It is not used; restore it.",
+            )
+    ids = [trial.trial_id for trial in screen.trials if trial.trial_id is not None] if screen is not None else []
+    if len(set(ids)) < len(ids):
+        findings.warning(
+            parts.path / "meta/trials/trial_idx.npy",
+            "trial_idx",
+            expected="one number or hash per trial",
+            found=f"{len(ids) - len(set(ids))} duplicates",
+            do="Trials cannot be told apart by it in a submission; restore the file.",
+        )
