@@ -15,12 +15,12 @@ from filelock import FileLock
 from huggingface_hub import constants
 from loopback_hub import reading
 
-from omnimouse import archives, download_plan, downloading, open_recording, simulate_recording
-from omnimouse.archives import extract_tar
+from omnimouse import download_plan, downloading, open_recording, simulate_recording, tar_files
 from omnimouse.cli import main
 from omnimouse.corpus import choose_sessions, collection, corpus_sessions, filter_sessions
 from omnimouse.download_plan import CORPUS_REPO, WORK_FOLDER, plan_download, size_text
 from omnimouse.downloading import download
+from omnimouse.tar_files import extract_tar
 
 NAMES = [session.published_key for session in corpus_sessions()[:4]]
 KEYS = [session.key for session in corpus_sessions()[:4]]
@@ -330,7 +330,7 @@ def test_two_downloads_into_one_folder_do_not_meet(hub, target):
 def test_a_full_disk_ends_the_download_and_leaves_nothing_half(hub, target, monkeypatch):
     tars = {name: session_tar(name) for name in NAMES[:2]}
     publish(hub, tars)
-    copy, copied = archives._copy, []
+    copy, copied = tar_files._copy, []
 
     def full(archive, info, place, check_stop):
         copied.append(info.name)
@@ -340,7 +340,7 @@ def test_a_full_disk_ends_the_download_and_leaves_nothing_half(hub, target, monk
         copy(archive, info, place, check_stop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(archives, "_copy", full)
+        patch.setattr(tar_files, "_copy", full)
         with pytest.raises(OSError, match=r"is full \(No space.*1 of 2 sessions are whole.*goes on from there"):
             get("*", target, workers=1)
     assert made(target) == NAMES[:1]

@@ -30,7 +30,6 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
 )
 from tqdm.auto import tqdm
 
-from omnimouse.archives import CHUNK, extract_tar
 from omnimouse.download_plan import (
     CORPUS_REPO,
     WORK_FOLDER,
@@ -43,6 +42,7 @@ from omnimouse.download_plan import (
 )
 from omnimouse.hub import explained, hub_api
 from omnimouse.recordings.experanto import looks_like_experanto
+from omnimouse.tar_files import CHUNK, extract_tar
 
 RETRIES = 5
 """How often a transfer is taken up again before it has brought anything new."""

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from omnimouse.recordings.archives import unpacked_session
 from omnimouse.recordings.base import Finding, Recording
 from omnimouse.recordings.experanto import SessionParts, looks_like_experanto
 from omnimouse.recordings.experanto import load_parts as load_experanto
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.sensorium import load_sensorium, looks_like_sensorium
+from omnimouse.recordings.zipped import unpacked_session
 
 ARCHIVES = (".tar", ".gz", ".tgz", ".zip")
 
@@ -20,7 +20,7 @@ ARCHIVES = (".tar", ".gz", ".tgz", ".zip")
 def find_session_folder(path: str | os.PathLike[str], findings: Findings) -> Path | None:
     """The absolute folder of a session; None and a fatal finding when `path` is not one.
 
-    Of a zipped SENSORIUM session, that is its unpacked copy in the cache (`archives`).
+    Of a zipped SENSORIUM session, that is its unpacked copy in the cache (`zipped`).
     """
     folder = Path(path).expanduser().absolute()
     if not folder.exists():
