@@ -46,22 +46,14 @@ def test_lora(tmp_path, monkeypatch, capsys):
 
 def test_train_tiny_core_stops_and_goes_on(tmp_path, monkeypatch):
     example = load("train_tiny_core")
-    for name, value in {"N_MICE": 2, "N_NEURONS": 8, "MINUTES": 1.5, "WARMUP_STEPS": 2}.items():
+    for name, value in {"N_MICE": 2, "N_NEURONS": 8, "MINUTES": 1.5, "BATCH": 1}.items():
         monkeypatch.setattr(example, name, value)
-    hashes = []
-    for steps in ("2", "4"):
-        options = ["--work", str(tmp_path), "--steps", steps, "--anneal-steps", "2", "--every", "2"]
-        monkeypatch.setattr(sys, "argv", ["train_tiny_core.py", *options])
+    for minutes in ("0.01", "0.02"):
+        monkeypatch.setattr(sys, "argv", ["train_tiny_core.py", "--work", str(tmp_path), "--minutes", minutes])
         example.main()
         core = OmniMouseModel.from_pretrained(tmp_path / "omnimouse-tiny", sessions="all")
         assert core.session_keys == ["core00-1-1", "core01-1-1"]
         assert float(core.identity.initial.abs().max()) > 0
-        hashes.append(core.core_hash())
-    assert hashes[0] != hashes[1]
-    assert sorted(path.name for path in (tmp_path / "run" / "anneals").iterdir()) == [
-        "step-00000002-1-sqrt-2",
-        "step-00000004-1-sqrt-2",
-    ]
 
 
 def test_pretrain(tmp_path, monkeypatch, capsys):
@@ -96,6 +88,6 @@ def test_the_shipped_core_loads_as_float32_and_is_small():
     assert sum(path.stat().st_size for path in CORE.rglob("*") if path.is_file()) <= 4 << 20
     model = OmniMouseModel.from_pretrained("OmniMouse_Tiny", sessions="all")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert len(model.session_keys) == 16 and model.processor.profile == "strict"
+    assert len(model.session_keys) == 4 and model.processor.profile == "strict"
     card = (ROOT / "model_cards" / "omnimouse-tiny.md").read_text()
     assert f"{model.num_core_parameters():,} parameters" in card

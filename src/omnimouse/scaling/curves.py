@@ -153,7 +153,7 @@ def _in_words(what: str, curve: Curve | None, change: float | None, interval: tu
         return f"How the loss depends on {what} is not known: that takes runs at three values at least, all else equal."
     where = f"at {curve.title}, from {max(curve.x):,.0f} {curve.axis}"
     if change == 0.0:
-        text = f"Twice {what} would not lower the loss by these points ({where})"
+        text = f"By these points, twice {what} would not lower the loss ({where})"
     else:
         text = f"Twice {what} would change the loss by {change:+.2g} ({where})"
     if interval is None:

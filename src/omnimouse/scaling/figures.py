@@ -47,7 +47,7 @@ def draw_curves(curves: Sequence[Curve]) -> str:
             places = sorted({place for curve in curves for place in curve.x})
             axes.set_xticks(places, [_short(place) for place in places])
             axes.minorticks_off()
-            axes.legend(fontsize=7)
+            axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
         return as_svg(figure)
 
 

@@ -21,11 +21,11 @@ DRAWS, COVERAGE = 1000, 0.95
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """`y = limit + scale * x ** -exponent`: what falls (or, with a negative scale, rises) towards a limit.
+    """`y = limit + scale * (x / smallest x) ** -exponent`: falls (or, with a negative scale, rises) towards a limit.
 
     Attributes:
         limit: what an infinite x would give.
-        scale: distance from it at x = 1.
+        scale: distance from it at the smallest place.
         exponent: how fast it is approached.
         x: places of the points, `[P]`.
         y: their values, `[P]`.
@@ -42,12 +42,12 @@ class PowerLaw:
 
     def __call__(self, x: np.ndarray | float) -> np.ndarray:
         """Values of the fitted law."""
-        return self.limit + self.scale * np.asarray(x, dtype=np.float64) ** -self.exponent
+        return self.limit + self.scale * (np.asarray(x, dtype=np.float64) / min(self.x)) ** -self.exponent
 
     def sample(self, x: np.ndarray | float) -> np.ndarray:
         """Values of the law of every bootstrap sample, `[D, len(x)]`."""
         limit, scale, exponent = (self.draws[:, i, None] for i in range(3))
-        return limit + scale * np.atleast_1d(np.asarray(x, dtype=np.float64)) ** -exponent
+        return limit + scale * (np.atleast_1d(np.asarray(x, dtype=np.float64)) / min(self.x)) ** -exponent
 
     def interval(self, values: np.ndarray) -> tuple[float, float] | None:
         """The middle 95 % of bootstrap values `[D]`, or None without draws."""
@@ -93,7 +93,7 @@ def fit_power_law(x: Sequence[float], y: Sequence[float], *, rising: bool = Fals
     draws = np.empty((0, 3))
     freedom = len(places) - MIN_POINTS
     if freedom > 0:
-        fitted = limit + scale * places**-exponent
+        fitted = limit + scale * (places / places.min()) ** -exponent
         residuals = values - fitted
         residuals = (residuals - residuals.mean()) * np.sqrt(len(places) / freedom)
         rng = np.random.default_rng(seed)
@@ -106,8 +106,7 @@ def _fit(x: np.ndarray, y: np.ndarray, rising: bool) -> np.ndarray:
 
     For a given exponent the law is linear, so the exponents are tried one by one.
     """
-    unit = np.exp(np.log(x).mean())  # places around 1, so that no power is extreme
-    powers = (x / unit) ** -EXPONENTS[:, None]  # [X, P]
+    powers = (x / x.min()) ** -EXPONENTS[:, None]  # [X, P]
     centred = powers - powers.mean(axis=1, keepdims=True)
     slopes = (y @ centred.T) / (centred**2).sum(axis=1)  # [D, X]
     slopes = np.minimum(slopes, 0.0) if rising else np.maximum(slopes, 0.0)
@@ -115,5 +114,4 @@ def _fit(x: np.ndarray, y: np.ndarray, rising: bool) -> np.ndarray:
     errors = ((y[:, None] - limits[..., None] - slopes[..., None] * powers) ** 2).sum(axis=2)
     best = errors.argmin(axis=1)
     rows = np.arange(len(y))
-    exponents = EXPONENTS[best]
-    return np.stack((limits[rows, best], slopes[rows, best] * unit**exponents, exponents), axis=1)
+    return np.stack((limits[rows, best], slopes[rows, best], EXPONENTS[best]), axis=1)

@@ -148,7 +148,7 @@ def _laws_table(curves: Sequence[Curve]) -> list[str]:
             rows.append(row)
     if not rows:
         return ["No two cores differ in one thing only, so there are no curves."]
-    return _table(["limit + scale * x ^ -exponent", "at", "limit", "scale", "exponent"], rows)
+    return _table(["limit + scale * (x / smallest x) ^ -exponent", "at", "limit", "scale", "exponent"], rows)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
