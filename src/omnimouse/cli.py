@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from omnimouse import __version__, commands, corpus_commands, training_commands
+from omnimouse.command_options import add_json
 from omnimouse.demo import DemoSettings
 
 EXIT_ERROR = 2
@@ -225,7 +226,7 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
     _add_recording(parser)
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_finetune(parser: argparse.ArgumentParser) -> None:
@@ -269,7 +270,7 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
         "--mixed-precision", choices=("auto", "bf16", "no"), default="auto", help="auto: bf16 where the device has it"
     )
     _add_cpu(parser)
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -281,7 +282,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_windows(parser, stride=30)
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the scores, neuron by neuron, as JSON")
     _add_cpu(parser)
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
@@ -291,7 +292,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_windows(parser, stride=None)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the .npz file to write")
     _add_cpu(parser)
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
@@ -301,7 +302,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="model folder to write; it must not exist yet")
     parser.add_argument("--size", metavar="NAME", help="size that every tensor must fit, e.g. 80m (default: any)")
     _add_revision(parser, "revision of the repo")
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_push(parser: argparse.ArgumentParser) -> None:
@@ -324,7 +325,7 @@ def _add_push(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
     parser.add_argument("--commit-message", metavar="TEXT", help="first line of the commit")
     _add_revision(parser, "branch to push to")
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_revision(parser: argparse.ArgumentParser, what: str) -> None:
@@ -339,7 +340,7 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
         help="core, session adapter, recording or training run: a folder, a name or a Hub repo (default: versions)",
     )
     _add_revision(parser, "of a Hub repo: branch, tag, commit, or refs/pr/1")
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_recording(parser: argparse.ArgumentParser) -> None:
@@ -369,10 +370,6 @@ def _add_windows(parser: argparse.ArgumentParser, *, stride: int | None) -> None
 
 def _add_cpu(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpu", action="store_true", help="use the CPU although there is a GPU")
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else on standard output")
 
 
 def _names(text: str) -> list[str]:

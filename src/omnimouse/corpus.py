@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from omnimouse.files import read_mapping
-from omnimouse.sessions import same_animal, short_key
+from omnimouse.sessions import matches_glob, same_animal, short_key
 
 _FOLDER = Path(str(files("omnimouse"))) / "assets" / "corpus"
 
@@ -133,7 +132,7 @@ def choose_sessions(what: str | Iterable[str], keys: Iterable[str], where: str) 
             continue
         names = (name, short_key(name))
         found = [key for key in keys if key in names or short_key(key) in names]
-        found = found or [k for k in keys if any(fnmatch.fnmatchcase(each, name) for each in (k, short_key(k)))]
+        found = found or [key for key in keys if matches_glob(key, name)]
         if not found:
             close = difflib.get_close_matches(name, [*collection_names(), *map(short_key, keys)], n=1)
             raise ValueError(

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from omnimouse.command_options import add_json
 from omnimouse.corpus import (
     CorpusSession,
     choose_sessions,
@@ -54,7 +55,7 @@ def add_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-neurons", type=int, metavar="N", help="sessions of at most so many neurons")
     parser.add_argument("--modality", dest="modalities", action="append", default=[], metavar="NAME",
                         help="sessions in which this was shown (given several times: all of them)")  # fmt: skip
-    _add_json(parser)
+    add_json(parser)
 
 
 def add_download(parser: argparse.ArgumentParser) -> None:
@@ -68,17 +69,13 @@ def add_download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-tars", action="store_true", help="keep the tar files, beside the session folders")
     parser.add_argument("--repo", metavar="REPO", default=CORPUS_REPO, help="dataset on the Hub")
     parser.add_argument("--revision", metavar="NAME", help="its branch, tag or commit (default: main)")
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="*", metavar="WHAT", help="sessions: keys, globs of keys, names of collections")
     parser.add_argument("--collection", dest="collections", action="append", default=[], metavar="NAME",
                         help="sessions of this collection (may be given several times)")  # fmt: skip
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else on standard output")
 
 
 def list_sessions(args: argparse.Namespace) -> int:

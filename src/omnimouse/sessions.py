@@ -6,6 +6,7 @@ Shape letters: n neurons of the session, E identity size.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +35,11 @@ def match_keys(wanted: str, keys: Iterable[str]) -> list[str]:
     """The keys meant by `wanted`: itself if it is one, else those of the same `animal-session-scan`, sorted."""
     keys = sorted(keys)
     return [wanted] if wanted in keys else [key for key in keys if short_key(key) == short_key(wanted)]
+
+
+def matches_glob(key: str, pattern: str) -> bool:
+    """Whether a key, as it is or as `animal-session-scan`, is one of those that a glob stands for."""
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (key, short_key(key)))
 
 
 def same_animal(first: str, second: str) -> bool:

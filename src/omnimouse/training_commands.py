@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from omnimouse.command_options import add_json
+
 TRAIN_EXAMPLES = """\
 examples:
   omnimouse train recipe.yaml                                                        one process
@@ -56,7 +58,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         "--resume", action=argparse.BooleanOptionalAction, default=True,
         help="go on from the newest checkpoint in the recipe's output, if there is one",
     )  # fmt: skip
-    _add_json(parser)
+    add_json(parser)
 
 
 def add_anneal(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +71,7 @@ def add_anneal(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--power", type=float, metavar="P", default=1.0, help="exponent of the shape power")
     _add_overrides(parser)
-    _add_json(parser)
+    add_json(parser)
 
 
 def add_scaling(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +83,7 @@ def add_scaling(parser: argparse.ArgumentParser) -> None:
         "--data-axis", choices=("sessions", "neurons"), default="sessions", help="how data is counted in the curves"
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write tables, JSON and figures there")
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -89,10 +91,6 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
         "--set", dest="overrides", action="append", default=[], metavar="NAME=VALUE",
         help="replace a field of the recipe, e.g. optimizer.core.learning_rate=1e-3 (may be given several times)",
     )  # fmt: skip
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else on standard output")
 
 
 def train(args: argparse.Namespace) -> int:

@@ -123,7 +123,8 @@ def judge(data: Sequence[Curve], size: Sequence[Curve]) -> Verdict:
     data_law, size_law = (curves[0].laws[LOSS] if curves else None for curves in (data, size))
     data_change, data_draws, data_interval = _doubling(data_law)
     size_change, size_draws, size_interval = _doubling(size_law)
-    share, limit = None, "open"
+    share: float | None = None
+    limit: Literal["data", "size", "open"] = "open"
     if data_interval is not None and size_interval is not None:
         # The samples of both were drawn alike; shuffled, they are independent.
         shuffled = np.random.default_rng(1).permutation(size_draws)
@@ -135,10 +136,7 @@ def judge(data: Sequence[Curve], size: Sequence[Curve]) -> Verdict:
         _in_words("the parameters", size[0] if size else None, size_change, size_interval),
         _conclusion(limit, share),
     ]
-    return Verdict(
-        data_change, data_interval, size_change, size_interval, share, limit,  # type: ignore[arg-type]
-        " ".join(part for part in parts if part),
-    )  # fmt: skip
+    return Verdict(data_change, data_interval, size_change, size_interval, share, limit, " ".join(parts))
 
 
 def _doubling(law: PowerLaw | None) -> tuple[float | None, np.ndarray, tuple[float, float] | None]:

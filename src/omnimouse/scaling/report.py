@@ -118,11 +118,11 @@ def _law_json(law: PowerLaw) -> dict[str, Any]:
 
 def _points_table(points: Sequence[ScalingPoint]) -> list[str]:
     masks = list(points[0].losses)
-    best = {id(point) for point in best_points(points)}
+    best = best_points(points)
     header = ["core", "parameters", "sessions", "neurons", "steps", "tokens", "FLOPs", "loss"]
     rows = []
     for point in points:
-        row = [point.name + (" *" if id(point) in best else ""), f"{point.parameters:,}", str(len(point.sessions))]
+        row = [point.name + (" *" if point in best else ""), f"{point.parameters:,}", str(len(point.sessions))]
         row += [f"{point.neurons:,}", f"{point.steps:,}", f"{point.tokens:.3g}"]
         row += ["-" if point.flops is None else f"{point.flops:.3g}", f"{point.loss:.4f}"]
         rows.append(row + [f"{point.scores[mask]:.3f}" if mask in point.scores else "-" for mask in masks])

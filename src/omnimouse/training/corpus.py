@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import threading
 import warnings
@@ -15,7 +14,7 @@ from pathlib import Path
 from omnimouse.corpus import collection
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Windows, open_recording
-from omnimouse.sessions import hash_unit_ids, same_animal, short_key
+from omnimouse.sessions import hash_unit_ids, matches_glob, same_animal, short_key
 from omnimouse.training.preparation import open_windows
 from omnimouse.training.pretraining_recipe import RecordingsRecipe
 
@@ -148,7 +147,7 @@ def matching_sessions(keys: Iterable[str], patterns: Iterable[str], where: str) 
     """
     keys, matched = sorted(keys), set()
     for pattern in patterns:
-        found = {key for key in keys if _matches(key, pattern)}
+        found = {key for key in keys if matches_glob(key, pattern)}
         if not found:
             raise ValueError(
                 f"{where} names {pattern}, which no session matches; the sessions are "
@@ -158,13 +157,9 @@ def matching_sessions(keys: Iterable[str], patterns: Iterable[str], where: str) 
     return matched
 
 
-def _matches(key: str, pattern: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for name in (key, short_key(key)))
-
-
 def _visits(key: str, weights: Mapping[str, int]) -> int:
     """The weight of the last entry that matches."""
-    return next((weight for name, weight in reversed(list(weights.items())) if _matches(key, name)), 1)
+    return next((weight for name, weight in reversed(list(weights.items())) if matches_glob(key, name)), 1)
 
 
 class OpenRecordings:
