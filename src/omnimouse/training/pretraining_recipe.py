@@ -85,6 +85,8 @@ class RecordingsRecipe:
             to one of them are used; none uses all.
         allow_missing: train on those sessions of the collections that are there, with a warning, rather than refuse
             where some are missing.
+        targets: "recorded"; or "expected", for simulated recordings with their truth beside them: where a mask hides a
+            neuron altogether, what the simulator expects of it is the target, see `training.expected_targets`.
     """
 
     paths: tuple[str, ...]
@@ -95,6 +97,7 @@ class RecordingsRecipe:
     weights: dict[str, int] = field(default_factory=dict)
     collections: tuple[str, ...] = ()
     allow_missing: bool = False
+    targets: Literal["recorded", "expected"] = "recorded"
 
     def __post_init__(self) -> None:
         owner = type(self).__name__

@@ -21,6 +21,7 @@ from omnimouse.training.corpus_evaluation import CorpusEvaluation
 from omnimouse.training.corpus_sessions import FirstVectors, animal_groups, session_spec, table_groups
 from omnimouse.training.data import MaskChoice, choose_masks, named_masks
 from omnimouse.training.distributed import GradientSum, Processes
+from omnimouse.training.expected_targets import require_truth
 from omnimouse.training.initialization import open_stimulus_path
 from omnimouse.training.monitor import STEP_NUMBERS
 from omnimouse.training.preparation import window_fingerprint
@@ -139,6 +140,8 @@ def prepare_run(
         for key in owned:
             with recordings.lend(key) as found:
                 windows[key] = window_fingerprint(found.starts)
+                if recipe.recordings.targets == "expected":
+                    require_truth(found)
         evaluation = _make_evaluation(recipe, sessions, keys, processes.rank, model, processor)
         _add_sessions(model, owned, recipe, processor, fresh=fresh)
         model.to(accelerator.device)
@@ -321,6 +324,8 @@ def run_identity(
         "architecture": {name: config[name] for name in sorted(type(model.config).__annotations__) if name in config},
         "start_from": recipe.model.start_from,
     }
+    if recipe.recordings.targets == "recorded":
+        del identity["recordings.targets"]  # runs begun before there was a choice
     if recipe.model.initialization != "released":
         identity["initialization"] = recipe.model.initialization
     if recipe.schedule.decay_steps:

@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from omnimouse.files import write_json, write_tensors
 from omnimouse.training.corpus_order import CorpusPlan, corpus_plan, session_at, step_seed
 from omnimouse.training.data import ahead, cut_batch
+from omnimouse.training.expected_targets import expect_responses
 from omnimouse.training.flops import training_flops
 from omnimouse.training.loop import forward_batch, seeded_torch
 from omnimouse.training.monitor import STEP_NUMBERS, count_tokens, mask_family
@@ -79,6 +80,11 @@ def load_step(run: PretrainingRun, step: int) -> StepBatch | ValueError | None:
                 max_population=run.model.config.max_population,
             )
             arrays = cut_batch(windows, plan.window_indices, needs=run.masks.needs[key])
+            if run.recipe.recordings.targets == "expected" and "responses" in arrays:
+                mask = run.masks.masks[plan.mask_index].resolve(plan.neuron_ids.shape[1], run.model.config)
+                arrays["responses"] = expect_responses(
+                    arrays["responses"], windows, plan.window_indices, plan.neuron_ids, mask
+                )
             return StepBatch(plan, arrays, [float(windows.starts[i]) for i in plan.window_indices])
     except ValueError as error:
         return error
