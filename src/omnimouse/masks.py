@@ -5,7 +5,8 @@ Lengths are in samples of the responses (or frames of the video) from the window
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from types import MappingProxyType
 from typing import Literal
@@ -22,7 +23,9 @@ __all__ = [
     "ResolvedMask",
     "as_mask",
     "build_tasks",
+    "lacking",
     "usable_masks",
+    "without_modalities",
 ]
 
 # The release's masks, as the rules they follow. A window of 60 samples is shared between responses and video: the
@@ -226,6 +229,22 @@ def as_mask(mask: Mask | str, config: OmniMouseConfig | None = None) -> Mask:
         f"Unknown task {mask!r}. Known tasks: {', '.join(tasks)}. Evaluation masks of the release are named "
         f"suite/name, with suites {', '.join(EVALUATION_MASKS)}. Or pass a Mask."
     )
+
+
+def without_modalities(mask: Mask, missing: Collection[str]) -> Mask:
+    """Returns the mask for a recording that lacks "video", "behavior" or both: it shows and decodes none of them."""
+    if "video" in missing and mask.n_frames:
+        mask = replace(mask, frames_start=0, n_frames=0)
+    return replace(mask, behavior="absent") if "behavior" in missing and mask.behavior != "absent" else mask
+
+
+def lacking(mask: Mask, missing: Collection[str]) -> str | None:
+    """Returns why a mask cannot be scored on a recording that lacks "video", "behavior" or both; None if it can."""
+    if "video" in missing and mask.n_frames:
+        return "it shows the stimulus, but the recording has no video"
+    if "behavior" in missing and mask.behavior != "absent":
+        return f"it {'shows' if mask.behavior == 'encoded' else 'decodes'} behavior, but the recording has none"
+    return None
 
 
 def usable_masks(masks: Sequence[Mask], n_neurons: int, config: OmniMouseConfig) -> tuple[list[int], dict[int, str]]:

@@ -143,7 +143,9 @@ class OmniMouseModel(OmniMousePreTrainedModel):
             responses: `[B, samples, N]` standardised responses of all neurons of the session, 30 Hz. Only the visible
                 part is an input; the rest serves as targets. May be `None` when the mask hides responses.
             video: `[B, 1, frames, height, width]` normalised grey, 30 Hz. May be `None` when the mask hides it.
-            behavior: `[B, channels, samples]` standardised, 20 Hz. May be `None` unless the mask shows it.
+            behavior: `[B, channels, samples]` standardised, 20 Hz. May be `None` unless the mask shows it. A channel
+                that is NaN throughout the batch was not recorded: it gets no token and no loss, and the others are read
+                as ever.
             mask: A `Mask`, a task name, or `suite/name` of an evaluation mask.
             neuron_ids: `[B, P]` neurons that make up each item's population, visible ones first and targets last.
                 By default a fresh random order, cut to `config.max_population`.
@@ -159,7 +161,7 @@ class OmniMouseModel(OmniMousePreTrainedModel):
         batch, device = self._check_inputs(spec.n_neurons, window_mask, responses, video, behavior, session)
         ids = self._population(spec.n_neurons, batch, neuron_ids, all_neurons, device)
         population = spec.n_neurons if ids is None else ids.shape[1]
-        plan = self.window_plan(window_mask, population)
+        plan = self.window_plan(window_mask, population, self._recorded_channels(window_mask, behavior, session))
 
         identity, meta = self._embed(session, ids, batch)
         x = self._encode(responses, behavior, identity, meta, plan, ids, batch)
@@ -171,14 +173,19 @@ class OmniMouseModel(OmniMousePreTrainedModel):
             return out.to_tuple()
         return out
 
-    def window_plan(self, mask: Mask | str, population: int) -> WindowPlan:
+    def window_plan(self, mask: Mask | str, population: int, channels: tuple[int, ...] | None = None) -> WindowPlan:
         """Returns rows, times and attention of a window for a mask and a population of so many neurons; cached.
+
+        Args:
+            mask: a `Mask`, a task name, or `suite/name` of an evaluation mask.
+            population: neurons.
+            channels: behaviour channels that were recorded, None for all.
 
         Raises:
             ValueError: unknown task, or the mask leaves nothing to predict for this population.
         """
         resolved = as_mask(mask, self.config).resolve(population, self.config)
-        return self._plans.get(resolved, self.config, self.tokens.latents.device)
+        return self._plans.get(resolved, self.config, self.tokens.latents.device, channels)
 
     # The stages of the forward pass.
 
@@ -268,9 +275,10 @@ class OmniMouseModel(OmniMousePreTrainedModel):
                     clamp=config.response_loss_clamp,
                 )
                 terms.append(out.response_loss)
-        if out.behavior_predictions is not None and behavior is not None:
+        if out.behavior_predictions is not None and behavior is not None and plan.channels:
+            channels = slice(None) if len(plan.channels) == behavior.shape[1] else list(plan.channels)
             out.behavior_loss = clamped_squared_error(
-                out.behavior_predictions, behavior.float(), clamp=config.behavior_loss_clamp
+                out.behavior_predictions[:, channels], behavior[:, channels].float(), clamp=config.behavior_loss_clamp
             )
             terms.append(config.behavior_loss_weight * out.behavior_loss)
         out.loss = sum(terms[1:], terms[0]) if terms else None
@@ -342,6 +350,19 @@ class OmniMouseModel(OmniMousePreTrainedModel):
         if batch is None:
             raise ValueError("At least one of responses, video and behavior is needed.")
         return batch, self.tokens.latents.device
+
+    def _recorded_channels(self, mask: Mask, behavior: Tensor | None, session: str) -> tuple[int, ...] | None:
+        """Behaviour channels that are not NaN throughout; `None` for all of them, or where behaviour plays no part."""
+        if behavior is None or mask.behavior == "absent":
+            return None
+        missing = behavior.isnan().all(dim=2).all(dim=0).tolist()
+        if not any(missing):
+            return None
+        if all(missing) and mask.behavior == "encoded":
+            raise ValueError(
+                f"Session {session!r}: the mask shows behavior, but all of it is NaN. Choose a task without behavior."
+            )
+        return tuple(channel for channel, is_missing in enumerate(missing) if not is_missing)
 
     def _population(
         self, n_neurons: int, batch: int, neuron_ids: Tensor | None, all_neurons: bool, device: torch.device

@@ -42,6 +42,7 @@ class WindowPlan:
         query_spans: Stretches of the compact queries (see `Tokens.queries`) that make up the query rows.
         query_pieces: Predicted pieces with the rows of the decoded sequence `[start, stop)` that hold them.
         target_mask: Which (sample, target neuron) pairs are predicted, bool `[L, Q]`.
+        channels: Behaviour channels that have a token where the mask shows behaviour, and a target where it hides it.
     """
 
     mask: ResolvedMask
@@ -52,6 +53,7 @@ class WindowPlan:
     query_spans: tuple[tuple[int, int], ...]
     query_pieces: tuple[tuple[Piece, int, int], ...]
     target_mask: Tensor
+    channels: tuple[int, ...]
 
     @property
     def first_query_neuron(self) -> int:
@@ -86,7 +88,7 @@ class _Clock:
         return Run(self.config.video_tokens_per_step, time, time, time + kernel * self.frame)
 
 
-def _context_layout(mask: ResolvedMask, clock: _Clock) -> Layout:
+def _context_layout(mask: ResolvedMask, clock: _Clock, n_channels: int) -> Layout:
     config = clock.config
     w, s = config.response_token_window, config.response_token_stride
     runs = [
@@ -95,7 +97,7 @@ def _context_layout(mask: ResolvedMask, clock: _Clock) -> Layout:
         for first in range(piece.start, piece.stop - w + 1, s)
     ]
     if mask.encodes_behavior:
-        runs.append(clock.whole_window(len(config.behavior_channels)))
+        runs.append(clock.whole_window(n_channels))
     return tuple(runs)
 
 
@@ -108,16 +110,20 @@ def _latent_layout(mask: ResolvedMask, clock: _Clock) -> Layout:
     return tuple(runs)
 
 
-def plan_window(mask: ResolvedMask, config: OmniMouseConfig, device: torch.device) -> WindowPlan:
+def plan_window(
+    mask: ResolvedMask, config: OmniMouseConfig, device: torch.device, channels: tuple[int, ...] | None = None
+) -> WindowPlan:
     """Works out layouts, attention groups and rotary tables of a window.
 
     Args:
         mask: Resolved mask.
         config: The model's configuration.
         device: Where the rotary tables live.
+        channels: Behaviour channels that were recorded; `None` for all.
     """
     clock = _Clock(config)
-    context, latents = _context_layout(mask, clock), _latent_layout(mask, clock)
+    channels = tuple(range(len(config.behavior_channels))) if channels is None else channels
+    context, latents = _context_layout(mask, clock, len(channels)), _latent_layout(mask, clock)
     fused = latents + tuple(clock.video_step(step) for step in range(*mask.video_steps))
     w, s = config.response_token_window, config.response_token_stride
     base = min((piece.first for piece in mask.targets), default=mask.n_neurons)
@@ -131,9 +137,9 @@ def plan_window(mask: ResolvedMask, config: OmniMouseConfig, device: torch.devic
             spans.append((piece.first - base, piece.last - base))
         pieces.append((piece, row, n_rows(tuple(queries))))
     if mask.decodes_behavior:
-        channels = len(config.behavior_channels)
-        queries.append(clock.whole_window(channels))
-        spans.append((mask.n_neurons - base, mask.n_neurons - base + channels))
+        n_channels = len(config.behavior_channels)
+        queries.append(clock.whole_window(n_channels))
+        spans.append((mask.n_neurons - base, mask.n_neurons - base + n_channels))
 
     def table(layout: Layout) -> Tensor:
         return rotary_table(
@@ -157,6 +163,7 @@ def plan_window(mask: ResolvedMask, config: OmniMouseConfig, device: torch.devic
         query_spans=tuple(spans),
         query_pieces=tuple(pieces),
         target_mask=torch.from_numpy(mask.target_mask).to(device),
+        channels=channels,
     )
 
 
@@ -171,12 +178,18 @@ class PlanCache:
         self.size = size
         self._plans: OrderedDict[Any, WindowPlan] = OrderedDict()
 
-    def get(self, mask: ResolvedMask, config: OmniMouseConfig, device: torch.device) -> WindowPlan:
-        """Returns the plan of a mask on a device, computing it at first use."""
-        key = (mask, str(device))
+    def get(
+        self,
+        mask: ResolvedMask,
+        config: OmniMouseConfig,
+        device: torch.device,
+        channels: tuple[int, ...] | None = None,
+    ) -> WindowPlan:
+        """Returns the plan of a mask on a device, see `plan_window`, computing it at first use."""
+        key = (mask, str(device), channels)
         if key not in self._plans:
             with torch.inference_mode(False):  # tensors made in inference mode could not serve training later
-                self._plans[key] = plan_window(mask, config, device)
+                self._plans[key] = plan_window(mask, config, device, channels)
             if len(self._plans) > self.size:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
@@ -238,7 +251,8 @@ class Tokens(nn.Module):
 
         Args:
             responses: `[B, samples, P]` of the population, or `None` when the mask hides responses.
-            behavior: `[B, channels, samples]`, or `None` when the mask does not show behaviour.
+            behavior: `[B, channels, samples]`, or `None` when the mask does not show behaviour. Only the channels of
+                the plan are read.
             identity: `[B, P, D]`.
             meta: `[D]`.
             plan: The window's plan, with at least one token.
@@ -255,7 +269,11 @@ class Tokens(nn.Module):
                 tokens = self.response(samples.unfold(1, self.window, self.stride))  # [B, steps, neurons, D]
                 parts.append((tokens + identity[:, None, piece.first : piece.last]).flatten(1, 2))
         if behavior is not None:
-            parts.append(self.behavior(behavior.to(self.behavior.weight.dtype)) + self.behavior_channels + meta)
+            channels: Tensor = self.behavior_channels
+            if len(plan.channels) < len(channels):
+                rows = list(plan.channels)
+                behavior, channels = behavior[:, rows], channels[rows]
+            parts.append(self.behavior(behavior.to(self.behavior.weight.dtype)) + channels + meta)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def latent_sequence(self, meta: Tensor, plan: WindowPlan, batch: int) -> Tensor:

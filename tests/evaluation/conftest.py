@@ -37,6 +37,7 @@ class FakeWindows:
     """Random windows; `most` is the largest batch that was ever cut."""
 
     n_windows = 7
+    missing = missing_channels = ()
 
     def __init__(self, recording, tiers, *, stride=1, include_blanks=True, processor=None):
         generator = torch.Generator().manual_seed(0)

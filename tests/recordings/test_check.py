@@ -11,13 +11,6 @@ from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import check_recording, describe, open_recording
 
 
-def test_channels_that_the_processor_does_not_name_are_fatal_to_windows(write_session):
-    folder = write_session()
-    assert not any(finding.severity == "fatal" for finding in check_recording(folder))
-    findings = check_recording(folder, processor=OmniMouseProcessor(behavior_channels=["pupil_size", "running_speed"]))
-    assert (findings[0].severity, findings[0].field) == ("fatal", "behavior channels")
-
-
 def test_a_sound_session_has_only_remarks(write_session):
     findings = check_recording(write_session())
     assert {finding.severity for finding in findings} == {"info"}

@@ -313,7 +313,6 @@ def test_windows_belong_to_the_caller(recording):
         ({"tiers": []}, "no tier was asked for"),
         ({"tiers": "train", "stride": 0}, "stride is 0"),
         ({"tiers": "train", "stride": 1.5}, "stride is 1.5"),
-        ({"tiers": "train", "processor": strict(behavior_channels=["speed"])}, "5 channels together"),
     ],
 )
 def test_wrong_requests_are_refused(recording, arguments, message):

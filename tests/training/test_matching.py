@@ -15,6 +15,8 @@ KNOWN, NEW = 20, 6
 class FakeWindows:
     """Windows whose responses are what the model predicts for some known neurons, plus noise."""
 
+    missing = missing_channels = ()
+
     def __init__(self, model, chosen, noise):
         generator = torch.Generator().manual_seed(3)
         self.video = torch.randn(12, 1, 60, 36, 64, generator=generator)

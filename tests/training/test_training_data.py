@@ -28,6 +28,8 @@ PINNED = {"windows": [6, 4, 4, 7], "mask": 2, "neurons": [3, 6, 0, 5, 2], "torch
 class Windows:
     """Windows whose responses hold their index; notes which thread cuts them."""
 
+    missing_channels = ()
+
     def __init__(self, n_windows=10):
         self.starts = 100.0 + np.arange(n_windows) / 30
         self.data = {

@@ -7,7 +7,7 @@ behavior window.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,8 +38,15 @@ class TaskRun:
     """Running moments and loss sums of one task."""
 
     def __init__(
-        self, name: str, mask: Mask, resolved: ResolvedMask, config: OmniMouseConfig, means: np.ndarray | None
+        self,
+        name: str,
+        mask: Mask,
+        resolved: ResolvedMask,
+        config: OmniMouseConfig,
+        means: np.ndarray | None,
+        missing_channels: Sequence[int] = (),
     ) -> None:
+        self.channels = [row for row in range(len(config.behavior_channels)) if row not in missing_channels]
         self.name, self.mask, self.resolved, self.means = name, mask, resolved, means
         self.config = config
         self.needs = Needs.of(resolved)
@@ -63,9 +70,9 @@ class TaskRun:
             assert output.behavior_predictions is not None
             rows = behavior_finite.to(batch["behavior"].device)
             self.n_behavior_windows += int(rows.sum())
-            # [B, channel, T] -> [B, T, channel]: one signal per channel.
-            targets = _accurate(batch["behavior"][rows].transpose(1, 2))
-            predictions = _accurate(output.behavior_predictions[rows].transpose(1, 2))
+            # [B, channel, T] -> [B, T, channel]: one signal per recorded channel.
+            targets = _accurate(batch["behavior"][rows][:, self.channels].transpose(1, 2))
+            predictions = _accurate(output.behavior_predictions[rows][:, self.channels].transpose(1, 2))
             self._add_moments("behavior", predictions, targets)
             self._add_behavior_loss("behavior", predictions, targets)
             self._add_behavior_loss("behavior mean", torch.zeros_like(targets), targets)
@@ -118,7 +125,8 @@ class TaskRun:
         score, per_neuron = self._correlations("model") or (None, None)
         first, last = self.resolved.first_target_neuron, self.resolved.n_neurons
         behavior = self.moments.get("behavior")
-        per_channel, groups = behavior_scores(behavior, self.config.behavior_channels) if behavior else ({}, {})
+        names = [self.config.behavior_channels[channel] for channel in self.channels]
+        per_channel, groups = behavior_scores(behavior, names) if behavior else ({}, {})
         ceilings = self._ceilings()
         return TaskScore(
             task=self.name,

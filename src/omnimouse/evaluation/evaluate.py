@@ -28,7 +28,7 @@ from omnimouse.evaluation.inputs import (
 )
 from omnimouse.evaluation.scores import Scores, TaskScore
 from omnimouse.files import hash_tensors
-from omnimouse.masks import Mask, ResolvedMask, as_mask, build_tasks
+from omnimouse.masks import Mask, ResolvedMask, as_mask, build_tasks, lacking
 from omnimouse.recordings import Recording, mean_responses
 from omnimouse.recordings.simulated import load_truth
 
@@ -95,10 +95,11 @@ def evaluate(
         processor=processor,
         session=session,
     )
-    chosen, left_out = select_tasks(tasks, inputs.recording.n_neurons, model.config)
+    missing, absent = inputs.windows.missing, inputs.windows.missing_channels
+    chosen, left_out = select_tasks(tasks, inputs.recording.n_neurons, model.config, missing)
     indices = spread(len(inputs.windows), max_windows)
     means = _training_means(inputs)
-    runs = [TaskRun(name, mask, resolved, model.config, means) for name, (mask, resolved) in chosen.items()]
+    runs = [TaskRun(name, mask, resolved, model.config, means, absent) for name, (mask, resolved) in chosen.items()]
     was_training = model.training
     model.eval()
     try:
@@ -138,9 +139,9 @@ def evaluate(
 
 
 def select_tasks(
-    tasks: Tasks, n_neurons: int, config: OmniMouseConfig
+    tasks: Tasks, n_neurons: int, config: OmniMouseConfig, missing: Sequence[str] = ()
 ) -> tuple[dict[str, tuple[Mask, ResolvedMask]], dict[str, str]]:
-    """Turn the `tasks` argument into masks that the population can serve.
+    """Turn the `tasks` argument into masks that the population can serve, without the modalities that are missing.
 
     Returns:
         (name -> (mask, resolved mask), name -> why it was left out); the second is empty unless `tasks` is "all".
@@ -153,12 +154,16 @@ def select_tasks(
         raise ValueError(f"tasks is empty; pass 'all' or some of {', '.join(build_tasks(config))}")
     chosen, left_out = {}, {}
     for name, mask in asked.items():
-        try:
-            chosen[name] = (mask, mask.resolve(n_neurons, config))
-        except ValueError as error:
-            if not (isinstance(tasks, str) and tasks == "all"):
-                raise ValueError(f"task {name!r} cannot be scored with {n_neurons} neurons: {error}") from error
-            left_out[name] = str(error)
+        reason = lacking(mask, missing)
+        if reason is None:
+            try:
+                chosen[name] = (mask, mask.resolve(n_neurons, config))
+                continue
+            except ValueError as error:
+                reason = str(error)
+        if not (isinstance(tasks, str) and tasks == "all"):
+            raise ValueError(f"task {name!r} cannot be scored with {n_neurons} neurons: {reason}")
+        left_out[name] = reason
     return chosen, left_out
 
 
@@ -212,7 +217,7 @@ def _stream(
 ) -> None:
     truth = load_truth(inputs.recording)
     for chosen, batch in batches(inputs.windows, indices, batch_size, progress=progress, label="evaluate"):
-        finite = finite_windows(batch)
+        finite = finite_windows(batch, inputs.windows.missing_channels)
         expected = None if truth is None else baselines.expected_responses(truth, inputs.windows, chosen)
         for run in runs:
             rows = usable(finite, run.needs.inputs)
@@ -221,7 +226,7 @@ def _stream(
                 part = {name: batch[name][rows].to(model.device) for name in run.needs.passed}
                 output = run_model(model, inputs.session_key, run.mask, part)
                 truth_part = None if expected is None else {name: value[rows] for name, value in expected.items()}
-                run.update(output, part, truth_part, finite["behavior"][rows])
+                run.update(output, part, truth_part, finite.get("behavior", rows)[rows])
 
 
 def _warn_left_out(finished: Mapping[str, TaskScore], n_windows: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -118,9 +118,15 @@ class Needs:
         return cls(inputs, inputs + decoded)
 
 
-def finite_windows(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """For every part of a batch, which of its windows are free of NaN and infinity: name -> bool [B]."""
-    return {name: torch.isfinite(values).flatten(1).all(dim=1) for name, values in batch.items()}
+def finite_windows(batch: dict[str, Tensor], missing_channels: Sequence[int] = ()) -> dict[str, Tensor]:
+    """For every part of a batch, which of its windows are free of NaN and infinity: name -> bool [B].
+
+    `missing_channels` are rows of the behaviour that nobody expects values in.
+    """
+    finite = {name: torch.isfinite(values) for name, values in batch.items()}
+    if "behavior" in finite:
+        finite["behavior"][:, list(missing_channels)] = True
+    return {name: values.flatten(1).all(dim=1) for name, values in finite.items()}
 
 
 def usable(finite: dict[str, Tensor], names: tuple[str, ...]) -> Tensor:
@@ -132,7 +138,7 @@ def usable(finite: dict[str, Tensor], names: tuple[str, ...]) -> Tensor:
 def batches(
     windows: Windows, indices: list[int], batch_size: int, *, progress: bool, label: str
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Cut windows in batches: yields (indices, {"responses", "video", "behavior"}), the last batch may be short.
+    """Cut windows in batches: yields (indices, windows), the last batch may be short.
 
     Raises:
         ValueError: `batch_size` is not positive.

@@ -28,6 +28,7 @@ from omnimouse.evaluation.inputs import (
     usable,
 )
 from omnimouse.files import atomic_path
+from omnimouse.masks import lacking
 from omnimouse.outputs import check_output
 
 if TYPE_CHECKING:
@@ -171,6 +172,9 @@ def predict(
         processor=processor,
         session=session,
     )
+    reason = lacking(mask, inputs.windows.missing)
+    if reason is not None:
+        raise ValueError(f"task {name!r} cannot be predicted on {recording.path}: {reason}; choose another task")
     neurons = np.arange(recording.n_neurons)
     if not all_neurons and recording.n_neurons > model.config.max_population:
         neurons = neurons[: model.config.max_population]
@@ -215,7 +219,7 @@ class _Collected:
         everything = len(self.neurons) == inputs.recording.n_neurons
         neuron_ids = None if everything else torch.as_tensor(self.neurons, device=model.device)
         for chosen, batch in batches(inputs.windows, indices, batch_size, progress=progress, label="predict"):
-            rows = usable(finite_windows(batch), self.needs.inputs)
+            rows = usable(finite_windows(batch, inputs.windows.missing_channels), self.needs.inputs)
             if not rows.any():
                 continue
             part = {name: batch[name][rows].to(model.device) for name in self.needs.passed}

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -116,6 +116,7 @@ class SequenceDevice:
         unit_ids: identities `[S]` of the neurons, or None.
         nominal_rows: `n_timestamps` as written in the metadata, or None.
         is_mem_mapped: flag of the metadata, None when absent.
+        channels: names `[S]` of the signals of a behaviour device, None when they are not named.
     """
 
     name: str
@@ -131,6 +132,7 @@ class SequenceDevice:
     unit_ids: np.ndarray | None = None
     nominal_rows: int | None = None
     is_mem_mapped: bool | None = None
+    channels: tuple[str, ...] | None = None
     _data: np.ndarray | None = field(default=None, repr=False, compare=False)
     _nan_rows: np.ndarray | None = field(default=None, repr=False, compare=False)
 
@@ -200,6 +202,30 @@ class SequenceDevice:
 
 
 @dataclass
+class MissingDevice(SequenceDevice):
+    """A behaviour device that was not recorded: no channels, and no limit to the time of the others."""
+
+    @classmethod
+    def named(cls, name: str, folder: Path) -> MissingDevice:
+        """The missing device of a name; `folder` is what messages name."""
+        nothing = np.zeros(0)
+        return cls(
+            name, folder, sampling_rate=1.0, start_time=-np.inf, end_time=np.inf, shape=(0, 0), dtype="float32",
+            means=nothing, stds=nothing, channels=(),
+        )  # fmt: skip
+
+    @property
+    def data(self) -> np.ndarray:
+        """An empty array `[0, 0]`."""
+        return np.zeros((0, 0), dtype=np.float32)
+
+    @property
+    def valid_end(self) -> float:
+        """Infinity: it never ends what the others recorded."""
+        return np.inf
+
+
+@dataclass
 class Screen:
     """What was shown: `timestamps` `[F]`, absolute seconds of every displayed frame, and the trials they belong to."""
 
@@ -208,6 +234,8 @@ class Screen:
     trials: list[Trial]
     _open: OrderedDict[str, np.ndarray] = field(default_factory=OrderedDict, repr=False, compare=False)
     _first_frames: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    has_frames: ClassVar[bool] = True
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_open": OrderedDict()}
@@ -271,6 +299,21 @@ class Screen:
 
 
 @dataclass
+class NoVideo(Screen):
+    """Trials of a recording without video: `timestamps` are the first and the last second that they may cover."""
+
+    has_frames: ClassVar[bool] = False
+
+    def frames_at(self, times: np.ndarray, *, height: int, width: int) -> np.ndarray:
+        """Not available.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{self.folder}: the recording has no video; choose tasks without stimulus")
+
+
+@dataclass
 class Recording:
     """One session: a recording of one population, opened without reading its arrays.
 
@@ -304,6 +347,17 @@ class Recording:
     def unit_ids(self) -> np.ndarray | None:
         """Identities of the neurons `[n_neurons]` in file order, or None when the recording has none."""
         return self.responses.unit_ids
+
+    @property
+    def behavior_channels(self) -> tuple[str, ...] | None:
+        """Names of the behaviour channels, eye tracker first; None when a device with channels does not name them."""
+        named = (self.eye_tracker.channels, self.treadmill.channels)
+        return None if None in named else tuple(name for names in named if names is not None for name in names)
+
+    @property
+    def has_video(self) -> bool:
+        """Whether what was shown is part of the recording."""
+        return self.screen.has_frames
 
     @property
     def trials(self) -> list[Trial]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.base import Finding, Recording
+from omnimouse.recordings.channels import channel_rows, usual_channels
 from omnimouse.recordings.check_arrays import check_channel_order, check_device
 from omnimouse.recordings.check_screen import check_stimuli, check_trials
 from omnimouse.recordings.check_sensorium import check_clips
@@ -83,14 +84,14 @@ def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Find
 
 def _check_experanto(parts: SessionParts, processor: OmniMouseProcessor, deep: bool, findings: Findings) -> None:
     for device in parts.devices.values():
-        if deep and device is not None:
+        if deep and device is not None and device.shape[1]:
             _guarded(lambda device=device: check_device(device, findings), device.file, findings)  # type: ignore[misc]
     eye_tracker, screen = parts.devices["eye_tracker"], parts.screen
-    if deep and eye_tracker is not None:
+    if deep and eye_tracker is not None and eye_tracker.channels is None:
         _guarded(lambda: check_channel_order(eye_tracker, findings), eye_tracker.file, findings)
     if screen is not None:
         _guarded(lambda: check_trials(screen, findings), screen.folder, findings)
-        if deep:
+        if deep and screen.has_frames:
             size = processor.frame_height, processor.frame_width
             _guarded(lambda: check_stimuli(screen, findings, frame_size=size), screen.folder, findings)
     _guarded(lambda: _check_overlap(parts, processor, findings), parts.path, findings)
@@ -133,17 +134,44 @@ def _check_overlap(parts: SessionParts, processor: OmniMouseProcessor, findings:
     )
 
 
+def _note_missing(recording: Recording, processor: OmniMouseProcessor, findings: Findings) -> None:
+    """Says what was not recorded, and which channels nobody asks for."""
+    eye_tracker, treadmill = (device.channels or usual_channels(device) for device in recording.devices[1:])
+    stored = [*(eye_tracker or ()), *(treadmill or ())]
+    if eye_tracker is not None and treadmill is not None and stored != list(processor.behavior_channels):
+        lacking = [name for name in processor.behavior_channels if name not in stored]
+        extra = [name for name in stored if name not in processor.behavior_channels]
+        findings.info(
+            recording.path,
+            "behavior channels",
+            expected=", ".join(processor.behavior_channels),
+            found=(f"all but {', '.join(lacking)}" if lacking else "all")
+            + (f", and besides {', '.join(extra)}" if extra else ""),
+            do="Channels go by name: the model goes without the missing ones, and the others are not used.",
+        )
+    if not recording.has_video:
+        findings.info(
+            recording.screen.folder,
+            "video",
+            expected="what was shown",
+            found="not recorded",
+            do="The model goes without video: use tasks without stimulus.",
+        )
+
+
 def _check_windows(recording: Recording, processor: OmniMouseProcessor, findings: Findings) -> None:
-    channels = recording.eye_tracker.shape[1] + recording.treadmill.shape[1]
-    if channels != len(processor.behavior_channels):
+    try:
+        channel_rows(recording, processor.behavior_channels)
+    except ValueError as error:
         findings.fatal(
             recording.path,
             "behavior channels",
             expected=f"{len(processor.behavior_channels)} ({', '.join(processor.behavior_channels)})",
-            found=f"{channels} in eye tracker and treadmill together",
-            do="Export those channels, or pass a processor that names yours in behavior_channels.",
+            found=str(error).removeprefix(f"{recording.path}: "),
+            do="Name the channels of your export, or pass a processor that names yours in behavior_channels.",
         )
         return
+    _note_missing(recording, processor, findings)
     empty = []
     tiers = [tier for tier in recording.tiers if tier not in recording.withheld_tiers]
     for tier in tiers:

@@ -64,13 +64,13 @@ def summarize(device: SequenceDevice) -> ArraySummary:
 def check_device(device: SequenceDevice, findings: Findings) -> None:
     """Everything about one sampled device: channels, times, values, statistics and companion files."""
     expected = EXPECTED_CHANNELS.get(device.name)
-    if expected is not None and device.shape[1] != expected[0]:
+    if expected is not None and device.channels is None and device.shape[1] != expected[0]:
         findings.warning(
             device.file,
             "columns",
             expected=f"{expected[0]} ({expected[1]})",
             found=str(device.shape[1]),
-            do="Windows need these channels; export them, or name yours in the processor's behavior_channels.",
+            do="Name the channels (`channel_names` in meta.yml), or export these.",
         )
     _check_end(device, findings)
     summary = summarize(device)

@@ -13,6 +13,10 @@
         meta/00000.yml ...           one per trial
         data/00001.npy ...           one per image or video trial
 
+Three keys are additions of this package, for recordings that other formats hold: `channel_names` in the `meta.yml` of a
+behaviour device, `missing` in `meta.json` (a list of behaviour devices that were not recorded and have no folder), and
+`frames: false` in `screen/meta.yml` (trials are known, but not what was shown).
+
 `screen/combined_meta.json`, a cache that experanto writes into the folder, is neither read nor written: it may
 be stale.
 """
@@ -26,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.base import Recording, Screen, SequenceDevice, Trial
+from omnimouse.recordings.base import MissingDevice, NoVideo, Recording, Screen, SequenceDevice, Trial
 from omnimouse.recordings.experanto_devices import load_device
 from omnimouse.recordings.files import RECOPY, Findings, is_finite_number, open_array, read_mapping, read_number
 
@@ -71,15 +75,20 @@ class SessionParts:
 
 def load_parts(path: Path, findings: Findings) -> SessionParts:
     """Open the parts of a session folder from their metadata; faults go to `findings`, none raises."""
-    session_key, animal_id = _identity(path, findings)
-    devices = {name: load_device(path, name, findings) for name in SEQUENCE_DEVICES}
+    session_key, animal_id, missing = _identity(path, findings)
+    devices = {
+        name: MissingDevice.named(name, path / name)
+        if name in missing and not (path / name).exists()
+        else load_device(path, name, findings)
+        for name in SEQUENCE_DEVICES
+    }
     return SessionParts(path, session_key, animal_id, devices, _screen(path / "screen", findings))
 
 
-def _identity(path: Path, findings: Findings) -> tuple[str, str]:
-    """Session key and animal: from meta.json, else from the folder's name."""
+def _identity(path: Path, findings: Findings) -> tuple[str, str, tuple[str, ...]]:
+    """Session key and animal, from meta.json, else from the folder's name; and behaviour devices declared missing."""
     from_name = re.match(r"dynamic([^-]+)-", path.name)
-    fallback = (path.name, from_name.group(1) if from_name else path.name)
+    fallback: tuple[str, str, tuple[str, ...]] = (path.name, from_name.group(1) if from_name else path.name, ())
     file = path / "meta.json"
     if not file.is_file():
         findings.warning(
@@ -107,7 +116,26 @@ def _identity(path: Path, findings: Findings) -> tuple[str, str]:
             do=f"The folder's name {path.name!r} is the session key; complete the scan_key.",
         )
     animal = scan.get("animal_id")
-    return str(key if key is not None else fallback[0]), str(animal if animal is not None else fallback[1])
+    return (
+        str(key if key is not None else fallback[0]),
+        str(animal if animal is not None else fallback[1]),
+        _missing_devices(file, meta, findings),
+    )
+
+
+def _missing_devices(file: Path, meta: dict[str, Any], findings: Findings) -> tuple[str, ...]:
+    """Behaviour devices that were not recorded, an addition of this package to the format."""
+    missing = meta.get("missing", [])
+    if isinstance(missing, list) and all(name in SEQUENCE_DEVICES[1:] for name in missing):
+        return tuple(missing)
+    findings.fatal(
+        file,
+        "missing",
+        expected=f"a list of {' and '.join(SEQUENCE_DEVICES[1:])}",
+        found=repr(missing)[:200],
+        do="List the behaviour devices that were not recorded, or remove the key.",
+    )
+    return ()
 
 
 def _screen(folder: Path, findings: Findings) -> Screen | None:
@@ -128,9 +156,20 @@ def _screen(folder: Path, findings: Findings) -> Screen | None:
     parsed = [_parse_trial(meta / name, findings) for name in names]
     if timestamps is None or any(finding.severity == "fatal" for finding in findings[before:]):
         return None
+    known = [trial for trial in parsed if trial is not None]
+    if not _has_frames(folder, findings):
+        trials = _chain(known, folder, timestamps, None, findings)
+        return None if trials is None else NoVideo(folder, timestamps, trials)
     stored = {entry.name for entry in (folder / "data").iterdir()} if (folder / "data").is_dir() else set()
-    trials = _chain([trial for trial in parsed if trial is not None], folder, timestamps, stored, findings)
+    trials = _chain(known, folder, timestamps, stored, findings)
     return None if trials is None else Screen(folder, timestamps, trials)
+
+
+def _has_frames(folder: Path, findings: Findings) -> bool:
+    """Whether the screen's frames are stored; `frames: false` in its meta.yml, an addition of this package, denies."""
+    file = folder / "meta.yml"
+    meta = read_mapping(file, findings) if file.is_file() else None
+    return meta is None or meta.get("frames") is not False
 
 
 def _clock_is_sound(path: Path, timestamps: np.ndarray, findings: Findings) -> bool:
@@ -213,9 +252,12 @@ def _parse_trial(path: Path, findings: Findings) -> dict[str, Any] | None:
 
 
 def _chain(
-    parsed: list[dict[str, Any]], folder: Path, timestamps: np.ndarray, stored: set[str], findings: Findings
+    parsed: list[dict[str, Any]], folder: Path, timestamps: np.ndarray, stored: set[str] | None, findings: Findings
 ) -> list[Trial] | None:
-    """Trials with their times, after checking that together they account for every displayed frame."""
+    """Trials with their times, after checking that together they account for every displayed frame.
+
+    `stored` are the files with frames, None where none is expected.
+    """
     first = np.array([trial["first_frame"] for trial in parsed])
     n_frames = np.array([trial["n_frames"] for trial in parsed])
     running = np.concatenate([[0], np.cumsum(n_frames)])
@@ -238,7 +280,9 @@ def _chain(
             found=str(len(timestamps)),
             do="Trials or frame times are missing; restore both from one export.",
         )
-    shown = [trial["name"] for trial in parsed if trial["modality"] in ("video", "image")]
+    expected = [] if stored is None else parsed
+    stored = stored or set()
+    shown = [trial["name"] for trial in expected if trial["modality"] in ("video", "image")]
     missing = [name for name in shown if f"{name}.npy" not in stored]
     if missing:
         listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")

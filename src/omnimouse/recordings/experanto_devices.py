@@ -88,7 +88,25 @@ def load_device(path: Path, name: str, findings: Findings) -> SequenceDevice | N
         unit_ids=_unit_ids(folder, meta, shape[1], findings) if name == "responses" else None,
         nominal_rows=nominal if isinstance(nominal, int) else None,
         is_mem_mapped=flag if isinstance(flag, bool) else None,
+        channels=_channel_names(file, meta, shape[1], findings) if name != "responses" else None,
     )
+
+
+def _channel_names(file: Path, meta: dict[str, Any], n_signals: int, findings: Findings) -> tuple[str, ...] | None:
+    """Names of a behaviour device's channels, an addition of this package to the format."""
+    names = meta.get("channel_names")
+    if names is None:
+        return None
+    if isinstance(names, list) and len(names) == n_signals and all(isinstance(name, str) and name for name in names):
+        return tuple(names)
+    findings.fatal(
+        file,
+        "channel_names",
+        expected=f"a list of {n_signals} names, one per signal",
+        found=repr(names)[:200],
+        do="Correct the list, or remove it where the channels are the usual ones.",
+    )
+    return None
 
 
 def _clock(file: Path, meta: dict[str, Any], findings: Findings) -> tuple[float, float, float] | None:

@@ -15,6 +15,7 @@ import torch
 
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.base import Recording, SequenceDevice
+from omnimouse.recordings.channels import channel_rows, missing_modalities
 from omnimouse.recordings.clock import (
     EXACT_TOLERANCE,
     have_common_time,
@@ -30,8 +31,10 @@ class Windows:
     """The windows of a recording in some tiers: a sequence of dicts of float32 tensors.
 
     ``windows[i]`` is ``{"responses" [60, N], "video" [1, 60, 36, 64], "behavior" [5, 40]}``, normalised by the
-    processor; behaviour is the eye tracker's channels, then the treadmill's. Video of INVALID trials is NaN (the
-    published pipeline admits them as blanks; the "strict" profile does not).
+    processor; behaviour has the processor's channels. Video of INVALID trials is NaN (the published pipeline admits
+    them as blanks; the "strict" profile does not). What was not recorded is never made up: a recording without video
+    or without any of these channels has windows without that entry, and a single channel that it lacks is NaN
+    throughout, which tells the model to go without it.
 
     Args:
         recording: an open recording.
@@ -43,10 +46,13 @@ class Windows:
 
     Attributes:
         starts: absolute seconds `[K]`, float64.
+        missing: of "video" and "behavior" those that windows do not have.
+        missing_channels: rows of the behaviour that the recording lacks.
 
     Raises:
-        ValueError: a tier that the recording lacks or whose responses are withheld, or a stride below 1. No window at
-            all is no error; see `explain`.
+        ValueError: a tier that the recording lacks or whose responses are withheld, a stride below 1, or behaviour
+            channels that are neither named nor as many as the processor's. No window at all is no error; see
+            `explain`.
 
     Source: the dataset class of experanto, which cut the windows behind the results of OmniMouse (ICLR 2026).
     """
@@ -76,18 +82,16 @@ class Windows:
             )
         if isinstance(stride, bool) or not isinstance(stride, (int, np.integer)) or stride < 1:
             raise ValueError(f"stride is {stride!r}; it must be an integer >= 1 (1 keeps every valid start)")
-        channels = recording.eye_tracker.shape[1] + recording.treadmill.shape[1]
-        names = (processor if processor is not None else OmniMouseProcessor(profile="published")).behavior_channels
-        if channels != len(names):
-            raise ValueError(
-                f"{recording.path}: eye tracker and treadmill have {channels} channels together, but the processor "
-                f"names {len(names)} ({', '.join(names)}); export those, or name yours in its behavior_channels"
-            )
         self.recording = recording
         self.tiers = tiers
         self.stride = int(stride)
         self.include_blanks = include_blanks
         self.processor = processor if processor is not None else OmniMouseProcessor(profile="published")
+        self._channels = channel_rows(recording, self.processor.behavior_channels)
+        present = {row for rows in self._channels for row in rows if row is not None}
+        names = self.processor.behavior_channels
+        self.missing_channels = tuple(row for row in range(len(names)) if row not in present)
+        self.missing = missing_modalities(recording, names)
         self._counts: dict[str, int] = {}
         self._trial_starts = np.array([trial.start for trial in recording.trials])
         self.starts = self._find_starts()
@@ -101,11 +105,12 @@ class Windows:
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         start = self._start(index)
-        return {
-            "responses": torch.from_numpy(self._read_responses(start)),
-            "video": torch.from_numpy(self._read_video(start)),
-            "behavior": torch.from_numpy(self._read_behavior(start)),
-        }
+        window = {"responses": torch.from_numpy(self._read_responses(start))}
+        if "video" not in self.missing:
+            window["video"] = torch.from_numpy(self._read_video(start))
+        if "behavior" not in self.missing:
+            window["behavior"] = torch.from_numpy(self._read_behavior(start))
+        return window
 
     def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """Windows stacked along a leading dimension B, one per index."""
@@ -210,7 +215,10 @@ class Windows:
                 buffer=self.processor.nan_buffer(device.sampling_rate),
             )
             for device in (self.recording.eye_tracker, self.recording.treadmill)
+            if device.shape[1]
         ]
+        if not intervals:
+            return np.ones(len(grid), dtype=bool)
         if self.processor.empty_filter_rule == "ignore" and not have_common_time(intervals):
             return np.ones(len(grid), dtype=bool)
         return np.logical_and.reduce([inside(grid, allowed) for allowed in intervals])
@@ -225,6 +233,8 @@ class Windows:
             (recording.treadmill, (processor.num_behavior_samples - 1) / processor.behavior_rate),
         )
         for device, span in spans:
+            if not device.shape[1]:
+                continue
             # The tolerance covers the rounding of query times to 10 us by the "integer" rule.
             enough &= grid + span < device.valid_end - EXACT_TOLERANCE
             enough &= grid >= device.valid_range[0] + (EXACT_TOLERANCE if processor.time_rule == "integer" else 0.0)
@@ -244,6 +254,9 @@ class Windows:
             (device, *processor.behavior_statistics(*recording.statistics(device)))
             for device in (recording.eye_tracker, recording.treadmill)
         ]
+        self._in_order = [row for rows in self._channels for row in rows] == list(
+            range(len(processor.behavior_channels))
+        )
 
     def _rows(self, device: SequenceDevice, start: float, rate: float, n_samples: int) -> np.ndarray:
         return sequence_rows(
@@ -265,9 +278,17 @@ class Windows:
         processor = self.processor
         channels = []
         for device, means, stds in self._behavior:
-            rows = self._rows(device, start, processor.behavior_rate, processor.num_behavior_samples)
-            channels.append(processor.normalize_behavior(device.read(rows), means, stds).T)
-        return np.concatenate(channels, axis=0)
+            if device.shape[1]:
+                rows = self._rows(device, start, processor.behavior_rate, processor.num_behavior_samples)
+                channels.append(processor.normalize_behavior(device.read(rows), means, stds).T)
+        stored = np.concatenate(channels, axis=0)
+        if self._in_order:
+            return stored
+        behavior = np.full((len(processor.behavior_channels), stored.shape[1]), np.nan, dtype=stored.dtype)
+        for values, row in zip(stored, (row for rows in self._channels for row in rows), strict=True):
+            if row is not None:
+                behavior[row] = values
+        return behavior
 
     def _read_video(self, start: float) -> np.ndarray:
         processor = self.processor

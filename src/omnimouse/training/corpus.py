@@ -14,6 +14,7 @@ from pathlib import Path
 from omnimouse.corpus import collection
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Windows, open_recording
+from omnimouse.recordings.channels import missing_modalities
 from omnimouse.sessions import hash_unit_ids, matches_glob, same_animal, short_key
 from omnimouse.training.preparation import open_windows
 from omnimouse.training.pretraining_recipe import RecordingsRecipe
@@ -34,6 +35,7 @@ class SessionInfo:
         unit_ids_hash: see `SessionSpec`.
         tiers: tiers of its trials.
         visits: how often it is visited in each round through a process's sessions.
+        missing: of "video" and "behavior" what the recording lacks.
     """
 
     key: str
@@ -43,6 +45,7 @@ class SessionInfo:
     unit_ids_hash: str | None
     tiers: tuple[str, ...]
     visits: int
+    missing: tuple[str, ...] = ()
 
 
 def find_sessions(recipe: RecordingsRecipe, *, warn: bool = True) -> dict[str, SessionInfo]:
@@ -61,6 +64,7 @@ def find_sessions(recipe: RecordingsRecipe, *, warn: bool = True) -> dict[str, S
             recording lacks.
     """
     wanted = {key for name in recipe.collections for key in collection(name)}
+    channels = OmniMouseProcessor(profile=recipe.profile).behavior_channels
     found: dict[str, SessionInfo] = {}
     places: dict[str, Path] = {}
     animals: list[str] = []
@@ -88,7 +92,7 @@ def find_sessions(recipe: RecordingsRecipe, *, warn: bool = True) -> dict[str, S
         animals.append(animal)
         found[key] = SessionInfo(
             key, recording.path, recording.n_neurons, animal, hash_unit_ids(recording.unit_ids),
-            tuple(recording.tiers), _visits(key, recipe.weights),
+            tuple(recording.tiers), _visits(key, recipe.weights), missing_modalities(recording, channels),
         )  # fmt: skip
     if wanted:
         _check_collections(recipe, sorted(wanted), places, warn=warn)

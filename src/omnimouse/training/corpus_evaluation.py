@@ -12,7 +12,7 @@ from omnimouse.evaluation.accumulate import TaskRun
 from omnimouse.evaluation.evaluate import spread
 from omnimouse.evaluation.inputs import finite_windows, run_model, usable
 from omnimouse.evaluation.scores import TaskScore
-from omnimouse.masks import Mask
+from omnimouse.masks import Mask, lacking
 from omnimouse.training.corpus import OpenRecordings
 from omnimouse.training.distributed import Processes
 
@@ -84,23 +84,25 @@ class CorpusEvaluation:
         with self.recordings.lend(key) as windows:
             runs = []
             for name, mask in self.masks.items():
+                if lacking(mask, windows.missing):
+                    continue
                 try:
                     resolved = mask.resolve(windows.recording.n_neurons, model.config)
                 except ValueError:
                     continue
-                runs.append(TaskRun(name, mask, resolved, model.config, None))
+                runs.append(TaskRun(name, mask, resolved, model.config, None, windows.missing_channels))
             indices = spread(len(windows), self.max_windows)
             with torch.no_grad():
                 for start in range(0, len(indices), self.batch_size):
                     batch = windows.batch(indices[start : start + self.batch_size])
-                    finite = finite_windows(batch)
+                    finite = finite_windows(batch, windows.missing_channels)
                     for run in runs:
                         rows = usable(finite, run.needs.inputs)
                         if rows.any():
                             part = {name: batch[name][rows].to(accelerator.device) for name in run.needs.passed}
                             with accelerator.autocast():
                                 output = run_model(model, key, run.mask, part)
-                            run.update(output, part, None, finite["behavior"][rows])
+                            run.update(output, part, None, finite.get("behavior", rows)[rows])
         return {run.name: run.finish() for run in runs if run.n_windows}
 
 

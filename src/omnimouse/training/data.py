@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from omnimouse.configuration_omnimouse import OmniMouseConfig
-from omnimouse.masks import TRAINING_MASKS, Mask, as_mask, usable_masks
+from omnimouse.masks import TRAINING_MASKS, Mask, as_mask, usable_masks, without_modalities
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,6 +33,7 @@ class WindowSource(Protocol):
     """What training needs of `omnimouse.recordings.windows.Windows`."""
 
     starts: np.ndarray
+    missing_channels: tuple[int, ...]
 
     def __len__(self) -> int: ...
 
@@ -175,7 +176,12 @@ def named_masks(masks: Sequence[Mask | str] | None, config: OmniMouseConfig) -> 
 
 
 def choose_masks(
-    masks: Sequence[Mask | str] | None, mask_weights: Sequence[float] | None, *, n_neurons: int, config: OmniMouseConfig
+    masks: Sequence[Mask | str] | None,
+    mask_weights: Sequence[float] | None,
+    *,
+    n_neurons: int,
+    config: OmniMouseConfig,
+    missing: Sequence[str] = (),
 ) -> MaskChoice:
     """Picks the masks a population of `n_neurons` can serve.
 
@@ -184,6 +190,7 @@ def choose_masks(
         mask_weights: one weight of at least 0 per entry of `masks`; None weighs them equally.
         n_neurons: neurons of a training window, already cut to the largest population.
         config: the model's configuration.
+        missing: of "video" and "behavior" what the recording lacks; masks then go without.
 
     Raises:
         ValueError: when weights and masks do not match, a name is unknown, or no mask with weight is left.
@@ -194,7 +201,11 @@ def choose_masks(
         raise ValueError(f"mask_weights has {len(weights)} entries for {len(resolved)} masks; give one per mask.")
     if not all(np.isfinite(weight) and weight >= 0 for weight in weights):
         raise ValueError(f"mask_weights must be finite and at least 0; got {weights}.")
+    resolved = [without_modalities(mask, missing) for mask in resolved]
     usable, reasons = usable_masks(resolved, n_neurons, config)
+    blind = [index for index in usable if missing and _shows_nothing(resolved[index])]
+    reasons |= dict.fromkeys(blind, f"it shows nothing of a recording without {' and '.join(missing)}")
+    usable = [index for index in usable if index not in blind]
     kept = [index for index in usable if weights[index] > 0]
     left_out = {names[index]: reason for index, reason in reasons.items()}
     if not kept:
@@ -211,6 +222,10 @@ def choose_masks(
         left_out=left_out,
         needs=needed_arrays([resolved[i] for i in kept], n_neurons, config),
     )
+
+
+def _shows_nothing(mask: Mask) -> bool:
+    return not mask.prefix_length and not mask.n_frames and mask.behavior != "encoded"
 
 
 def needed_arrays(masks: Sequence[Mask], n_neurons: int, config: OmniMouseConfig) -> tuple[str, ...]:
@@ -245,6 +260,8 @@ def cut_batch(
     batch = {name: cut[name] for name in needs}
     for name, array in batch.items():
         # A sum is not finite when any term is not, and needs no second array; in float64 it would, twice as large.
+        if name == "behavior" and windows.missing_channels:
+            array = array[:, [row for row in range(array.shape[1]) if row not in windows.missing_channels]]
         if torch.isfinite(array.sum()):
             continue
         bad = ~torch.isfinite(array.flatten(1)).all(dim=1)

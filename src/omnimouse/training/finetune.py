@@ -210,13 +210,13 @@ def finetune(
         mixed_precision=accelerator.mixed_precision,
     )
     population = min(recording.n_neurons, model.config.max_population)
-    choice = choose_masks(masks, mask_weights, n_neurons=population, config=model.config)
     windows = open_windows(recording, train_tiers, stride, include_blanks, processor)
+    choice = choose_masks(masks, mask_weights, n_neurons=population, config=model.config, missing=windows.missing)
     validation = None
     if validation_tier is not None:
         validation = make_validation(
             open_validation_windows(recording, validation_tier, include_blanks, processor),
-            validation_masks(validation_tasks, masks, choice, model.config),
+            validation_masks(validation_tasks, masks, choice, model.config, windows.missing),
             config=model.config,
             seed=seed,
             max_windows=max_validation_windows,

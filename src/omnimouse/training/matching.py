@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from omnimouse.masks import Mask, as_mask
+from omnimouse.masks import Mask, as_mask, without_modalities
 from omnimouse.sessions import SessionSpec, inverse_softplus
 from omnimouse.training.data import cut_batch
 
@@ -64,7 +64,7 @@ def match_neurons(
     Raises:
         ValueError: The model holds no other session, the task shows responses, or a window holds NaN or infinity.
     """
-    mask = as_mask(task, model.config)
+    mask = without_modalities(as_mask(task, model.config), windows.missing)
     if mask.prefix_length or not mask.target_length:
         raise ValueError(f"Neurons are matched by a task that predicts responses and shows none, not by {task!r}.")
     known = _known_vectors(model, key)

@@ -21,7 +21,7 @@ from accelerate.state import AcceleratorState, PartialState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs
 
 from omnimouse.files import hash_tensors
-from omnimouse.masks import Mask, as_mask
+from omnimouse.masks import Mask, as_mask, build_tasks, lacking
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, Windows, mean_responses
 from omnimouse.sessions import hash_unit_ids
@@ -227,15 +227,22 @@ def open_validation_windows(
 
 
 def validation_masks(
-    tasks: Sequence[Mask | str] | None, masks: Sequence[Mask | str] | None, choice: MaskChoice, config: OmniMouseConfig
+    tasks: Sequence[Mask | str] | None,
+    masks: Sequence[Mask | str] | None,
+    choice: MaskChoice,
+    config: OmniMouseConfig,
+    missing: Sequence[str] = (),
 ) -> tuple[dict[str, Mask], bool]:
-    """Returns name -> mask to validate on, and whether they were asked for by the caller."""
+    """Returns name -> mask to validate on, and whether they were asked for by the caller.
+
+    Where the recording lacks a modality (`missing`), the defaults are all tasks, of which those that do without serve.
+    """
     if tasks is not None:
         names = [task if isinstance(task, str) else f"validation/{i}" for i, task in enumerate(tasks)]
         return {name: as_mask(task, config) for name, task in zip(names, tasks, strict=True)}, True
     if masks is not None and len(choice.masks) <= MAX_DEFAULT_VALIDATION_MASKS:
         return dict(zip(choice.names, choice.masks, strict=True)), False
-    return {task: as_mask(task, config) for task in VALIDATION_TASKS}, False
+    return {task: as_mask(task, config) for task in (build_tasks(config) if missing else VALIDATION_TASKS)}, False
 
 
 def make_validation(
@@ -257,6 +264,10 @@ def make_validation(
     population = n_neurons if all_neurons else min(n_neurons, config.max_population)
     usable, reasons = {}, {}
     for name, mask in candidates.items():
+        reason = lacking(mask, windows.missing)
+        if reason is not None:
+            reasons[name] = reason
+            continue
         try:
             mask.resolve(population, config)
             usable[name] = mask

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from omnimouse.masks import Mask, as_mask
+from omnimouse.masks import Mask, as_mask, without_modalities
 from omnimouse.outputs import check_output
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.training.assignment import assign_sessions
@@ -48,6 +48,7 @@ class CorpusMasks:
         usable: session -> masks that its population can serve.
         needs: session -> arrays that these masks need.
         left_out: session -> how many masks it cannot serve, of those that cannot serve all.
+        missing: session -> of "video" and "behavior" what its recording lacks, of those that lack any.
     """
 
     names: tuple[str, ...]
@@ -56,6 +57,11 @@ class CorpusMasks:
     usable: dict[str, frozenset[int]]
     needs: dict[str, tuple[str, ...]]
     left_out: dict[str, int]
+    missing: dict[str, tuple[str, ...]]
+
+    def of(self, session: str, index: int) -> Mask:
+        """One of the masks as a session can take it: without what its recording lacks."""
+        return without_modalities(self.masks[index], self.missing.get(session, ()))
 
 
 @dataclass(frozen=True)
@@ -213,13 +219,13 @@ def _choose_masks(recipe: PretrainingRecipe, sessions: Mapping[str, SessionInfo]
     all_names, all_masks = named_masks(names, config)
     if len(set(all_names)) < len(all_names):
         raise ValueError(f"masks.names lists a mask twice: {', '.join(all_names)}. Use masks.weights instead.")
-    choices: dict[int, MaskChoice] = {}
+    choices: dict[tuple[int, tuple[str, ...]], MaskChoice] = {}
     chosen: dict[str, MaskChoice] = {}
     for key, info in sessions.items():
-        population = min(info.n_neurons, config.max_population)
-        if population not in choices:
-            choices[population] = choose_masks(names, weights, n_neurons=population, config=config)
-        chosen[key] = choices[population]
+        kind = min(info.n_neurons, config.max_population), info.missing
+        if kind not in choices:
+            choices[kind] = choose_masks(names, weights, n_neurons=kind[0], config=config, missing=info.missing)
+        chosen[key] = choices[kind]
     return CorpusMasks(
         names=tuple(all_names),
         masks=tuple(all_masks),
@@ -230,6 +236,7 @@ def _choose_masks(recipe: PretrainingRecipe, sessions: Mapping[str, SessionInfo]
         },
         needs={key: choice.needs for key, choice in chosen.items()},
         left_out={key: len(choice.left_out) for key, choice in chosen.items() if choice.left_out},
+        missing={key: info.missing for key, info in sessions.items() if info.missing},
     )
 
 

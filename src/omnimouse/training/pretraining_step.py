@@ -81,7 +81,7 @@ def load_step(run: PretrainingRun, step: int) -> StepBatch | ValueError | None:
             )
             arrays = cut_batch(windows, plan.window_indices, needs=run.masks.needs[key])
             if run.recipe.recordings.targets == "expected" and "responses" in arrays:
-                mask = run.masks.masks[plan.mask_index].resolve(plan.neuron_ids.shape[1], run.model.config)
+                mask = run.masks.of(key, plan.mask_index).resolve(plan.neuron_ids.shape[1], run.model.config)
                 arrays["responses"] = expect_responses(
                     arrays["responses"], windows, plan.window_indices, plan.neuron_ids, mask
                 )
@@ -163,7 +163,7 @@ def _backward(run: PretrainingRun, batch: StepBatch, numbers: dict[str, float]) 
         What is wrong, or None.
     """
     plan = batch.plan
-    mask = run.masks.masks[plan.mask_index]
+    mask = run.masks.of(plan.session, plan.mask_index)
     run.model.train()
     with seeded_torch(step_seed(run.recipe.seed, plan.step, run.processes.rank), run.accelerator.device):
         output = forward_batch(run.model, run.accelerator, plan.session, batch.arrays, mask, plan.neuron_ids)
@@ -228,7 +228,7 @@ def write_failure(run: PretrainingRun, batch: StepBatch, problem: str) -> Path:
         "session": plan.session,
         "recording": os.fspath(run.owned[plan.session].path),
         "mask": run.masks.names[plan.mask_index],
-        "mask_fields": json.loads(json.dumps(asdict(run.masks.masks[plan.mask_index]))),
+        "mask_fields": json.loads(json.dumps(asdict(run.masks.of(plan.session, plan.mask_index)))),
         "window_indices": plan.window_indices.tolist(),
         "window_starts_s": batch.starts,
         "arrays": stem.with_suffix(".safetensors").name,
