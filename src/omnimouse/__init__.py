@@ -11,7 +11,7 @@ from .masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask
 from .modeling_omnimouse import OmniMouseModel, OmniMouseOutput
 from .pretrained_omnimouse import session_keys
 from .processing_omnimouse import OmniMouseProcessor
-from .recordings import Recording, Windows, open_recording
+from .recordings import Recording, Windows, open_recording, recording_from_arrays
 from .recordings.simulated import simulate_recording
 from .training import anneal, finetune, train
 
@@ -37,6 +37,7 @@ __all__ = [
     "finetune",
     "open_recording",
     "predict",
+    "recording_from_arrays",
     "session_keys",
     "simulate_recording",
     "train",

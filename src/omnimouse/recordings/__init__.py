@@ -1,5 +1,6 @@
 """Recordings: opening them, checking them, cutting windows out of them."""
 
+from omnimouse.recordings.arrays import recording_from_arrays
 from omnimouse.recordings.base import Finding, Recording, Screen, SequenceDevice, Trial
 from omnimouse.recordings.check import check_recording
 from omnimouse.recordings.describe import describe
@@ -17,4 +18,5 @@ __all__ = [
     "describe",
     "mean_responses",
     "open_recording",
+    "recording_from_arrays",
 ]

@@ -325,6 +325,7 @@ class Recording:
         screen: displayed frames and trials.
         findings: what opening noticed that is not fatal; `validate` looks deeper.
         withheld_tiers: tiers whose responses were not published; they have no windows.
+        stores_statistics: whether means and stds are expected beside the arrays, so that their lack is worth a warning.
     """
 
     path: Path
@@ -337,6 +338,8 @@ class Recording:
     findings: tuple[Finding, ...] = ()
     withheld_tiers: tuple[str, ...] = ()
     _statistics: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
+
+    stores_statistics: ClassVar[bool] = True
 
     @property
     def n_neurons(self) -> int:

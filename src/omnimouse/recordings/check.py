@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omnimouse.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings.base import Finding, Recording
+from omnimouse.recordings.base import Finding, Recording, SequenceDevice
 from omnimouse.recordings.channels import channel_rows, usual_channels
 from omnimouse.recordings.check_arrays import check_channel_order, check_device
 from omnimouse.recordings.check_screen import check_stimuli, check_trials
@@ -48,6 +48,22 @@ def check_recording(
     _guarded(lambda: places.extend(_check(folder, processor, deep, findings)), folder, findings)
     named = name_archive(findings, places[0] if places else None, folder)
     return sorted(dict.fromkeys(named), key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def check_open_recording(recording: Recording, *, processor: OmniMouseProcessor | None = None) -> list[Finding]:
+    """Everything that is wrong or noteworthy in a recording that no folder holds, the worst first; never raises."""
+    findings = Findings()
+    processor = processor if processor is not None else OmniMouseProcessor(profile="strict")
+    for finding in recording.findings:
+        findings.append(finding)
+    devices: dict[str, SequenceDevice | None] = {device.name: device for device in recording.devices}
+    for device in recording.devices:
+        if device.shape[1]:
+            _guarded(lambda device=device: check_device(device, findings), device.file, findings)  # type: ignore[misc]
+    parts = SessionParts(recording.path, recording.session_key, recording.animal_id, devices, recording.screen)
+    _guarded(lambda: _check_overlap(parts, processor, findings), recording.path, findings)
+    _guarded(lambda: _check_windows(recording, processor, findings), recording.path, findings)
+    return sorted(dict.fromkeys(findings), key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def _guarded(check: Callable[[], Any], path: Path, findings: Findings) -> None:

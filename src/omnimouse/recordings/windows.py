@@ -243,7 +243,7 @@ class Windows:
     def _prepare_statistics(self, quiet: bool) -> None:
         recording, processor = self.recording, self.processor
         missing = [device.name for device in recording.devices if device.means is None or device.stds is None]
-        if missing and not quiet:
+        if missing and recording.stores_statistics and not quiet:
             warnings.warn(
                 f"{recording.path}: no stored statistics for {', '.join(missing)}; "
                 "computed from the train tier (or from everything, where there is none)",

@@ -1,0 +1,148 @@
+"""Clocks of plain arrays: rates and times as given, made into the regular clocks that devices have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from omnimouse.recordings.clock import EXACT_TOLERANCE
+
+JITTER = 0.5
+"""Sampling intervals by which a time may lie off the regular clock."""
+
+LONGEST_HOLD = 3.0
+"""Sampling intervals after which a value is no longer held: what follows is missing."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When samples were taken.
+
+    Attributes:
+        start: seconds of the first sample.
+        rate: Hz.
+        n: samples of the regular clock.
+        rows: int64 `[n]`, the stored row that each sample holds, -1 for none; None where they are the same.
+        times: seconds as given, None for a regular clock.
+    """
+
+    start: float
+    rate: float
+    n: int
+    rows: np.ndarray | None = None
+    times: np.ndarray | None = None
+
+    @property
+    def end(self) -> float:
+        """Seconds at which the last sample's interval ends."""
+        return self.start + self.n / self.rate
+
+
+def as_clock(
+    name: str,
+    n_rows: int,
+    rate: Any,
+    times: Any,
+    reference: Clock | None = None,
+    *,
+    label: str | None = None,
+    irregular: bool = False,
+) -> Clock:
+    """Returns the clock of an array.
+
+    Args:
+        name: under which rates and times of it are looked up.
+        n_rows: its rows.
+        rate: Hz of the responses, or name -> Hz.
+        times: seconds of the responses, or name -> seconds.
+        reference: clock of the responses, which arrays with as many rows have where nothing else is said.
+        label: what messages call it.
+        irregular: keep the times as they are, however far from regular.
+
+    Raises:
+        ValueError: neither rate nor times, or impossible ones.
+    """
+    label = label or name
+    own_rate = rate.get(name) if isinstance(rate, Mapping) else (rate if reference is None else None)
+    own_times = times.get(name) if isinstance(times, Mapping) else (times if reference is None else None)
+    if own_times is not None:
+        return _from_times(label, n_rows, np.asarray(own_times, dtype=np.float64), irregular)
+    if own_rate is not None:
+        if isinstance(own_rate, bool) or not isinstance(own_rate, (int, float, np.number)) or not 0 < own_rate < 1e6:
+            raise ValueError(f"{label}: rate {own_rate!r}, expected Hz above 0.")
+        return Clock(0.0 if reference is None else reference.start, float(own_rate), n_rows)
+    if reference is None:
+        raise ValueError(f"{label}: neither rate nor times are given; pass rate=Hz, or times= in seconds.")
+    stored = reference.n if reference.times is None else len(reference.times)
+    if n_rows != stored:
+        raise ValueError(
+            f"{label}: {n_rows} rows, but the responses have {stored}, and neither its rate nor its times are given. "
+            f'Pass rate={{"responses": ..., "{name}": ...}} in Hz, or times={{"{name}": ...}} in seconds.'
+        )
+    return reference
+
+
+def _from_times(label: str, n_rows: int, times: np.ndarray, irregular: bool) -> Clock:
+    if times.ndim != 1 or len(times) != n_rows or n_rows < 2:
+        raise ValueError(f"{label}: times have shape {times.shape}, expected [{n_rows}], one per row and at least two.")
+    steps = np.diff(times)
+    if not np.isfinite(times).all() or (steps <= 0).any():
+        at = int(np.argmin(np.isfinite(times))) if not np.isfinite(times).all() else int(np.argmax(steps <= 0)) + 1
+        raise ValueError(
+            f"{label}: times are not finite and increasing; the first fault is at row {at} ({times[at]} s)."
+        )
+    if irregular:
+        return Clock(float(times[0]), float(1 / np.median(steps)), n_rows, times=times)
+    rate = (n_rows - 1) / (times[-1] - times[0])
+    if np.abs(times - (times[0] + np.arange(n_rows) / rate)).max() <= JITTER / rate:
+        return Clock(float(times[0]), float(rate), n_rows)
+    rate = float(1 / np.median(steps))
+    n = int(np.floor((times[-1] - times[0]) * rate + 1e-6)) + 1
+    moments = times[0] + np.arange(n) / rate
+    rows = np.searchsorted(times, moments + EXACT_TOLERANCE, side="right") - 1
+    rows[(moments - times[rows]) * rate > LONGEST_HOLD + 1e-6] = -1
+    return Clock(float(times[0]), rate, n, rows, times)
+
+
+def hold(values: np.ndarray, clock: Clock, onto: Clock) -> np.ndarray:
+    """Values `[rows]` of one clock on another one: the last sample at or before each of its times, NaN for none."""
+    offset = (onto.start - clock.start + EXACT_TOLERANCE) * clock.rate
+    position = np.floor(np.arange(onto.n) * (clock.rate / onto.rate) + offset).astype(np.int64)
+    position = np.clip(position, 0, clock.n - 1)
+    rows = position if clock.rows is None else clock.rows[position]
+    floating = values.astype(np.result_type(values.dtype, np.float32))
+    return np.where(rows < 0, np.nan, floating[rows])
+
+
+def tier_blocks(
+    start: float, end: float, split: Mapping[str, float], block_seconds: float
+) -> list[tuple[float, float, str, str | None]]:
+    """Cuts time into blocks and deals them to tiers in turn, so that each has its share all along the recording.
+
+    Returns:
+        (start, end, tier, None) of each block.
+
+    Raises:
+        ValueError: shares that are not above 0, or a length that is not.
+    """
+    shares = np.array([float(share) for share in split.values()])
+    if not len(shares) or not np.isfinite(shares).all() or (shares <= 0).any():
+        raise ValueError(
+            f"split: {dict(split)}, expected tiers with shares above 0, such as {{'train': 0.9, 'test': 0.1}}."
+        )
+    if not block_seconds > 0:
+        raise ValueError(f"block_seconds: {block_seconds}, expected seconds above 0.")
+    n_blocks = max(len(shares), int(np.ceil((end - start) / min(block_seconds, (end - start) / 10))))
+    edges = np.linspace(start, end, n_blocks + 1)
+    names, dealt = list(split), np.zeros(len(shares))
+    shares = shares / shares.sum()
+    blocks: list[tuple[float, float, str, str | None]] = []
+    for number in range(n_blocks):
+        # The tier that lags behind its share most; the first blocks go to the largest.
+        tier = int(np.argmax(shares * (number + 1) - dealt))
+        dealt[tier] += 1
+        blocks.append((float(edges[number]), float(edges[number + 1]), names[tier], None))
+    return blocks
