@@ -46,14 +46,23 @@ def test_lora(tmp_path, monkeypatch, capsys):
 
 def test_train_tiny_core_stops_and_goes_on(tmp_path, monkeypatch):
     example = load("train_tiny_core")
-    for name, value in {"N_MICE": 2, "N_NEURONS": 8, "MINUTES": 1.5, "BATCH": 1}.items():
+    for name, value in {"N_MICE": 2, "N_NEURONS": 8, "MINUTES": 1.5, "BATCH": 1, "WARMUP_STEPS": 1}.items():
         monkeypatch.setattr(example, name, value)
-    for minutes in ("0.01", "0.02"):
-        monkeypatch.setattr(sys, "argv", ["train_tiny_core.py", "--work", str(tmp_path), "--minutes", minutes])
+    for steps in ("2", "4"):
+        options = ["--steps", steps, "--anneal-steps", "1", "--every", "4"]
+        monkeypatch.setattr(sys, "argv", ["train_tiny_core.py", "--work", str(tmp_path), *options])
         example.main()
         core = OmniMouseModel.from_pretrained(tmp_path / "omnimouse-tiny", sessions="all")
         assert core.session_keys == ["core00-1-1", "core01-1-1"]
         assert float(core.identity.initial.abs().max()) > 0
+    assert len(list((tmp_path / "run" / "anneals").iterdir())) == 2
+
+
+def test_train_tiny_core_goes_on_from_an_earlier_core(tmp_path):
+    recipe = load("train_tiny_core").recipe(tmp_path, "omnimouse-tiny", 10, 5)
+    assert recipe["model"] == {"start_from": "omnimouse-tiny"}
+    weights = recipe["recordings"]["weights"]
+    assert weights["*"] == 2 and weights["core00-1-1"] == 1
 
 
 def test_pretrain(tmp_path, monkeypatch, capsys):
