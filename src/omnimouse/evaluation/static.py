@@ -33,7 +33,7 @@ from omnimouse.evaluation.static_scores import StaticScores, score
 from omnimouse.files import atomic_path, hash_tensors
 from omnimouse.outputs import check_output
 from omnimouse.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings.sensorium_stills import is_static
+from omnimouse.recordings import is_static
 
 if TYPE_CHECKING:
     from omnimouse.masks import Mask, ResolvedMask

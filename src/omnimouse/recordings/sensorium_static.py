@@ -253,8 +253,8 @@ def _behavior_statistics(
     for channel, name in enumerate(BEHAVIOR_CHANNELS):
         present = behavior[np.isfinite(behavior[:, channel]), channel]
         if len(present) and (present == present[0]).all():
-            means[channel], stds[channel] = present[0], 1.0
-            constant.append(f"{name} ({present[0]:g})")
+            means[channel], stds[channel] = present[0] + 0.0, 1.0  # never -0
+            constant.append(f"{name} ({means[channel]:g})")
     if constant:
         everything = len(constant) == behavior.shape[1]
         findings.warning(
