@@ -111,15 +111,18 @@ def test_each_trial_is_one_window_of_what_its_files_hold(folder, profile):
 def test_a_nan_costs_its_own_trial_and_no_neighbour(copy, profile):
     change(copy, "pupil_center", lambda array: array * [np.nan, 1], [4])
     change(copy, "behavior", lambda array: array * np.nan, [11])
+    change(copy, "behavior", lambda array: array + [0, 0, np.inf], [14])
     recording = open_recording(copy)
     windows = Windows(recording, ("train", "test", "validation"), processor=OmniMouseProcessor(profile=profile))
     left = [windows.trial_index(i) for i in range(len(windows))]
-    assert left == [trial for trial, tier in enumerate(TIERS) if tier != "final_test" and trial not in (4, 11)]
+    assert left == [trial for trial, tier in enumerate(TIERS) if tier != "final_test" and trial not in (4, 11, 14)]
     assert torch.isfinite(windows.batch(range(len(left)))["behavior"]).all()
     finding = found(copy, "NaN in pupil_center")
     assert (finding.severity, finding.found) == ("warning", "NaN or infinite gaze_x")
     assert finding.path.endswith("data/pupil_center/4.npy")
-    assert found(copy, "NaN in behavior").found == "NaN or infinite pupil_size, pupil_size_derivative, running_speed"
+    assert found(copy, "NaN in behavior").found == (
+        "NaN or infinite pupil_size, pupil_size_derivative, running_speed (and 1 more files like it)"
+    )
 
 
 def test_moments_over_trials(folder):

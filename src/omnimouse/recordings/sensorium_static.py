@@ -110,6 +110,7 @@ def _scan(path: Path, n_trials: int, n_units: int | None, findings: Findings) ->
         # Stored as size, its derivative, speed; and gaze beside it.
         behavior = np.concatenate([behavior[:, :2], np.stack(stored["pupil_center"]), behavior[:, 2:]], axis=1)
         _check_gaps(path, behavior, tally)
+        behavior[~np.isfinite(behavior)] = np.nan  # of which windows keep clear
     tally.report(findings)
     if tally.has_fatal:
         return None
