@@ -111,7 +111,7 @@ def test_each_trial_is_one_window_of_what_its_files_hold(folder, profile):
 def test_a_nan_costs_its_own_trial_and_no_neighbour(copy, profile):
     change(copy, "pupil_center", lambda array: array * [np.nan, 1], [4])
     change(copy, "behavior", lambda array: array * np.nan, [11])
-    change(copy, "behavior", lambda array: array + [0, 0, np.inf], [14])
+    change(copy, "behavior", lambda array: array * [1, 1, np.inf], [14])
     recording = open_recording(copy)
     windows = Windows(recording, ("train", "test", "validation"), processor=OmniMouseProcessor(profile=profile))
     left = [windows.trial_index(i) for i in range(len(windows))]
