@@ -144,12 +144,19 @@ def evaluate(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> int:
     """Write predictions to an `.npz` file, or those for single images as a submission to a `.csv` file."""
     from omnimouse import evaluation
+    from omnimouse.recordings import is_static
 
-    if args.output.suffix not in (".npz", ".csv"):
-        raise ValueError(f"--output {args.output}: expected a name that ends in .npz (or .csv, for a submission)")
+    submission = args.output.suffix == ".csv"
+    if args.output.suffix != ".npz" and not submission:
+        raise ValueError(f"--output {args.output}: expected a name that ends in .npz")
     check_output(args.output, args.recording)
     model, recording = _load(args)
-    if args.output.suffix == ".csv":
+    if submission:
+        if not is_static(recording):
+            raise ValueError(
+                f"--output {args.output}: expected a name that ends in .npz; .csv is for submissions, which need single "
+                "images (SENSORIUM 2022)"
+            )
         _refuse_window_options(args, stride=None)
         evaluation.write_static_submission(
             model, recording, args.output, args.tier, task=args.task, batch_size=args.batch_size
