@@ -154,7 +154,7 @@ def predict(args: argparse.Namespace) -> int:
     if submission:
         if not is_static(recording):
             raise ValueError(
-                f"--output {args.output}: expected a name that ends in .npz; .csv is for submissions, which need single "
+                f"--output {args.output}: expected a name that ends in .npz; .csv is for submissions, of single "
                 "images (SENSORIUM 2022)"
             )
         _refuse_window_options(args, stride=None)
