@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -78,7 +79,7 @@ class StillDevice(ClipDevice):
 class StillScreen(ClipScreen):
     """What was shown, from one image `[1, H, W]` per trial; larger ones are reduced by averaging."""
 
-    def _stimulus_file(self, trial: Trial):
+    def _stimulus_file(self, trial: Trial) -> Path:
         return self.clips.file("images", trial.index)
 
     def _trial_frames(self, trial: Trial, within: np.ndarray, height: int, width: int) -> np.ndarray:
