@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModel
 
 from .configuration_omnimouse import OmniMouseConfig
 from .conversion import convert
-from .evaluation import evaluate, predict
+from .evaluation import evaluate, evaluate_static, predict, write_static_submission
 from .masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask
 from .modeling_omnimouse import OmniMouseModel, OmniMouseOutput
 from .pretrained_omnimouse import session_keys
@@ -34,6 +34,7 @@ __all__ = [
     "anneal",
     "convert",
     "evaluate",
+    "evaluate_static",
     "finetune",
     "open_recording",
     "predict",
@@ -41,4 +42,5 @@ __all__ = [
     "session_keys",
     "simulate_recording",
     "train",
+    "write_static_submission",
 ]

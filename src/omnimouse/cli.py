@@ -93,7 +93,8 @@ interrupted, when given again, sends only what is missing.""",
 {TASK_HELP}examples:
   omnimouse evaluate my-recording/ --session-adapter my-mouse/adapter
   omnimouse evaluate my-recording/ --session-adapter my-mouse/adapter --tasks forecasting,stimulus --tier validation
-  omnimouse evaluate my-recording/ --core my-mouse/model --json > scores.json""",
+  omnimouse evaluate my-recording/ --core my-mouse/model --json > scores.json
+  omnimouse evaluate static21067-10-18-GrayImageNet-....zip --session-adapter my-mouse/adapter --tier test""",
     "predict": f"""\
 {TASK_HELP}example:
   omnimouse predict my-recording/ --session-adapter my-mouse/adapter --task stimulus+behavior --output predictions.npz
@@ -277,7 +278,11 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_recording(parser)
     _add_model(parser)
     parser.add_argument(
-        "--tasks", type=_names_or_all, default="all", metavar="NAMES", help="tasks, with commas between, or all"
+        "--tasks",
+        type=_names_or_all,
+        default="all",
+        metavar="NAMES",
+        help="tasks, with commas between, or all; of single images (SENSORIUM 2022) one, all being stimulus+behavior",
     )
     _add_windows(parser, stride=30)
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the scores, neuron by neuron, as JSON")
@@ -290,7 +295,9 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--task", required=True, metavar="NAME", help="task to predict, e.g. stimulus+behavior")
     _add_windows(parser, stride=None)
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the .npz file to write")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE",
+        help="the .npz file to write; of single images (SENSORIUM 2022) also a .csv file, a submission",
+    )  # fmt: skip
     _add_cpu(parser)
     add_json(parser)
 

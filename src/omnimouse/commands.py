@@ -16,6 +16,7 @@ from omnimouse import __version__
 from omnimouse.outputs import check_output
 
 if TYPE_CHECKING:
+    from omnimouse.evaluation import Scores, StaticScores
     from omnimouse.modeling_omnimouse import OmniMouseModel
     from omnimouse.recordings import Finding, Recording
 
@@ -115,16 +116,22 @@ def finetune(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Print the score table of held-out trials."""
+    """Print the score table of held-out trials; single images have metrics of their own."""
     from omnimouse import evaluation
+    from omnimouse.recordings import is_static
 
     if args.output is not None:
         check_output(args.output, args.recording)
     model, recording = _load(args)
-    scores = evaluation.evaluate(
-        model, recording, tasks=args.tasks, tier=args.tier, stride=args.stride, batch_size=args.batch_size,
-        max_windows=args.max_windows,
-    )  # fmt: skip
+    scores: Scores | StaticScores
+    if is_static(recording):
+        task = _one_static_task(args)
+        scores = evaluation.evaluate_static(model, recording, args.tier, task=task, batch_size=args.batch_size)
+    else:
+        scores = evaluation.evaluate(
+            model, recording, tasks=args.tasks, tier=args.tier, stride=args.stride, batch_size=args.batch_size,
+            max_windows=args.max_windows,
+        )  # fmt: skip
     if args.output is not None:
         scores.save(args.output)
     if args.json:
@@ -135,13 +142,30 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Write predictions to an `.npz` file."""
+    """Write predictions to an `.npz` file, or those for single images as a submission to a `.csv` file."""
     from omnimouse import evaluation
+    from omnimouse.recordings import is_static
 
-    if args.output.suffix != ".npz":
+    submission = args.output.suffix == ".csv"
+    if args.output.suffix != ".npz" and not submission:
         raise ValueError(f"--output {args.output}: expected a name that ends in .npz")
     check_output(args.output, args.recording)
     model, recording = _load(args)
+    if submission:
+        if not is_static(recording):
+            raise ValueError(
+                f"--output {args.output}: expected a name that ends in .npz; .csv is for submissions, of single "
+                "images (SENSORIUM 2022)"
+            )
+        _refuse_window_options(args, stride=None)
+        evaluation.write_static_submission(
+            model, recording, args.output, args.tier, task=args.task, batch_size=args.batch_size
+        )
+        if args.json:
+            _print_json({"output": str(args.output), "task": args.task, "tier": args.tier})
+        else:
+            print(f"Wrote {args.output}: a submission for tier {args.tier}, predicted from {args.task}")
+        return 0
     predictions = evaluation.predict(
         model, recording, args.task, tier=args.tier, stride=args.stride, batch_size=args.batch_size,
         max_windows=args.max_windows, output=args.output,
@@ -250,6 +274,33 @@ def _finding_text(finding: Finding, folder: Path) -> str:
         f"{finding.severity}: {path}: {finding.field}\n    expected {finding.expected}\n    found {finding.found}\n"
         f"    {finding.what_to_do}\n"
     )
+
+
+def _one_static_task(args: argparse.Namespace) -> str:
+    """The task that single images are scored by.
+
+    Raises:
+        ValueError: An option that single images have no use for, or several tasks.
+    """
+    from omnimouse.evaluation.static import STATIC_TASKS
+
+    _refuse_window_options(args, stride=30)
+    if args.tasks == "all":
+        return STATIC_TASKS[0]
+    if len(args.tasks) != 1:
+        raise ValueError(
+            f"{args.recording} holds single images, which are scored by one task at a time; pass --tasks with "
+            f"{' or '.join(STATIC_TASKS)}"
+        )
+    return args.tasks[0]
+
+
+def _refuse_window_options(args: argparse.Namespace, *, stride: int | None) -> None:
+    """Refuse options that choose among windows, where each image is one."""
+    if args.max_windows is not None or args.stride != stride:
+        raise ValueError(
+            f"{args.recording}: single images are all scored or predicted; leave out --max-windows and --stride"
+        )
 
 
 def _load(args: argparse.Namespace) -> tuple[OmniMouseModel, Recording]:

@@ -186,7 +186,7 @@ def _session_dtype(source: Source, kwargs: dict[str, Any]) -> torch.dtype | None
 
 
 def _check_model_folder(source: Source) -> None:
-    if any((source.folder / device).is_dir() for device in ("responses", "screen", "data/videos")):
+    if any((source.folder / device).is_dir() for device in ("responses", "screen", "data/videos", "data/images")):
         raise ValueError(f"{source.name} is a recording and no model. Recordings are opened with open_recording.")
     if not (source.folder / "config.json").is_file():
         if is_adapter(source.folder / "adapter"):

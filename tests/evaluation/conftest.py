@@ -39,7 +39,7 @@ class FakeWindows:
     n_windows = 7
     missing = missing_channels = ()
 
-    def __init__(self, recording, tiers, *, stride=1, include_blanks=True, processor=None):
+    def __init__(self, recording, tiers, *, stride=1, include_blanks=True, processor=None, allow_withheld=False):
         generator = torch.Generator().manual_seed(0)
         n = self.n_windows
         gain = torch.rand(n, 60, 1, generator=generator)

@@ -51,8 +51,11 @@ def prepare(
     include_blanks: bool,
     processor: OmniMouseProcessor | None,
     session: str | None,
+    allow_withheld: bool = False,
 ) -> Inputs:
     """Open the windows of a tier and check that model and recording belong together.
+
+    With `allow_withheld`, also those of tiers whose responses are withheld, which are then NaN.
 
     Raises:
         ValueError: unknown session or tier, another number of neurons than the session has, other neurons, no window.
@@ -69,7 +72,14 @@ def prepare(
         raise ValueError(f"stride is {stride}; expected 1 or more (every stride-th possible window start is used)")
     if processor is None:
         processor = model.processor or OmniMouseProcessor(profile="strict")
-    windows = Windows(recording, (tier,), stride=stride, include_blanks=include_blanks, processor=processor)
+    windows = Windows(
+        recording,
+        (tier,),
+        stride=stride,
+        include_blanks=include_blanks,
+        processor=processor,
+        allow_withheld=allow_withheld,
+    )
     if len(windows) == 0:
         raise ValueError(f"recording {recording.path} has no window of tier {tier!r}: {windows.explain()}")
     return Inputs(recording, key, processor, windows)

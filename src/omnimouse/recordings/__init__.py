@@ -5,6 +5,7 @@ from omnimouse.recordings.base import Finding, Recording, Screen, SequenceDevice
 from omnimouse.recordings.check import check_recording
 from omnimouse.recordings.describe import describe
 from omnimouse.recordings.opening import open_recording
+from omnimouse.recordings.sensorium_stills import is_static
 from omnimouse.recordings.windows import Windows, mean_responses
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Windows",
     "check_recording",
     "describe",
+    "is_static",
     "mean_responses",
     "open_recording",
     "recording_from_arrays",

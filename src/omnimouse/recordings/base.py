@@ -324,7 +324,7 @@ class Recording:
         responses, eye_tracker, treadmill: sampled devices.
         screen: displayed frames and trials.
         findings: what opening noticed that is not fatal; `validate` looks deeper.
-        withheld_tiers: tiers whose responses were not published; they have no windows.
+        withheld_tiers: tiers whose responses were not published; they have windows for predictions only.
         stores_statistics: whether means and stds are expected beside the arrays, so that their lack is worth a warning.
     """
 

@@ -17,11 +17,13 @@ from omnimouse.recordings.channels import channel_rows, usual_channels
 from omnimouse.recordings.check_arrays import check_channel_order, check_device
 from omnimouse.recordings.check_screen import check_stimuli, check_trials
 from omnimouse.recordings.check_sensorium import check_clips
+from omnimouse.recordings.check_static import check_stills
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.opening import find_session_folder, load_parts, name_archive
 from omnimouse.recordings.sensorium import looks_like_sensorium
 from omnimouse.recordings.sensorium_clips import ClipScreen
+from omnimouse.recordings.sensorium_stills import StillScreen
 from omnimouse.recordings.windows import Windows
 from omnimouse.sessions import SessionSpec
 
@@ -91,7 +93,8 @@ def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Find
         _check_experanto(parts, processor, deep, findings)
     elif deep and isinstance(parts.screen, ClipScreen):
         size = processor.frame_height, processor.frame_width
-        _guarded(lambda: check_clips(parts, findings, frame_size=size), folder, findings)
+        check_values = check_stills if isinstance(parts.screen, StillScreen) else check_clips
+        _guarded(lambda: check_values(parts, findings, frame_size=size), folder, findings)
     recording = parts.recording(findings)
     if recording is not None:
         _guarded(lambda: _check_windows(recording, processor, findings), folder, findings)

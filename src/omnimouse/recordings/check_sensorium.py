@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from omnimouse.recordings.check_arrays import check_values, summarize
@@ -32,20 +34,25 @@ def check_clips(parts: SessionParts, findings: Findings, *, frame_size: tuple[in
         if clips.lengths[trial]:
             highest = max(highest, _check_video(clips, trial, frame_size, tally))
     if isinstance(parts.devices["responses"], ClipDevice):
-        _check_silence(parts.devices["responses"], tally)
+        check_silence(parts.devices["responses"], tally)
     tally.report(findings)
-    if 0 < highest <= 1:
-        findings.warning(
-            screen.folder,
-            "value range",
-            expected="grey levels from 0 to 255",
-            found=f"at most {highest:.3g} in the sampled frames",
-            do="The videos look scaled to 0-1; store them times 255, or every frame is nearly black to the model.",
-        )
+    check_range(highest, screen.folder, findings)
     for device in parts.devices.values():
         if device is not None:
             check_values(device, summarize(device), findings)
-    _check_names(parts, findings)
+    check_names(parts, findings)
+
+
+def check_range(highest: float, folder: Path, findings: Findings) -> None:
+    """Whether grey levels look scaled to 0-1."""
+    if 0 < highest <= 1:
+        findings.warning(
+            folder,
+            "value range",
+            expected="grey levels from 0 to 255",
+            found=f"at most {highest:.3g}",
+            do="They look scaled to 0-1; store them times 255, or everything is nearly black to the model.",
+        )
 
 
 def _check_padding(clips: Clips, trial: int, kind: str, array: np.ndarray, tally: Tally) -> None:
@@ -75,7 +82,7 @@ def _check_padding(clips: Clips, trial: int, kind: str, array: np.ndarray, tally
         )
 
 
-def _check_silence(responses: ClipDevice, tally: Tally) -> None:
+def check_silence(responses: ClipDevice, tally: Tally) -> None:
     """Single trials without responses, in tiers that have some."""
     clips = responses.clips
     for trial in range(len(clips.lengths)):
@@ -108,15 +115,20 @@ def _check_video(clips: Clips, trial: int, frame_size: tuple[int, int], tally: T
     _check_padding(clips, trial, "videos", np.asarray(video[0, :1]), tally)
     chosen = np.unique(np.linspace(0, length - 1, SAMPLED_FRAMES).astype(int))
     values = np.asarray(video[:, :, chosen], dtype=np.float64)
+    return check_pixels(values, file, tally, "the sampled frames")
+
+
+def check_pixels(values: np.ndarray, file: Path, tally: Tally, where: str) -> float:
+    """Whether pixels are grey levels; returns the highest one, -inf without any."""
     finite = values[np.isfinite(values)]
     if finite.size < values.size:
         tally.add(
             "warning",
             "pixels",
             file,
-            expected="finite grey levels before the padding",
-            found=f"{1 - finite.size / values.size:.2%} NaN or infinite in the sampled frames",
-            do="They reach the model as they are; repair the video.",
+            expected="finite grey levels",
+            found=f"{1 - finite.size / values.size:.2%} NaN or infinite in {where}",
+            do="They reach the model as they are; repair the file.",
         )
     if finite.size and (finite.min() < 0 or finite.max() > 255):
         tally.add(
@@ -130,7 +142,7 @@ def _check_video(clips: Clips, trial: int, frame_size: tuple[int, int], tally: T
     return float(finite.max()) if finite.size else -np.inf
 
 
-def _check_names(parts: SessionParts, findings: Findings) -> None:
+def check_names(parts: SessionParts, findings: Findings) -> None:
     """Ids of neurons and trials, and the coordinates, which nothing else reads."""
     responses, screen = parts.devices["responses"], parts.screen
     folder = parts.path / "meta/neurons"

@@ -12,6 +12,7 @@ from omnimouse.recordings.experanto import SessionParts, looks_like_experanto
 from omnimouse.recordings.experanto import load_parts as load_experanto
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.sensorium import load_sensorium, looks_like_sensorium
+from omnimouse.recordings.sensorium_static import load_static, looks_static
 from omnimouse.recordings.zipped import unpacked_session
 
 ARCHIVES = (".tar", ".gz", ".tgz", ".zip")
@@ -44,13 +45,13 @@ def find_session_folder(path: str | os.PathLike[str], findings: Findings) -> Pat
         names = sorted(entry.name for entry in folder.iterdir())
         found = f"{', '.join(names[:6])}{', ...' if len(names) > 6 else ''}" if names else "an empty folder"
         do = (
-            "Pass a folder in the layout of experanto or SENSORIUM 2023; see the documentation of "
-            "omnimouse.recordings.experanto and omnimouse.recordings.sensorium."
+            "Pass a folder in the layout of experanto or SENSORIUM; see the documentation of "
+            "omnimouse.recordings.experanto, omnimouse.recordings.sensorium and omnimouse.recordings.sensorium_static."
         )
     findings.fatal(
         folder,
         "folder",
-        expected="meta.json, responses/, eye_tracker/, treadmill/ and screen/, or data/videos/, data/responses/, ...",
+        expected="meta.json, responses/, eye_tracker/, treadmill/ and screen/, or data/responses/, data/videos/, ...",
         found=found,
         do=do,
     )
@@ -64,6 +65,8 @@ def looks_like_session(path: Path) -> bool:
 
 def load_parts(folder: Path, findings: Findings) -> SessionParts:
     """Open the parts of a session folder of whatever format from their metadata; faults go to `findings`."""
+    if looks_static(folder):
+        return load_static(folder, findings)
     return (load_sensorium if looks_like_sensorium(folder) else load_experanto)(folder, findings)
 
 
@@ -82,8 +85,8 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
     """Open a session folder: reads metadata only, maps arrays when they are first used, never writes.
 
     Args:
-        path: a session folder in the layout of experanto or SENSORIUM 2023, which is detected; a SENSORIUM session may
-            also be the `.zip` as distributed, which is unpacked into the cache on first use.
+        path: a session folder in the layout of experanto or SENSORIUM (2023 or 2022), which is detected; a SENSORIUM
+            session may also be the `.zip` as distributed, which is unpacked into the cache on first use.
 
     Returns:
         The recording. `recording.findings` holds what was noticed, `recording.validate()` looks deeper.

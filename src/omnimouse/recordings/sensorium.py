@@ -20,20 +20,18 @@ Source: Turishcheva et al., "The Dynamic Sensorium competition" (2023), and the 
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from omnimouse.recordings import sensorium_clips as stored
+from omnimouse.recordings import sensorium_meta as meta
 from omnimouse.recordings.base import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
-from omnimouse.recordings.files import RECOPY, Findings, open_array
+from omnimouse.recordings.files import Findings
 from omnimouse.recordings.sensorium_clips import KINDS, RATE, ClipDevice, Clips, ClipScreen
-from omnimouse.recordings.sensorium_scan import Scan, files_are_complete, is_silent, scan_trials
-
-FOLDER_NAME = re.compile(r"(?:dynamic|static)(?P<key>(?P<animal>[^-]+)-[^-]+-[^-]+)-")
+from omnimouse.recordings.sensorium_scan import Scan, files_are_complete, scan_trials
 
 
 def looks_like_sensorium(path: Path) -> bool:
@@ -43,34 +41,18 @@ def looks_like_sensorium(path: Path) -> bool:
 
 def load_sensorium(path: Path, findings: Findings) -> SessionParts:
     """Open the parts of a SENSORIUM 2023 folder; faults go to `findings`, none raises."""
-    session_key, animal_id = _identity(path, findings)
+    session_key, animal_id = meta.identity(path, findings)
     nothing = SessionParts(path, session_key, animal_id, dict.fromkeys(("responses", "eye_tracker", "treadmill")), None)
-    if (path / "data/images").is_dir() and not (path / "data/videos").is_dir():
-        findings.fatal(
-            path / "data/images",
-            "format",
-            expected="videos (SENSORIUM 2023)",
-            found="single images (SENSORIUM 2022)",
-            do="This model needs time: use the session's export in experanto's layout.",
-        )
-        return nothing
-    tiers = _per_trial(path / "meta/trials/tiers.npy", findings)
+    tiers = meta.per_trial(path / "meta/trials/tiers.npy", findings)
     if tiers is None:
         return nothing
     if not files_are_complete(path, tiers, findings):
         return nothing
-    unit_ids = _unit_ids(path / "meta/neurons/unit_ids.npy", findings)
+    unit_ids = meta.unit_ids(path / "meta/neurons/unit_ids.npy", findings)
     scan = scan_trials(path, len(tiers), None if unit_ids is None else len(unit_ids), findings)
     if scan is None:
         return nothing
-    if unit_ids is not None and len(unit_ids) != scan.neurons:
-        findings.fatal(
-            path / "meta/neurons/unit_ids.npy",
-            "length",
-            expected=f"{scan.neurons}, the neurons in data/responses",
-            found=str(len(unit_ids)),
-            do="The file belongs to another session; restore the right one.",
-        )
+    if not meta.units_fit(path / "meta/neurons/unit_ids.npy", unit_ids, scan.neurons, findings):
         return nothing
     return _assemble(nothing, [str(tier) for tier in tiers], unit_ids, scan, findings)
 
@@ -79,11 +61,11 @@ def _assemble(
     parts: SessionParts, tiers: list[str], unit_ids: np.ndarray | None, scan: Scan, findings: Findings
 ) -> SessionParts:
     path = parts.path
-    withheld = _withheld_tiers(path, tiers, scan, findings)
+    withheld = meta.withheld_tiers(path, tiers, scan.no_responses, findings)
     clips = Clips(path, scan.lengths, int(scan.stored_lengths.max()) + 1)
-    trial_ids = _trial_ids(path / "meta/trials/trial_idx.npy", len(tiers), findings)
+    trial_ids = meta.trial_ids(path / "meta/trials/trial_idx.npy", len(tiers), findings)
     hidden = frozenset(trial for trial, tier in enumerate(tiers) if tier in withheld)
-    response_statistics = _statistics(path, "responses", scan.neurons, findings)
+    response_statistics = meta.statistics(path, "responses", scan.neurons, findings)
     eye, speed = _behavior_statistics(path, tiers, scan, findings)
     findings.info(
         path / "data/behavior",
@@ -124,139 +106,10 @@ def _assemble(
     return SessionParts(path, parts.session_key, parts.animal_id, devices, screen, withheld)
 
 
-def _identity(path: Path, findings: Findings) -> tuple[str, str]:
-    """Session key and animal, which only the folder's name tells."""
-    match = FOLDER_NAME.match(path.name)
-    if match is not None:
-        return match["key"], match["animal"]
-    findings.warning(
-        path,
-        "folder name",
-        expected="dynamic<animal>-<session>-<scan>-...",
-        found=repr(path.name),
-        do="The folder's name is taken as session key and animal; rename it to name animal, session and scan.",
-    )
-    return path.name, path.name
-
-
-def _per_trial(path: Path, findings: Findings) -> np.ndarray | None:
-    """Names or numbers, one per trial."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        findings.fatal(path, "file", expected="one entry per trial", found="no such file", do=RECOPY)
-        return None
-    except Exception as error:  # damaged headers raise many types
-        found = " ".join(str(error).split())[:200]
-        findings.fatal(path, "file", expected="a .npy array without Python objects", found=found, do=RECOPY)
-        return None
-    if array.ndim != 1 or not len(array) or array.dtype.kind not in "USiuf":
-        found = f"shape {array.shape}, dtype {array.dtype}"
-        findings.fatal(path, "shape", expected="one name or number per trial", found=found, do=RECOPY)
-        return None
-    return np.char.decode(array, "utf-8", "replace") if array.dtype.kind == "S" else array
-
-
-def _trial_ids(path: Path, n_trials: int, findings: Findings) -> list[int | str] | None:
-    problems = Findings()
-    ids = _per_trial(path, problems)
-    if ids is not None and len(ids) == n_trials:
-        return ids.tolist()
-    findings.warning(
-        path,
-        "trial_idx",
-        expected=f"{n_trials} numbers or hashes, one per trial",
-        found=str(len(ids)) if ids is not None else problems[0].found,
-        do="Trials can be used, but not be named in a submission; restore the file.",
-    )
-    return None
-
-
-def _unit_ids(path: Path, findings: Findings) -> np.ndarray | None:
-    if not path.is_file():
-        findings.info(path, "file", expected="one id per neuron", found="no such file", do="Neurons go by position.")
-        return None
-    array = open_array(path, findings)
-    return None if array is None else np.asarray(array).reshape(-1)
-
-
-def _withheld_tiers(path: Path, tiers: list[str], scan: Scan, findings: Findings) -> tuple[str, ...]:
-    """Tiers whose responses are zero, NaN or absent in every trial: those of competitions are not published."""
-    withheld: list[str] = []
-    for tier in dict.fromkeys(tiers):
-        trials = [trial for trial, name in enumerate(tiers) if name == tier]
-        if not scan.no_responses[trials].all():
-            continue
-        # The first neuron may be silent by chance, so all of one trial are looked at.
-        file = path / "data/responses" / f"{trials[0]}.npy"
-        if file.is_file() and not is_silent(np.load(file, mmap_mode="r", allow_pickle=False)):
-            continue
-        withheld.append(tier)
-        findings.warning(
-            path / "data/responses",
-            f"responses of tier {tier!r}",
-            expected="recorded activity",
-            found=f"{'zeros' if file.is_file() else 'no files'} in all {len(trials)} trials: withheld",
-            do="The tier cannot be used for training or scoring; use another one.",
-        )
-    if len(withheld) == len(set(tiers)):
-        findings.fatal(
-            path / "data/responses", "responses", expected="recorded activity", found="none in any tier", do=RECOPY
-        )
-    return tuple(withheld)
-
-
-def _statistics(path: Path, kind: str, n: int, findings: Findings) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Stored means and stds `[n]`; a time axis after the signals is pooled into the moments over all times."""
-    folder = path / "meta/statistics" / kind / "all"
-    arrays = []
-    for name in ("mean", "std"):
-        file = folder / f"{name}.npy"
-        if not file.is_file():
-            findings.warning(
-                file,
-                "file",
-                expected=f"{n} numbers",
-                found="no such file",
-                do="They are computed from the train tier each time the recording is used.",
-            )
-            return None, None
-        array = open_array(file, findings)
-        if array is None:
-            return None, None
-        if array.ndim < 1 or (array.shape[0] != n and array.size != n):
-            findings.fatal(
-                file,
-                "length",
-                expected=f"{n}, one per signal",
-                found=str(array.shape),
-                do="The file belongs to another session; restore the right one, or delete both to have them computed.",
-            )
-            return None, None
-        arrays.append(np.asarray(array, dtype=np.float64).reshape(n, -1))
-    means, stds = arrays
-    if means.shape != stds.shape and 1 not in (means.shape[1], stds.shape[1]):
-        found = f"{means.shape} and {stds.shape}"
-        findings.fatal(folder, "shape", expected="means and stds of one shape", found=found, do=RECOPY)
-        return None, None
-    means, stds = np.broadcast_arrays(means, stds)
-    return _pooled(means, stds)
-
-
-def _pooled(means: np.ndarray, stds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Moments `[n]` over all times of moments `[n, times]`; times that hold NaN, of the padding, are left out."""
-    present = np.isfinite(means) & np.isfinite(stds)
-    count = np.maximum(present.sum(axis=1), 1)
-    mean = np.where(present, means, 0).sum(axis=1) / count
-    spread = np.where(present, stds**2 + (means - mean[:, None]) ** 2, 0).sum(axis=1) / count
-    lost = ~present.any(axis=1)
-    return np.where(lost, np.nan, mean), np.where(lost, np.nan, np.sqrt(spread))
-
-
 def _behavior_statistics(path: Path, tiers: list[str], scan: Scan, findings: Findings) -> tuple[Any, Any]:
     """Means and stds of the eye tracker's four channels and of the running speed."""
-    behavior = _statistics(path, "behavior", 2, findings)
-    gaze = _statistics(path, "pupil_center", 2, findings)
+    behavior = meta.statistics(path, "behavior", 2, findings)
+    gaze = meta.statistics(path, "pupil_center", 2, findings)
     speed = (None, None) if behavior[0] is None or behavior[1] is None else (behavior[0][1:], behavior[1][1:])
     if behavior[0] is None or behavior[1] is None or gaze[0] is None or gaze[1] is None:
         return (None, None), speed

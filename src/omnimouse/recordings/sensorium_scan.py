@@ -40,10 +40,10 @@ class Scan:
     derivatives: list[np.ndarray]
 
 
-def files_are_complete(path: Path, tiers: np.ndarray, findings: Findings) -> bool:
+def files_are_complete(path: Path, tiers: np.ndarray, findings: Findings, *, kinds: tuple[str, ...] = KINDS) -> bool:
     """Whether each kind has the files 0.npy to n-1.npy; responses may lack for whole tiers."""
     n_trials, before = len(tiers), len(findings)
-    for kind in KINDS:
+    for kind in kinds:
         folder = path / "data" / kind
         if not folder.is_dir():
             findings.fatal(folder, "folder", expected=f"{n_trials} trials", found="no such folder", do=RECOPY)
@@ -148,12 +148,12 @@ def _check_shapes(
 ) -> tuple[int, tuple[int, int]]:
     """Compare the shapes of all kinds and trials; returns the number of neurons and the frame size."""
     everything = [found["responses"] for found in shapes if "responses" in found]
-    neurons = n_units if n_units is not None else _most_common([shape[0] for shape in everything])
+    neurons = n_units if n_units is not None else most_common([shape[0] for shape in everything])
     if everything and not any(neurons in shape for shape in everything):
-        neurons = _most_common([shape[0] for shape in everything])  # the ids are wrong, which the caller reports
-    frame_size = _most_common([found["videos"][:2] for found in shapes])
+        neurons = most_common([shape[0] for shape in everything])  # the ids are wrong, which the caller reports
+    frame_size = most_common([found["videos"][:2] for found in shapes])
     for trial, found in enumerate(shapes):
-        length = _most_common([found["behavior"][1], found["pupil_center"][1], found["videos"][2]])
+        length = most_common([found["behavior"][1], found["pupil_center"][1], found["videos"][2]])
         expected = {
             "videos": (*frame_size, length),
             "responses": (neurons, length),
@@ -188,5 +188,6 @@ def _check_shapes(
     return neurons, frame_size
 
 
-def _most_common(values: list[Any]) -> Any:
+def most_common(values: list[Any]) -> Any:
+    """The value that occurs most often, 0 without any."""
     return Counter(values).most_common(1)[0][0] if values else 0

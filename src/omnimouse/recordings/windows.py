@@ -43,6 +43,7 @@ class Windows:
         include_blanks: admit blanks, so that windows may begin in, end in or span them.
         processor: rates, lengths, normalisation and rules; profile "published" when not given.
         quiet: do not warn when statistics have to be computed.
+        allow_withheld: admit tiers whose responses are withheld, to predict them; there, responses are NaN.
 
     Attributes:
         starts: absolute seconds `[K]`, float64.
@@ -66,6 +67,7 @@ class Windows:
         processor: OmniMouseProcessor | None = None,
         *,
         quiet: bool = False,
+        allow_withheld: bool = False,
     ) -> None:
         tiers = (tiers,) if isinstance(tiers, str) else tuple(tiers)
         unknown = [tier for tier in tiers if tier not in recording.tiers]
@@ -74,7 +76,7 @@ class Windows:
             have = ", ".join(map(repr, recording.tiers)) or "none"
             raise ValueError(f"{recording.path}: {asked}; the tiers of this recording are: {have}")
         withheld = [tier for tier in tiers if tier in recording.withheld_tiers]
-        if withheld:
+        if withheld and not allow_withheld:
             have = ", ".join(repr(tier) for tier in recording.tiers if tier not in recording.withheld_tiers) or "none"
             raise ValueError(
                 f"{recording.path}: the responses of tier {', '.join(map(repr, withheld))} are withheld (not "

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from omnimouse.recordings.files import Findings
 
-SENSORIUM_MEMBER = re.compile(r"(?P<root>(?:[^/]+/)*?)data/videos/[^/]+\.npy")
+SENSORIUM_MEMBER = re.compile(r"(?P<root>(?:[^/]+/)*?)data/(?:videos|images)/[^/]+\.npy")
 DAMAGE = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError,
 )  # fmt: skip
@@ -92,7 +92,7 @@ def _session_root(members: dict[str, zipfile.ZipInfo], archive: Path, findings: 
     findings.fatal(
         archive,
         "archive",
-        expected="one session in SENSORIUM's layout (data/videos/, data/responses/, ...)",
+        expected="one session in SENSORIUM's layout (data/videos/ or data/images/, data/responses/, ...)",
         found=found,
         do="Unpack the archive and pass the session's folder.",
     )

@@ -132,7 +132,8 @@ def _folders(paths: Sequence[str]) -> list[Path]:
         sessions = [
             path
             for path in matches
-            if all((path / device).is_dir() for device in _DEVICES) or (path / "data/videos").is_dir()
+            if all((path / device).is_dir() for device in _DEVICES)
+            or any((path / "data" / kind).is_dir() for kind in ("videos", "images"))
         ]
         if not sessions:
             raise ValueError(

@@ -41,6 +41,7 @@ from omnimouse.training.preparation import (
     start_at_matches,
     validation_masks,
     wants_matching,
+    warn_of_held_responses,
 )
 from omnimouse.training.recipe import (
     FINETUNE_CORE_LEARNING_RATE,
@@ -212,6 +213,8 @@ def finetune(
     population = min(recording.n_neurons, model.config.max_population)
     windows = open_windows(recording, train_tiers, stride, include_blanks, processor)
     choice = choose_masks(masks, mask_weights, n_neurons=population, config=model.config, missing=windows.missing)
+    if masks is None:
+        warn_of_held_responses(recording, choice)
     validation = None
     if validation_tier is not None:
         validation = make_validation(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -23,7 +24,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from omnimouse.files import hash_tensors
 from omnimouse.masks import Mask, as_mask, build_tasks, lacking
 from omnimouse.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings import Recording, Windows, mean_responses
+from omnimouse.recordings import Recording, Windows, is_static, mean_responses
 from omnimouse.sessions import hash_unit_ids
 from omnimouse.training.checkpoint import Checkpoint, check_identity, newest_checkpoint
 from omnimouse.training.data import MaskChoice, needed_arrays, validation_neuron_ids
@@ -199,6 +200,18 @@ def find_checkpoint(
     if checkpoint is not None:
         check_identity(checkpoint, identity)
     return checkpoint
+
+
+def warn_of_held_responses(recording: Recording, choice: MaskChoice) -> None:
+    """Warns that single images are held constant over a window, so that what a mask shows may be what it predicts."""
+    showing = sum(mask.prefix_length > 0 for mask in choice.masks)
+    if is_static(recording) and showing:
+        warnings.warn(
+            f"{recording.path} holds single images, whose responses are constant over a window; {showing} of the "
+            f"{len(choice.masks)} masks show responses, which can then be copied instead of predicted. Pass "
+            "masks=['stimulus', 'stimulus+behavior'] to train on what images and behavior say.",
+            stacklevel=3,
+        )
 
 
 def open_windows(
