@@ -176,13 +176,14 @@ def _may_be_repo(name: str) -> bool:
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith((".", "~"))
 
 
-def download(repo: str, options: HubOptions, patterns: Iterable[str]) -> Path:
+def download(repo: str, options: HubOptions, patterns: Iterable[str], *, dataset: bool = False) -> Path:
     """Brings the files of a repo that match patterns into the Hub cache.
 
     Args:
         repo: The repo.
         options: How to reach it; patterns are relative to its `subfolder`.
         patterns: File names, with wildcards.
+        dataset: Whether it is a dataset, and not a model.
 
     Returns:
         The snapshot's folder, named after the commit.
@@ -193,9 +194,10 @@ def download(repo: str, options: HubOptions, patterns: Iterable[str]) -> Path:
     from . import __version__
 
     prefix = f"{glob.escape(options.subfolder.strip('/'))}/" if options.subfolder else ""
-    with explained(repo, options.revision):
+    with explained(repo, options.revision, dataset=dataset):
         folder = snapshot_download(
             repo,
+            repo_type="dataset" if dataset else None,
             revision=options.revision,
             token=options.token,
             cache_dir=options.cache_dir,

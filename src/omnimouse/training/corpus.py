@@ -14,6 +14,7 @@ from pathlib import Path
 from omnimouse.corpus import collection
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Windows, open_recording
+from omnimouse.recordings.dataset_form import looks_like_dataset
 from omnimouse.sessions import hash_unit_ids, matches_glob, same_animal, short_key
 from omnimouse.training.preparation import open_windows
 from omnimouse.training.pretraining_recipe import RecordingsRecipe
@@ -128,7 +129,9 @@ def _folders(paths: Sequence[str]) -> list[Path]:
         sessions = [
             path
             for path in matches
-            if all((path / device).is_dir() for device in _DEVICES) or (path / "data/videos").is_dir()
+            if all((path / device).is_dir() for device in _DEVICES)
+            or (path / "data/videos").is_dir()
+            or looks_like_dataset(path)
         ]
         if not sessions:
             raise ValueError(
