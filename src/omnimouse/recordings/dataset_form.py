@@ -105,9 +105,11 @@ class TableScreen(Screen):
 
     Attributes:
         frame_size: stored (H, W), None when nothing but blanks was shown.
+        frame_dtype: type of the stored pixels.
     """
 
     frame_size: tuple[int, int] | None = field(kw_only=True)
+    frame_dtype: str = field(kw_only=True)
     _tables: tuple[MappedTable, MappedTable] | None = field(default=None, kw_only=True, repr=False, compare=False)
     _rows: np.ndarray | None = field(default=None, kw_only=True, repr=False, compare=False)
 
@@ -128,6 +130,13 @@ class TableScreen(Screen):
                 f"asked for; {EXPORT_AGAIN}"
             )
         return self.pictures(trial.first_frame + within)
+
+    def _stimulus_file(self, trial: Trial) -> Path:
+        return self.folder / RECORDING
+
+    def _stimulus(self, trial: Trial) -> np.ndarray:
+        pictures = self.pictures(trial.first_frame + np.arange(trial.n_frames))
+        return pictures if trial.modality == "video" else pictures[0]
 
     def pictures(self, frames: np.ndarray) -> np.ndarray:
         """Increasing displayed frames of videos and images, in their stored type `[F', H, W]`."""
@@ -280,16 +289,16 @@ def _screen(
 ) -> TableScreen | None:
     recording, screen, trials = (tables[name] for name in (RECORDING, SCREEN, TRIALS))
     sound = _expect(screen, findings, "timestamp", np.float64) and _expect(screen, findings, "row", np.int64)
-    size = None
+    size, dtype = None, str(np.dtype(str(content["dtype"])))
     if content["size"] is not None:
         height, width = size = (int(content["size"][0]), int(content["size"][1]))
-        dtype = str(content["dtype"])
         sound = sound and _expect(recording, findings, "video", dtype, height, width)
         sound = sound and _expect(screen, findings, "picture", dtype, ragged=True)
     if not sound:
         return None
     timestamps = np.array(screen.rows("timestamp"))
-    return TableScreen(path, timestamps, read_trials(trials), frame_size=size, _tables=(recording, screen))
+    shown = read_trials(trials)
+    return TableScreen(path, timestamps, shown, frame_size=size, frame_dtype=dtype, _tables=(recording, screen))
 
 
 def read_trials(table: MappedTable) -> list[Trial]:

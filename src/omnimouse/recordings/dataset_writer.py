@@ -89,6 +89,8 @@ class Pictures:
         Raises:
             ValueError: stimuli of several sizes, in colour, shorter than they were shown, or of a type Arrow lacks.
         """
+        if isinstance(screen, form.TableScreen):
+            return cls(screen, screen.frame_size, np.dtype(screen.frame_dtype))
         sizes: dict[tuple[int, ...], Path] = {}
         dtypes = set()
         for trial in screen.trials:
