@@ -166,7 +166,7 @@ def find(name: str | Path, options: HubOptions | None = None) -> Source:
         known = ", ".join((*PACKAGED_CORES, *PUBLISHED_CORES))
         raise ValueError(f"There is no model folder {text!r}, and no model of that name. Known names: {known}.")
     repo = PUBLISHED_CORES.get(alias, text)
-    with _quiet():
+    with quiet():
         snapshot = download(repo, options, SMALL_FILES)
     # The cache knows a snapshot by its commit: from here on, the revision is this commit.
     return Source(repo, snapshot / options.subfolder, snapshot.name, replace(options, revision=snapshot.name))
@@ -218,7 +218,7 @@ def hub_api(token: str | bool | None = None) -> HfApi:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without progress bars and remarks: small files take no time, and a published repo has hardly any."""
     log = logging.getLogger("huggingface_hub._snapshot_download")
     level, bars = log.level, not are_progress_bars_disabled()

@@ -1,7 +1,8 @@
 """Tables in files of Arrow's stream format: written batch by batch, and memory-mapped as numpy arrays of any rows.
 
-Columns of numbers, of lists of one length (also nested) and of lists of any length are read straight from the mapped
-bytes, without a copy where rows lie in one batch. Shape letters: R rows, B batches.
+Columns of numbers, and of lists of one length, also nested, are read straight from the mapped bytes, without a copy
+where rows lie in one batch. Where batches begin is kept outside the file: finding it out would mean to read something
+of every batch, which takes seconds when a large file is not in memory. Shape letter: R rows.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterable, Sequence
-from functools import reduce
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,94 +74,128 @@ def as_column(values: np.ndarray) -> pa.Array:
     return column
 
 
-def write_table(path: Path, schema: pa.Schema, batches: Iterable[Sequence[pa.Array]]) -> int:
-    """Writes batches of columns as they come; returns the number of rows."""
+@dataclass(frozen=True)
+class Layout:
+    """Where the rows of a table lie in its file.
+
+    Attributes:
+        rows: how many there are.
+        bytes: size of the file.
+        step: rows of every batch but the last.
+        batches: where each batch begins, bytes from the start of the file.
+    """
+
+    rows: int
+    bytes: int
+    step: int
+    batches: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        sound = self.step > 0 and len(self.batches) == -(-self.rows // self.step)
+        if not sound or any(not 0 <= first < self.bytes for first in self.batches):
+            raise ValueError(f"{len(self.batches)} batches of {self.step} rows do not make a table of {self.rows}")
+
+
+def write_table(path: Path, schema: pa.Schema, batches: Iterable[Sequence[pa.Array]]) -> Layout:
+    """Writes batches of columns as they come, all of one length but for the last, which may be shorter."""
     pa = require_pyarrow()
-    rows = 0
-    with pa.OSFile(os.fspath(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for columns in batches:
-            writer.write_batch(pa.RecordBatch.from_arrays(list(columns), schema=schema))
-            rows += len(columns[0])
-    return rows
+    lengths, offsets = [], []
+    with pa.OSFile(os.fspath(path), "wb") as sink:
+        with pa.ipc.new_stream(sink, schema) as writer:
+            for columns in batches:
+                batch = pa.RecordBatch.from_arrays(list(columns), schema=schema)
+                writer.write_batch(batch)  # the first one writes the schema before it
+                lengths.append(len(batch))
+                offsets.append(sink.tell() - pa.ipc.get_record_batch_size(batch))
+        return Layout(sum(lengths), sink.tell(), max(lengths), tuple(offsets))
 
 
 class MappedTable:
-    """A table in a file of Arrow's stream format, mapped and never read as a whole.
+    """A table in a file of Arrow's stream format, mapped; only batches that are asked for are looked at.
 
     Args:
         path: the file.
+        layout: what `write_table` said of it.
 
     Attributes:
-        table: what pyarrow sees; its buffers are those of the map.
+        schema: names and types of its columns.
 
     Raises:
-        ValueError: no such file, not such a table, or an incomplete one.
+        ValueError: no such file, not such a table, or one of another size.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, layout: Layout) -> None:
         pa = require_pyarrow()
-        self.path = path
+        self.path, self.layout = path, layout
         try:
             with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != layout.bytes:
+                    raise ValueError(f"{size} bytes")
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            buffer = pa.py_buffer(self._map)
-            self.table = pa.ipc.open_stream(buffer).read_all()
-            self.table.validate()
+            self._buffer = pa.py_buffer(self._map)
+            self.schema = pa.ipc.open_stream(self._buffer).schema
         except (OSError, ValueError, pa.ArrowException) as error:
             reason = "no such file" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())[:200]
             raise ValueError(f"{path} is not a complete table in Arrow's stream format: {reason}") from None
-        self._address: int = buffer.address
-        lengths = [len(batch) for batch in self.table.column(0).chunks] if self.table.num_columns else []
-        self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        self._columns: dict[str, list[tuple[np.ndarray, np.ndarray | None]]] = {}
+        self._address: int = self._buffer.address
+        self._batches: dict[int, Any] = {}
+        self._columns: dict[tuple[int, str], np.ndarray] = {}
+
+    def __reduce__(self) -> tuple[type[MappedTable], tuple[Path, Layout]]:
+        return MappedTable, (self.path, self.layout)
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return self.layout.rows
 
-    def has_column(
-        self, name: str, dtype: np.dtype | str, shape: tuple[int, ...] = (), *, ragged: bool = False
-    ) -> bool:
-        """Whether there is a column of numbers of a type, in lists of certain lengths, or of any length."""
+    def has_column(self, name: str, dtype: np.dtype | str, shape: tuple[int, ...] = ()) -> bool:
+        """Whether there is a column of numbers of a type, in lists of certain lengths."""
         pa = require_pyarrow()
         kind = pa.from_numpy_dtype(np.dtype(dtype))
         for size in reversed(shape):
             kind = pa.list_(kind, size)
-        if ragged:
-            kind = pa.list_(kind)
-        return name in self.table.column_names and self.table.schema.field(name).type.equals(kind)
+        return name in self.schema.names and self.schema.field(name).type.equals(kind)
 
     def rows(self, name: str, low: int = 0, high: int | None = None) -> np.ndarray:
-        """Rows ``[low, high)`` of a column of numbers, or of lists of one length, without NULL: `[high - low, ...]`."""
-        high = len(self) if high is None else high
-        first = int(np.searchsorted(self._starts, low, side="right")) - 1
+        """Rows ``[low, high)`` of a column of numbers, or of lists of one length, without NULL: `[high - low, ...]`.
+
+        Raises:
+            ValueError: the table is damaged.
+        """
+        high, step = len(self) if high is None else high, self.layout.step
         pieces = []
-        for batch in range(max(first, 0), len(self._starts) - 1):
-            start = int(self._starts[batch])
-            if start >= high:
-                break
-            values = self._batches(name)[batch][0][max(low - start, 0) : high - start]
+        for batch in range(low // step, -(-high // step)):
+            values = self._values(batch, name)[max(low - batch * step, 0) : high - batch * step]
             self._fetch_ahead(values)
             pieces.append(values)
-        if len(pieces) == 1:
-            return pieces[0]
-        return np.concatenate(pieces) if pieces else self._batches(name)[0][0][:0]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def lists(self, name: str, rows: Sequence[int]) -> list[np.ndarray]:
-        """The entries of a column of lists of any length at some rows."""
-        found = []
-        for row in rows:
-            batch = int(np.searchsorted(self._starts, row, side="right")) - 1
-            values, offsets = self._batches(name)[batch]
-            assert offsets is not None
-            within = row - int(self._starts[batch])
-            found.append(values[offsets[within] : offsets[within + 1]])
-        return found
+    def read(self) -> list[dict[str, Any]]:
+        """All rows as Python objects: of small tables."""
+        return [row for batch in range(len(self.layout.batches)) for row in self._batch(batch).to_pylist()]
 
-    def _batches(self, name: str) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """Values of every batch, mapped, and the offsets into them where lists have any length."""
-        if name not in self._columns:
-            self._columns[name] = [_view(chunk) for chunk in self.table.column(name).chunks]
-        return self._columns[name]
+    def _values(self, batch: int, name: str) -> np.ndarray:
+        if (batch, name) not in self._columns:
+            self._columns[batch, name] = _view(self._batch(batch).column(name))
+        return self._columns[batch, name]
+
+    def _batch(self, index: int) -> pa.RecordBatch:
+        pa, step = require_pyarrow(), self.layout.step
+        if index not in self._batches:
+            expected = min(step, len(self) - index * step)
+            try:
+                message = pa.ipc.read_message(self._buffer.slice(self.layout.batches[index]))
+                batch = pa.ipc.read_record_batch(message, self.schema)
+                batch.validate()
+                if len(batch) != expected:
+                    raise ValueError(f"{len(batch)} rows")
+            except (OSError, ValueError, pa.ArrowException) as error:
+                raise ValueError(
+                    f"{self.path}: rows {index * step} to {index * step + expected - 1} cannot be read ({error}); "
+                    "copy the file again"
+                ) from None
+            self._batches[index] = batch
+        return self._batches[index]
 
     def _fetch_ahead(self, values: np.ndarray) -> None:
         first = values.ctypes.data - self._address
@@ -168,22 +203,16 @@ class MappedTable:
             fetch_bytes_ahead(self._map, first, first + values.nbytes)
 
 
-def _view(chunk: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:
-    """One batch of a column as `[R, ...]`, or flat with offsets `[R + 1]`; views of its buffers."""
+def _view(column: pa.Array) -> np.ndarray:
+    """One batch of a column as `[R, ...]`: a view of its buffer."""
     pa = require_pyarrow()
-    if pa.types.is_list(chunk.type):
-        offsets = np.frombuffer(chunk.buffers()[1] or b"", np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
-        return _numbers(chunk.values), offsets
-    shape = [len(chunk)]
-    while pa.types.is_fixed_size_list(chunk.type):
-        shape.append(chunk.type.list_size)
-        first = chunk.offset * chunk.type.list_size
-        chunk = chunk.values.slice(first, reduce(int.__mul__, shape))
-    return _numbers(chunk).reshape(shape), None
-
-
-def _numbers(values: pa.Array) -> np.ndarray:
-    dtype = np.dtype(values.type.to_pandas_dtype())
-    if not len(values):
-        return np.zeros(0, dtype)
-    return np.frombuffer(values.buffers()[1] or b"", dtype, count=len(values), offset=values.offset * dtype.itemsize)
+    shape = [len(column)]
+    while pa.types.is_fixed_size_list(column.type):
+        size = column.type.list_size
+        column = column.values.slice(column.offset * size, len(column) * size)
+        shape.append(size)
+    dtype = np.dtype(column.type.to_pandas_dtype())
+    if not len(column):
+        return np.zeros(shape, dtype)
+    first = column.offset * dtype.itemsize
+    return np.frombuffer(column.buffers()[1], dtype, count=len(column), offset=first).reshape(shape)

@@ -13,7 +13,7 @@ import jinja2
 
 from omnimouse.files import write_text
 from omnimouse.hub import PACKAGED_FOLDER
-from omnimouse.recordings.dataset_form import METADATA, RECORDING, SCREEN, TRIALS
+from omnimouse.recordings.dataset_form import BETWEEN, METADATA, RECORDING, SCREEN, TRIALS
 
 CARD = "README.md"
 
@@ -22,7 +22,7 @@ TEMPLATE = PACKAGED_FOLDER / "cards" / "dataset.md"
 
 def configurations(session: str, files: Iterable[str]) -> list[dict[str, Any]]:
     """The entries of a card for the tables of one recording, that of the responses first."""
-    order = {RECORDING: 0, "eye_tracker.arrow": 1, "treadmill.arrow": 2, SCREEN: 3, TRIALS: 4}
+    order = {RECORDING: 0, "eye_tracker.arrow": 1, "treadmill.arrow": 2, SCREEN: 3, BETWEEN: 4, TRIALS: 5}
     tables = sorted((name for name in files if name.endswith(".arrow")), key=lambda name: (order.get(name, 9), name))
     return [
         {

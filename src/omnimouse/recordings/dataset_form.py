@@ -9,11 +9,12 @@
         recording.arrow           one row per response sample, with all that a reader wants to see beside it
         eye_tracker.arrow treadmill.arrow    one row per sample of the device
         screen.arrow              one row per displayed frame
+        between.arrow             the frames that came and went between two rows of recording.arrow
         trials.arrow              one row per trial
         responses.signals.arrow ...          per-signal statistics, unit ids and phase shifts
 
 Devices keep their own rate and clock, so windows are those of the source, bit for bit. A frame is stored once: in the
-rows of `recording.arrow` at whose time it is on screen, or, where it came and went between two rows, in `screen.arrow`.
+rows of `recording.arrow` at whose time it is on screen, or, where it came and went between two, in `between.arrow`.
 `dataset_writer` writes the form. Shape letters: T stored samples, S signals, F frames, H and W pixels.
 """
 
@@ -27,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.arrow_tables import MappedTable, require_pyarrow, stored_dtype
+from omnimouse.recordings.arrow_tables import Layout, MappedTable, require_pyarrow, stored_dtype
 from omnimouse.recordings.base import CHUNK_BYTES, Screen, SequenceDevice, Trial
 from omnimouse.recordings.experanto import SEQUENCE_DEVICES, SessionParts
 from omnimouse.recordings.files import RECOPY, Findings, is_lfs_pointer, read_mapping
@@ -36,7 +37,7 @@ METADATA = "recording.json"
 FORMAT = "omnimouse-recording"
 VERSION = 1
 
-RECORDING, SCREEN, TRIALS = "recording.arrow", "screen.arrow", "trials.arrow"
+RECORDING, SCREEN, BETWEEN, TRIALS = "recording.arrow", "screen.arrow", "between.arrow", "trials.arrow"
 SIGNALS = ("means", "stds", "phase_shifts", "unit_ids")
 """What a device may have for each of its signals, in `<device>.signals.arrow`."""
 
@@ -63,14 +64,12 @@ class TableDevice(SequenceDevice):
     """A sampled device whose rows lie in a column of an Arrow table.
 
     Attributes:
+        table: the table; None where there are no signals.
         stretches: where rows hold samples, as `segments` says; None for everywhere.
     """
 
+    table: MappedTable | None = field(default=None, kw_only=True, repr=False, compare=False)
     stretches: list[tuple[int, int]] | None = field(default=None, kw_only=True)
-    _table: MappedTable | None = field(default=None, kw_only=True, repr=False, compare=False)
-
-    def __getstate__(self) -> dict:
-        return {**super().__getstate__(), "_table": None}
 
     @property
     def data(self) -> np.ndarray:
@@ -82,9 +81,9 @@ class TableDevice(SequenceDevice):
         raise ValueError(f"{self.file} holds batches and no single array; use `read` or `chunks`")
 
     def _block(self, low: int, high: int) -> np.ndarray:
-        if self._table is None:
-            self._table = MappedTable(self.file)
-        return self._table.rows(self.name, low, high).view(self.dtype)
+        if self.table is None:
+            return np.zeros((high - low, 0), dtype=self.dtype)
+        return self.table.rows(self.name, low, high).view(self.dtype)
 
     def segments(self) -> list[tuple[int, int]]:
         """Stretches of consecutive rows that hold samples."""
@@ -106,15 +105,16 @@ class TableScreen(Screen):
     Attributes:
         frame_size: stored (H, W), None when nothing but blanks was shown.
         frame_dtype: type of the stored pixels.
+        tables: the recording's tables by file name.
     """
 
     frame_size: tuple[int, int] | None = field(kw_only=True)
     frame_dtype: str = field(kw_only=True)
-    _tables: tuple[MappedTable, MappedTable] | None = field(default=None, kw_only=True, repr=False, compare=False)
-    _rows: np.ndarray | None = field(default=None, kw_only=True, repr=False, compare=False)
+    tables: dict[str, MappedTable] = field(kw_only=True, repr=False, compare=False)
+    _places: tuple[np.ndarray, np.ndarray] | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     def __getstate__(self) -> dict:
-        return {**super().__getstate__(), "_tables": None, "_rows": None}
+        return {**super().__getstate__(), "_places": None}
 
     def _trial_frames(self, trial: Trial, within: np.ndarray, height: int, width: int) -> np.ndarray | float:
         if trial.modality not in ("video", "image"):
@@ -140,25 +140,20 @@ class TableScreen(Screen):
 
     def pictures(self, frames: np.ndarray) -> np.ndarray:
         """Increasing displayed frames of videos and images, in their stored type `[F', H, W]`."""
-        if self._tables is None:
-            self._tables = MappedTable(self.folder / RECORDING), MappedTable(self.folder / SCREEN)
-        recording, screen = self._tables
-        if self._rows is None:
-            self._rows = screen.rows("row")
-        rows = self._rows[frames]
-        seen = rows >= 0
-        if seen.all():
-            first, last = int(rows[0]), int(rows[-1])
-            return recording.rows("video", first, last + 1)[rows - first]
+        if self._places is None:
+            self._places = self.tables[SCREEN].rows("row"), self.tables[SCREEN].rows("between")
         assert self.frame_size is not None
-        between = screen.lists("picture", frames[~seen].tolist())
-        if any(picture.size != self.frame_size[0] * self.frame_size[1] for picture in between):
-            raise ValueError(f"{self.folder / SCREEN}: frames {frames[~seen]} are not stored; {EXPORT_AGAIN}")
-        found = np.empty((len(frames), *self.frame_size), dtype=between[0].dtype)
-        found[~seen] = np.stack(between).reshape(-1, *self.frame_size)
-        if seen.any():
-            first, last = int(rows[seen][0]), int(rows[seen][-1])
-            found[seen] = recording.rows("video", first, last + 1)[rows[seen] - first]
+        found = np.empty((len(frames), *self.frame_size), dtype=self.frame_dtype)
+        missing = len(frames)
+        for name, places in zip((RECORDING, BETWEEN), self._places, strict=True):
+            rows = places[frames]
+            at = np.flatnonzero(rows >= 0)
+            if len(at):
+                first, last = int(rows[at[0]]), int(rows[at[-1]])
+                found[at] = self.tables[name].rows("video", first, last + 1)[rows[at] - first]
+                missing -= len(at)
+        if missing:
+            raise ValueError(f"{self.folder / SCREEN}: {missing} of frames {frames} are stored nowhere; {EXPORT_AGAIN}")
         return found
 
 
@@ -205,39 +200,31 @@ def load_dataset_form(path: Path, findings: Findings) -> SessionParts:
         return parts
 
 
-def _open_tables(path: Path, sizes: dict[str, dict[str, int]], findings: Findings) -> dict[str, MappedTable] | None:
-    """All tables by file name, after comparing rows and bytes with what was written; None with a fatal finding."""
+def _open_tables(path: Path, layouts: dict[str, dict[str, Any]], findings: Findings) -> dict[str, MappedTable] | None:
+    """All tables by file name, of the sizes that they were written with; None with a fatal finding."""
     tables: dict[str, MappedTable] = {}
-    for name, size in sizes.items():
-        file = path / name
-        expected = f"{size['rows']} rows in {size['bytes']} bytes"
+    for name, content in layouts.items():
+        file, layout = path / name, Layout(**{**content, "batches": tuple(content["batches"])})
+        expected = f"{layout.rows} rows in {layout.bytes} bytes"
         if file.parent != path:
             findings.fatal(path / METADATA, "tables", expected="names of files beside it", found=name, do=EXPORT_AGAIN)
-            return None
-        if is_lfs_pointer(file):
+        elif is_lfs_pointer(file):
             found, do = "a Git LFS pointer", "Run `git lfs pull` in its repository."
             findings.fatal(file, "file", expected=expected, found=found, do=do)
-            continue
-        try:
-            tables[name] = table = MappedTable(file)
-        except ValueError as error:
-            found = str(error).rpartition(": ")[2]
-            if file.is_file() and file.stat().st_size != size["bytes"]:
-                found = f"{file.stat().st_size} bytes ({found})"
-            findings.fatal(file, "file", expected=expected, found=found, do=RECOPY)
-            continue
-        if (len(table), file.stat().st_size) != (size["rows"], size["bytes"]):
-            found = f"{len(table)} rows in {file.stat().st_size} bytes"
-            findings.fatal(file, "size", expected=expected, found=found, do=RECOPY)
+        else:
+            try:
+                tables[name] = MappedTable(file, layout)
+            except ValueError as error:
+                findings.fatal(file, "file", expected=expected, found=str(error).rpartition(": ")[2], do=RECOPY)
     return None if findings.has_fatal else tables
 
 
-def _expect(table: MappedTable, findings: Findings, column: str, dtype: Any, *shape: int, ragged: bool = False) -> bool:
+def _expect(table: MappedTable, findings: Findings, column: str, dtype: Any, *shape: int) -> bool:
     """Whether a table has a column of a type; a fatal finding otherwise."""
-    if table.has_column(column, dtype, shape, ragged=ragged):
+    if table.has_column(column, dtype, shape):
         return True
-    lists = f" in lists of {' of '.join(map(str, shape))}" if shape else " in lists" if ragged else ""
-    schema = table.table.schema
+    lists = f" in lists of {' of '.join(map(str, shape))}" if shape else ""
+    schema = table.schema
     found = str(schema.field(column).type) if column in schema.names else f"columns {', '.join(schema.names)}"
     expected = f"a column of {np.dtype(dtype)}{lists}"
     findings.fatal(table.path, f"schema, column {column!r}", expected=expected, found=found, do=EXPORT_AGAIN)
@@ -270,8 +257,8 @@ def _device(
         dtype=str(dtype),
         nominal_rows=content["nominal_rows"],
         is_mem_mapped=content["is_mem_mapped"],
+        table=table,
         stretches=None if stretches is None else [(int(first), int(last)) for first, last in stretches],
-        _table=table,
     )
     for signal, values in per_signal.items():
         setattr(device, signal, values)
@@ -281,29 +268,29 @@ def _device(
 
 
 def _per_signal(table: MappedTable) -> dict[str, np.ndarray]:
-    return {name: np.array(table.rows(name)) for name in table.table.column_names if name in SIGNALS}
+    return {name: np.array(table.rows(name)) for name in table.schema.names if name in SIGNALS}
 
 
 def _screen(
     path: Path, content: dict[str, Any], tables: dict[str, MappedTable], findings: Findings
 ) -> TableScreen | None:
-    recording, screen, trials = (tables[name] for name in (RECORDING, SCREEN, TRIALS))
-    sound = _expect(screen, findings, "timestamp", np.float64) and _expect(screen, findings, "row", np.int64)
+    screen = tables[SCREEN]
+    sound = [_expect(screen, findings, "timestamp", np.float64)]
+    sound += [_expect(screen, findings, name, np.int64) for name in ("row", "between")]
     size, dtype = None, str(np.dtype(str(content["dtype"])))
     if content["size"] is not None:
         height, width = size = (int(content["size"][0]), int(content["size"][1]))
-        sound = sound and _expect(recording, findings, "video", dtype, height, width)
-        sound = sound and _expect(screen, findings, "picture", dtype, ragged=True)
-    if not sound:
+        pictures = [tables[name] for name in (RECORDING, BETWEEN) if name in tables]
+        sound += [_expect(table, findings, "video", dtype, height, width) for table in pictures]
+    if not all(sound):
         return None
-    timestamps = np.array(screen.rows("timestamp"))
-    shown = read_trials(trials)
-    return TableScreen(path, timestamps, shown, frame_size=size, frame_dtype=dtype, _tables=(recording, screen))
+    timestamps, trials = np.array(screen.rows("timestamp")), read_trials(tables[TRIALS])
+    return TableScreen(path, timestamps, trials, frame_size=size, frame_dtype=dtype, tables=tables)
 
 
 def read_trials(table: MappedTable) -> list[Trial]:
     """All trials of a recording."""
-    rows = table.table.to_pylist()
+    rows = table.read()
     for row in rows:
         row["image_size"] = None if row["image_size"] is None else tuple(row["image_size"])
     return [Trial(**row) for row in rows]

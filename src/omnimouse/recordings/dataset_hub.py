@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnimouse.files import write_text
-from omnimouse.hub import HubOptions, download
+from omnimouse.hub import HubOptions, download, quiet
 from omnimouse.recordings.dataset_card import CARD, card_text
 from omnimouse.recordings.dataset_form import METADATA, looks_like_dataset
 from omnimouse.recordings.files import Findings
@@ -50,7 +50,8 @@ def fetch_session(repo: str, session: str | None, options: HubOptions, findings:
     """
     from omnimouse.recordings.opening import choose_session
 
-    snapshot = download(repo, options, [f"*/{METADATA}"], dataset=True)
+    with quiet():
+        snapshot = download(repo, options, [f"*/{METADATA}"], dataset=True)
     # A revision is resolved once: from here on, it is this commit.
     options = replace(options, revision=snapshot.name)
     stored = sessions_in(snapshot)

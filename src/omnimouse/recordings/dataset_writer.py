@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,14 @@ import numpy as np
 
 from omnimouse.outputs import check_output
 from omnimouse.recordings import dataset_form as form
-from omnimouse.recordings.arrow_tables import as_column, require_datasets, require_pyarrow, stored_dtype, write_table
+from omnimouse.recordings.arrow_tables import (
+    Layout,
+    as_column,
+    require_datasets,
+    require_pyarrow,
+    stored_dtype,
+    write_table,
+)
 from omnimouse.recordings.base import CHUNK_BYTES, Recording, Screen, SequenceDevice, Trial
 from omnimouse.recordings.clock import FRAME_TOLERANCE, frame_indices, sequence_rows
 from omnimouse.recordings.dataset_card import write_card
@@ -147,7 +154,7 @@ class Writer:
 
     def __init__(self, recording: Recording, folder: Path, pictures: Pictures) -> None:
         self.recording, self.folder, self.pictures = recording, folder, pictures
-        self.tables: dict[str, dict[str, int]] = {}
+        self.tables: dict[str, Layout] = {}
         screen, responses = recording.screen, recording.responses
         first = np.array([trial.first_frame for trial in recording.trials])
         counts = np.array([trial.n_frames for trial in recording.trials])
@@ -182,7 +189,7 @@ class Writer:
             "withheld_tiers": list(recording.withheld_tiers),
             "devices": {device.name: _describe(device) for device in recording.devices},
             "frames": {"size": size, "dtype": str(self.pictures.dtype)},
-            "tables": self.tables,
+            "tables": {name: asdict(layout) for name, layout in self.tables.items()},
         }
         (self.folder / form.METADATA).write_text(form.encode_metadata(content), encoding="utf-8")
 
@@ -199,8 +206,7 @@ class Writer:
             for low in range(step, n_rows, step):
                 yield list(columns(low, min(low + step, n_rows)).values())
 
-        rows = write_table(self.folder / name, schema, batches())
-        self.tables[name] = {"rows": rows, "bytes": (self.folder / name).stat().st_size}
+        self.tables[name] = write_table(self.folder / name, schema, batches())
 
     def _table(self, name: str, columns: dict[str, Any]) -> None:
         self._stream(name, 1, 1, lambda low, high: columns)
@@ -231,8 +237,7 @@ class Writer:
         self._stream(form.RECORDING, device.shape[0], self._row_bytes(device), columns)
 
     def _row_bytes(self, device: SequenceDevice) -> int:
-        picture = int(np.prod(self.pictures.size or (0,))) * self.pictures.dtype.itemsize
-        return device.shape[1] * np.dtype(device.dtype).itemsize + picture + 64
+        return device.shape[1] * np.dtype(device.dtype).itemsize + self._picture_bytes() + 64
 
     def _write_device(self, device: SequenceDevice) -> None:
         offset = device.start_time - self.recording.responses.start_time
@@ -251,33 +256,39 @@ class Writer:
             self._table(form.signals_table(device.name), present)
 
     def _write_screen(self) -> None:
-        """One row per displayed frame: what shows it, and its picture where nothing else does."""
-        pa, pictures, screen = require_pyarrow(), self.pictures, self.recording.screen
+        """One row per displayed frame: where its picture is; and the pictures that no row shows."""
+        pa, screen = require_pyarrow(), self.recording.screen
         frames = np.arange(len(screen.timestamps))
         row = np.searchsorted(self.frame_of_row, frames)
         within = row < len(self.frame_of_row)
         row[within & (self.frame_of_row[np.minimum(row, len(self.frame_of_row) - 1)] != frames)] = -1
         row[~within] = -1
-        stored = np.array([trial.modality in ("video", "image") for trial in self.recording.trials] + [False])
-        between = (row < 0) & stored[self.trial_of_frame]
-        pixels = int(np.prod(pictures.size or (0,)))
+        stored = np.array([*(trial.modality in ("video", "image") for trial in self.recording.trials), False])
+        kept = np.flatnonzero((row < 0) & stored[self.trial_of_frame])
+        between = np.full(len(frames), -1)
+        between[kept] = np.arange(len(kept))
 
         def columns(low: int, high: int) -> dict[str, Any]:
-            trial, kept = self.trial_of_frame[low:high], low + np.flatnonzero(between[low:high])
-            found: dict[str, Any] = {
+            trial = self.trial_of_frame[low:high]
+            return {
                 "t": pa.array(screen.timestamps[low:high] - self.recording.responses.start_time),
                 "timestamp": pa.array(screen.timestamps[low:high]),
                 "trial": pa.array(trial, pa.int32(), mask=trial < 0),
-                "row": pa.array(row[low:high].astype(np.int64)),
+                "row": pa.array(row[low:high], pa.int64()),
+                "between": pa.array(between[low:high], pa.int64()),
             }
-            if pictures.size is not None:
-                offsets = np.concatenate([[0], np.cumsum(between[low:high])]) * pixels
-                shown = pictures.read(kept, self.trial_of_frame[kept])
-                flat = pa.array(shown.reshape(-1))
-                found["picture"] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat)
-            return found
 
-        self._stream(form.SCREEN, len(frames), pixels * pictures.dtype.itemsize + 32, columns)
+        def pictures(low: int, high: int) -> dict[str, Any]:
+            shown = kept[low:high]
+            found = self.pictures.read(shown, self.trial_of_frame[shown])
+            return {"frame": pa.array(shown, pa.int64()), "video": as_column(found)}
+
+        self._stream(form.SCREEN, len(frames), 40, columns)
+        if len(kept):
+            self._stream(form.BETWEEN, len(kept), self._picture_bytes() + 8, pictures)
+
+    def _picture_bytes(self) -> int:
+        return int(np.prod(self.pictures.size or (0,))) * self.pictures.dtype.itemsize
 
 
 def _plain(trial: Trial, name: str) -> Any:
