@@ -460,8 +460,12 @@ def test_the_check_reads_samples_and_pictures(write_session, tmp_path):
     for name in ("00001", "00007", "00008", "00009", "00002", "00004"):
         file = folder / f"screen/data/{name}.npy"
         np.save(file, np.load(file).astype(np.float32) / 300)
+    np.save(folder / "responses/meta/stds.npy", np.full(5, -1.0))
     open_recording(folder).to_dataset(tmp_path / "out")
-    found = {finding.field for finding in open_recording(tmp_path / "out").validate()}
+    findings = open_recording(tmp_path / "out").validate()
+    there = {path.name for path in (tmp_path / "out" / KEY).iterdir()}
+    assert "responses.signals.arrow" in {Path(finding.path).name for finding in findings} <= {*there, KEY}
+    found = {finding.field for finding in findings}
     assert {"value range", "modality"} <= found and any("NaN" in field or "nan" in field for field in found), found
     small = OmniMouseProcessor("strict", frame_height=18, frame_width=32)
     findings = check_recording(tmp_path / "out", processor=small)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 
 from omnimouse.recordings.base import CHUNK_BYTES
 from omnimouse.recordings.check_arrays import check_channel_order, check_device
 from omnimouse.recordings.check_screen import check_tiers
-from omnimouse.recordings.dataset_form import EXPORT_AGAIN, RECORDING, SCREEN, TRIALS, TableScreen
+from omnimouse.recordings.dataset_form import EXPORT_AGAIN, RECORDING, SCREEN, TRIALS, TableScreen, signals_table
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
 
@@ -36,8 +39,14 @@ def check_tables(parts: SessionParts, findings: Findings, *, frame_size: tuple[i
     if not deep:
         return
     for device in parts.devices.values():
-        if device is not None and device.shape[1]:
-            check_device(device, findings)
+        if device is None or not device.shape[1]:
+            continue
+        noted = Findings()
+        check_device(device, noted)
+        for finding in noted:  # which names the files that a session folder has
+            per_signal = Path(finding.path).parent.name == "meta"
+            file = screen.folder / signals_table(device.name) if per_signal else device.file
+            findings.append(replace(finding, path=str(file)))
     eye_tracker = parts.devices["eye_tracker"]
     if eye_tracker is not None:
         check_channel_order(eye_tracker, findings)
