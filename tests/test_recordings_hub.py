@@ -16,6 +16,7 @@ PREPARED = """
 import datasets
 import numpy as np
 from omnimouse import Windows, open_recording
+from omnimouse.recordings import check_recording
 
 datasets.disable_progress_bars()
 one, two = (open_recording(Path(os.environ["SESSIONS"], key)) for key in ("17797-4-7", "22083-2-19"))
@@ -101,7 +102,10 @@ open_recording("lab/mice", "22083-2-19", revision="more", cache_dir="other")
 asked = [name for name in files("lab/mice", revision="more") if name.startswith("22083-2-19/")]
 assert fetched() == ["17797-4-7/recording.json", *asked]
 
-refused(OSError, lambda: open_recording("lab/nothing"), "no dataset 'lab/nothing'")
+refused(OSError, lambda: open_recording("lab/nothing"), "There is no folder 'lab/nothing'", "no dataset 'lab/nothing'")
+(finding,) = check_recording("lab/nothing")
+assert finding.severity == "fatal" and "no dataset 'lab/nothing'" in finding.found
+assert all(finding.severity == "info" for finding in check_recording("lab/mice"))
 refused(OSError, lambda: open_recording("lab/mice", revision="v9"), "no revision 'v9'")
 refused(OSError, lambda: open_recording("lab/mice", cache_dir="empty", local_files_only=True), "not in the cache")
 api.create_repo("lab/tars", repo_type="dataset")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import multiprocessing
@@ -9,7 +10,6 @@ import pickle
 import shutil
 import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import datasets
@@ -186,6 +186,19 @@ def test_odd_types_rates_and_clocks_come_back(
     assert assert_same_windows(found, source)
     processor = OmniMouseProcessor("strict")
     assert np.array_equal(mean_responses(found, processor), mean_responses(source, processor), equal_nan=True)
+
+
+def test_a_device_without_channels_stays_one(write_session, tmp_path):
+    whole = open_recording(write_session())
+    nothing = base.SequenceDevice("treadmill", Path("nowhere"), 1.0, -np.inf, np.inf, (0, 0), "float32")
+    source = dataclasses.replace(whole, treadmill=nothing)
+    assert "treadmill" not in source.to_dataset(tmp_path / "out").column_names
+    found = open_recording(tmp_path / "out")
+    assert found.treadmill.valid_range == (-np.inf, np.inf) and found.treadmill.shape == (0, 0)
+    assert list(found.treadmill.chunks()) == [] and found.treadmill.nan_rows().tolist() == []
+    assert (found.start_time, found.end_time) == (source.start_time, source.end_time)
+    rows = np.arange(90)
+    assert np.array_equal(found.eye_tracker.read(rows), source.eye_tracker.read(rows))
 
 
 def test_a_second_copy_of_the_form_is_the_first(written, tmp_path):
@@ -406,7 +419,7 @@ def rename_column(folder: Path) -> None:
     table = pa.table({"t": np.zeros(1960), "speed": arrow_tables.as_column(np.zeros((1960, 1)))})
     layout = arrow_tables.write_table(folder / "treadmill.arrow", table.schema, [[c.chunk(0) for c in table.columns]])
     content = json.loads((folder / "recording.json").read_text())
-    described(folder, tables={**content["tables"], "treadmill.arrow": asdict(layout)})
+    described(folder, tables={**content["tables"], "treadmill.arrow": dataclasses.asdict(layout)})
 
 
 def described(folder: Path, **changes) -> None:

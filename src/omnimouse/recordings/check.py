@@ -67,7 +67,12 @@ def _guarded(check: Callable[[], Any], path: Path, findings: Findings) -> None:
 
 def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Findings) -> list[Path]:
     """Check what lies at a path; returns the folder that was found there, if any."""
-    folder = find_session_folder(path, findings)
+    try:
+        folder = find_session_folder(path, findings)
+    except OSError as error:  # of the Hub
+        expected = "a session folder, or a dataset repo"
+        findings.fatal(path, "folder", expected=expected, found=str(error), do="Check the path, or the name.")
+        return []
     if folder is None:
         return []
     parts = load_parts(folder, findings)

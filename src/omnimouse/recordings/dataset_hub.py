@@ -50,8 +50,11 @@ def fetch_session(repo: str, session: str | None, options: HubOptions, findings:
     """
     from omnimouse.recordings.opening import choose_session
 
-    with quiet():
-        snapshot = download(repo, options, [f"*/{METADATA}"], dataset=True)
+    try:
+        with quiet():
+            snapshot = download(repo, options, [f"*/{METADATA}"], dataset=True)
+    except OSError as error:
+        raise OSError(f"There is no folder {repo!r}, and as a dataset on the Hub: {error}") from error
     # A revision is resolved once: from here on, it is this commit.
     options = replace(options, revision=snapshot.name)
     stored = sessions_in(snapshot)
