@@ -414,12 +414,14 @@ def test_several_recordings_are_told_apart_by_their_session(written, tmp_path):
         open_recording(written, subfolder="x")
 
 
-def rename_column(folder: Path) -> None:
-    """Writes another table in the place of one, and describes it as it is."""
-    table = pa.table({"t": np.zeros(1960), "speed": arrow_tables.as_column(np.zeros((1960, 1)))})
-    layout = arrow_tables.write_table(folder / "treadmill.arrow", table.schema, [[c.chunk(0) for c in table.columns]])
+def rewrite(folder: Path, name: str, change) -> None:
+    """Puts a function of a table in its place, and describes it as it is."""
+    with pa.OSFile(str(folder / name)) as source:
+        table = change(pa.ipc.open_stream(source).read_all().combine_chunks())
+    columns = [column.chunk(0) for column in table.columns]
+    layout = arrow_tables.write_table(folder / name, table.schema, [columns])
     content = json.loads((folder / "recording.json").read_text())
-    described(folder, tables={**content["tables"], "treadmill.arrow": dataclasses.asdict(layout)})
+    described(folder, tables={**content["tables"], name: dataclasses.asdict(layout)})
 
 
 def described(folder: Path, **changes) -> None:
@@ -450,7 +452,22 @@ FAULTS = {
         lambda f: described(f, tables={"../x.arrow": {"rows": 1, "bytes": 9, "step": 1, "batches": [0]}}),
         ("names of files beside it", "../x.arrow"),
     ),
-    "another column": (rename_column, ("schema, column 'treadmill'", "float64 in lists of 1", "columns t, speed")),
+    "another column": (
+        lambda f: rewrite(f, "treadmill.arrow", lambda table: table.rename_columns(["t", "speed"])),
+        ("schema, column 'treadmill'", "float64 in lists of 1", "columns t, speed"),
+    ),
+    "another type": (
+        lambda f: rewrite(f, "screen.arrow", lambda table: table.cast(
+            pa.schema([field.with_type(pa.int32()) if field.name == "row" else field for field in table.schema]))),
+        ("schema, column 'row'", "a column of int64, found int32"),
+    ),
+    "fewer rows": (
+        lambda f: rewrite(f, "treadmill.arrow", lambda table: table.slice(0, 99)), ("rows: expected 1960, found 99",)
+    ),
+    "a clock that runs back": (
+        lambda f: rewrite(f, "screen.arrow", lambda table: table.take(list(reversed(range(len(table)))))),
+        ("screen.arrow: timestamps", "increasing seconds"),
+    ),
 }  # fmt: skip
 
 

@@ -215,4 +215,4 @@ def _view(column: pa.Array) -> np.ndarray:
     if not len(column):
         return np.zeros(shape, dtype)
     first = column.offset * dtype.itemsize
-    return np.frombuffer(column.buffers()[1], dtype, count=len(column), offset=first).reshape(shape)
+    return np.frombuffer(column.buffers()[1] or b"", dtype, count=len(column), offset=first).reshape(shape)

@@ -30,7 +30,7 @@ import numpy as np
 
 from omnimouse.recordings.arrow_tables import Layout, MappedTable, require_pyarrow, stored_dtype
 from omnimouse.recordings.base import CHUNK_BYTES, Screen, SequenceDevice, Trial
-from omnimouse.recordings.experanto import SEQUENCE_DEVICES, SessionParts
+from omnimouse.recordings.experanto import SEQUENCE_DEVICES, SessionParts, clock_is_sound
 from omnimouse.recordings.files import RECOPY, Findings, is_lfs_pointer, read_mapping
 
 METADATA = "recording.json"
@@ -285,6 +285,8 @@ def _screen(
     if not all(sound):
         return None
     timestamps, trials = np.array(screen.rows("timestamp")), read_trials(tables[TRIALS])
+    if not clock_is_sound(path / SCREEN, timestamps, findings):
+        return None
     return TableScreen(path, timestamps, trials, frame_size=size, frame_dtype=dtype, tables=tables)
 
 
