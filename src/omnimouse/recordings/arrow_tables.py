@@ -133,6 +133,9 @@ class MappedTable:
                 if size != layout.bytes:
                     raise ValueError(f"{size} bytes")
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if hasattr(mmap, "MADV_RANDOM"):
+                # A look at a batch would else read megabytes around it; what is wanted is asked for (`_fetch_ahead`).
+                self._map.madvise(mmap.MADV_RANDOM)
             self._buffer = pa.py_buffer(self._map)
             self.schema = pa.ipc.open_stream(self._buffer).schema
         except (OSError, ValueError, pa.ArrowException) as error:
