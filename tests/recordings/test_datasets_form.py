@@ -537,3 +537,18 @@ def test_a_damaged_batch_is_refused_with_its_rows(written):
         with pytest.raises(ValueError, match="do not make a table"):
             open_recording(written)
         described(written, tables=tables)
+
+
+@pytest.mark.parametrize("wrong", [10**12, 3])
+def test_frames_that_lie_in_no_row_are_refused(written, wrong):
+    def change(table: pa.Table) -> pa.Table:
+        rows = table["row"].to_numpy().copy()
+        rows[50] = wrong
+        return table.set_column(table.schema.get_field_index("row"), "row", pa.array(rows))
+
+    rewrite(written, "screen.arrow", change)
+    recording = open_recording(written)
+    shown = recording.screen.timestamps[40:60] + 1e-3
+    with pytest.raises(ValueError, match=r"screen.arrow: frames .* are said to lie in rows .* copy the file again"):
+        recording.screen.frames_at(shown, height=36, width=64)
+    assert any("are said to lie in rows" in finding.found for finding in check_recording(written))

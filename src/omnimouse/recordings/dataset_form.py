@@ -150,10 +150,18 @@ class TableScreen(Screen):
             at = np.flatnonzero(rows >= 0)
             if len(at):
                 first, last = int(rows[at[0]]), int(rows[at[-1]])
+                if last >= len(self.tables[name]) or (np.diff(rows[at]) < 0).any():
+                    raise ValueError(
+                        f"{self.folder / SCREEN}: frames {frames[0]} to {frames[-1]} are said to lie in rows of {name} "
+                        f"that are not in order, or beyond its {len(self.tables[name])}; copy the file again"
+                    )
                 found[at] = self.tables[name].rows("video", first, last + 1)[rows[at] - first]
                 missing -= len(at)
         if missing:
-            raise ValueError(f"{self.folder / SCREEN}: {missing} of frames {frames} are stored nowhere; {EXPORT_AGAIN}")
+            raise ValueError(
+                f"{self.folder / SCREEN}: {missing} of frames {frames[0]} to {frames[-1]} are stored nowhere; "
+                f"{EXPORT_AGAIN}"
+            )
         return found
 
 
