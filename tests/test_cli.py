@@ -21,7 +21,7 @@ from omnimouse.training import anneal, finetune, train
 
 COMMANDS = (
     "demo", "simulate", "list", "download", "check", "finetune", "train", "anneal", "evaluate", "predict", "convert",
-    "push", "info",
+    "export", "push", "info",
 )  # fmt: skip
 N_NEURONS = 12
 SMALL_CORE = {

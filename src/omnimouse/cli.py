@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnimouse import __version__, commands, corpus_commands, training_commands
+from omnimouse import __version__, commands, corpus_commands, export_commands, training_commands
 from omnimouse.command_options import add_json
 from omnimouse.demo import DemoSettings
 
@@ -80,6 +80,7 @@ examples:
 
 Nothing in the files is run: what is not tensors and plain data is refused. The folder opens like any other model, and
 --core takes it. `--core omnimouse-80m` converts into a cache by itself.""",
+    "export": export_commands.EXPORT_EXAMPLES,
     "push": """\
 examples:
   omnimouse push my-mouse/adapter me/my-mouse --scores scores.json
@@ -158,6 +159,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(command("evaluate", commands.evaluate, "Score a model on held-out trials of a recording"))
     _add_predict(command("predict", commands.predict, "Write predictions for a recording"))
     _add_convert(command("convert", commands.convert, "Turn a published checkpoint into a model folder"))
+    summary = "Write recordings as tables that the library datasets reads, or push them to the Hub"
+    export_commands.add_export(command("export", export_commands.export, summary))
     _add_push(command("push", commands.push, "Share a model or a session adapter on the Hub"))
     _add_info(command("info", commands.info, "Say what a folder or a core is"))
     return parser

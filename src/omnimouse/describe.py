@@ -77,8 +77,12 @@ def describe(path: str | os.PathLike[str], *, revision: str | None = None) -> di
         return describe_adapter(folder)
     if is_run(folder):
         return describe_run(folder)
+    from omnimouse.recordings.dataset_form import looks_like_dataset
+    from omnimouse.recordings.dataset_hub import sessions_in
+
     # A recording has a config.json too, so its devices are looked for first.
-    if any((folder / device).is_dir() for device in ("responses", "screen", "data/videos", "data/images")):
+    parts = ("responses", "screen", "data/videos", "data/images")
+    if any((folder / device).is_dir() for device in parts) or looks_like_dataset(folder) or sessions_in(folder):
         from omnimouse.recordings import open_recording
 
         return describe_recording(open_recording(folder))

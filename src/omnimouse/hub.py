@@ -166,7 +166,7 @@ def find(name: str | Path, options: HubOptions | None = None) -> Source:
         known = ", ".join((*PACKAGED_CORES, *PUBLISHED_CORES))
         raise ValueError(f"There is no model folder {text!r}, and no model of that name. Known names: {known}.")
     repo = PUBLISHED_CORES.get(alias, text)
-    with _quiet():
+    with quiet():
         snapshot = download(repo, options, SMALL_FILES)
     # The cache knows a snapshot by its commit: from here on, the revision is this commit.
     return Source(repo, snapshot / options.subfolder, snapshot.name, replace(options, revision=snapshot.name))
@@ -176,13 +176,14 @@ def _may_be_repo(name: str) -> bool:
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith((".", "~"))
 
 
-def download(repo: str, options: HubOptions, patterns: Iterable[str]) -> Path:
+def download(repo: str, options: HubOptions, patterns: Iterable[str], *, dataset: bool = False) -> Path:
     """Brings the files of a repo that match patterns into the Hub cache.
 
     Args:
         repo: The repo.
         options: How to reach it; patterns are relative to its `subfolder`.
         patterns: File names, with wildcards.
+        dataset: Whether it is a dataset, and not a model.
 
     Returns:
         The snapshot's folder, named after the commit.
@@ -193,9 +194,10 @@ def download(repo: str, options: HubOptions, patterns: Iterable[str]) -> Path:
     from . import __version__
 
     prefix = f"{glob.escape(options.subfolder.strip('/'))}/" if options.subfolder else ""
-    with explained(repo, options.revision):
+    with explained(repo, options.revision, dataset=dataset):
         folder = snapshot_download(
             repo,
+            repo_type="dataset" if dataset else None,
             revision=options.revision,
             token=options.token,
             cache_dir=options.cache_dir,
@@ -216,7 +218,7 @@ def hub_api(token: str | bool | None = None) -> HfApi:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without progress bars and remarks: small files take no time, and a published repo has hardly any."""
     log = logging.getLogger("huggingface_hub._snapshot_download")
     level, bars = log.level, not are_progress_bars_disabled()

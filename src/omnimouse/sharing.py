@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ class Target:
         head: Commit that the push builds on.
         files: Its files by name.
         options: How to push.
+        repo_type: `"dataset"`, or `None` for models and session adapters.
     """
 
     api: HfApi
@@ -85,9 +86,10 @@ class Target:
     head: str
     files: dict[str, RepoFile]
     options: UploadOptions
+    repo_type: str | None = None
 
     @classmethod
-    def open(cls, repo: str, options: UploadOptions) -> Target:
+    def open(cls, repo: str, options: UploadOptions, *, repo_type: str | None = None) -> Target:
         """Creates the repo and the branch if needed, and looks at what is there.
 
         Raises:
@@ -99,25 +101,27 @@ class Target:
                 f"create_pr=True opens a pull request on the main branch, got revision={options.revision!r}. Leave one "
                 "of them out; to go on in an open pull request pass revision='refs/pr/<n>' alone."
             )
-        api = hub_api(options.token)
-        with explained(repo, options.revision):
+        api, kind = hub_api(options.token), repo_type
+        with explained(repo, options.revision, dataset=kind == "dataset"):
             # A pull request may go to a repo of somebody else, which must not be created.
-            if not (options.create_pr and "/" in repo and api.repo_exists(repo)):
-                repo = api.create_repo(repo, private=options.private, exist_ok=True).repo_id
+            if not (options.create_pr and "/" in repo and api.repo_exists(repo, repo_type=kind)):
+                repo = api.create_repo(repo, private=options.private, exist_ok=True, repo_type=kind).repo_id
             branch = options.revision or constants.DEFAULT_REVISION
-            if not branch.startswith("refs/") and not api.revision_exists(repo, branch):
-                api.create_branch(repo, branch=branch)
-            head = api.repo_info(repo, revision=branch).sha
+            if not branch.startswith("refs/") and not api.revision_exists(repo, branch, repo_type=kind):
+                api.create_branch(repo, branch=branch, repo_type=kind)
+            head = api.repo_info(repo, revision=branch, repo_type=kind).sha
             assert head is not None
-            entries = api.list_repo_tree(repo, recursive=True, revision=head)
-            return cls(api, repo, head, {f.path: f for f in entries if isinstance(f, RepoFile)}, options)
+            entries = api.list_repo_tree(repo, recursive=True, revision=head, repo_type=kind)
+            return cls(api, repo, head, {f.path: f for f in entries if isinstance(f, RepoFile)}, options, kind)
 
     def seed(self, folder: Path, names: Sequence[str] = SEEDS) -> None:
         """Puts the repo's small files into a folder, for a save to start from."""
         for name in names:
             if name in self.files:
                 with explained(self.repo, self.head):
-                    cached = hf_hub_download(self.repo, name, revision=self.head, token=self.options.token)
+                    cached = hf_hub_download(
+                        self.repo, name, revision=self.head, token=self.options.token, repo_type=self.repo_type
+                    )
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(cached, folder / name)
 
@@ -140,8 +144,10 @@ class Target:
         options = HubOptions(revision=self.head, token=self.options.token)
         return hash_tensors(stored_core(download(self.repo, options, core_weight_patterns()))) == core_hash()
 
-    def commit(self, folder: Path, delete: Sequence[str], what: str) -> CommitInfo:
-        """Uploads all files of a folder and deletes others, in one commit on top of `head`.
+    def commit(
+        self, folder: Path, delete: Sequence[str], what: str, *, others: Mapping[str, Path] | None = None
+    ) -> CommitInfo:
+        """Uploads all files of a folder, and `others` by their names, and deletes files; one commit on top of `head`.
 
         Raises:
             OSError: The Hub refuses or cannot be reached, or the repo has changed meanwhile.
@@ -152,12 +158,14 @@ class Target:
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         ]
+        operations += [CommitOperationAdd(name, path) for name, path in (others or {}).items()]
         operations += [CommitOperationDelete(name) for name in delete]
         with explained(self.repo, options.revision):
             try:
                 return self.api.create_commit(
                     self.repo,
                     operations,
+                    repo_type=self.repo_type,
                     commit_message=options.commit_message or f"Upload {what}",
                     commit_description=options.commit_description,
                     revision=None if options.create_pr else options.revision,

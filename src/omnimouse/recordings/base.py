@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from omnimouse.recordings.clock import frame_indices
+from omnimouse.recordings.exports import WithExports
 
 CHUNK_BYTES = 32 * 2**20
 """Upper bound on what is read at once when a whole array has to be looked at."""
@@ -93,9 +94,16 @@ def _fetch_ahead(array: np.ndarray, low: int, high: int) -> None:
         return
     row_bytes = array.nbytes // max(1, array.shape[0])
     first = getattr(array, "offset", 0) % mmap.ALLOCATIONGRANULARITY + low * row_bytes
+    fetch_bytes_ahead(mapped, first, first + (high - low) * row_bytes)
+
+
+def fetch_bytes_ahead(mapped: mmap.mmap, first: int, end: int) -> None:
+    """Asks the system for the bytes ``[first, end)`` of a mapped file at once, where systems take such advice."""
+    if not hasattr(mmap, "MADV_WILLNEED"):
+        return
     start = first - first % mmap.PAGESIZE
     with contextlib.suppress(OSError, ValueError):  # it is advice; reading works without
-        mapped.madvise(mmap.MADV_WILLNEED, start, first + (high - low) * row_bytes - start)
+        mapped.madvise(mmap.MADV_WILLNEED, start, end - start)
 
 
 @dataclass
@@ -185,6 +193,10 @@ class SequenceDevice:
         """Consecutive rows `[high - low, S]`."""
         _fetch_ahead(self.data, low, high)
         return self.data[low:high]
+
+    def segments(self) -> list[tuple[int, int]]:
+        """Stretches of consecutive rows that hold samples, as first row and row after the last, increasing."""
+        return [(0, self.shape[0])]
 
     def chunks(self, rows: slice = slice(None)) -> Iterator[tuple[int, np.ndarray]]:
         """Pairs of first row and block `[<=T', S]` over a contiguous range of rows, at most `CHUNK_BYTES` each."""
@@ -314,7 +326,7 @@ class NoVideo(Screen):
 
 
 @dataclass
-class Recording:
+class Recording(WithExports):
     """One session: a recording of one population, opened without reading its arrays.
 
     Attributes:

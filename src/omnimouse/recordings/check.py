@@ -15,9 +15,11 @@ from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.base import Finding, Recording, SequenceDevice
 from omnimouse.recordings.channels import channel_rows, usual_channels
 from omnimouse.recordings.check_arrays import check_channel_order, check_device
+from omnimouse.recordings.check_dataset import check_tables
 from omnimouse.recordings.check_screen import check_stimuli, check_trials
 from omnimouse.recordings.check_sensorium import check_clips
 from omnimouse.recordings.check_static import check_stills
+from omnimouse.recordings.dataset_form import TableScreen, looks_like_dataset
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.opening import find_session_folder, load_parts, name_archive
@@ -84,12 +86,23 @@ def _guarded(check: Callable[[], Any], path: Path, findings: Findings) -> None:
 
 def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Findings) -> list[Path]:
     """Check what lies at a path; returns the folder that was found there, if any."""
-    folder = find_session_folder(path, findings)
+    try:
+        folder = find_session_folder(path, findings)
+    except OSError as error:  # of the Hub
+        expected = "a session folder, or a dataset repo"
+        findings.fatal(path, "folder", expected=expected, found=str(error), do="Check the path, or the name.")
+        return []
     if folder is None:
         return []
     parts = load_parts(folder, findings)
     _check_identity(parts, findings)
-    if not looks_like_sensorium(folder):
+    if isinstance(parts.screen, TableScreen):
+        size = processor.frame_height, processor.frame_width
+        _guarded(lambda: check_tables(parts, findings, frame_size=size, deep=deep), folder, findings)
+        _guarded(lambda: _check_overlap(parts, processor, findings), folder, findings)
+    elif looks_like_dataset(folder):
+        return [folder]
+    elif not looks_like_sensorium(folder):
         _check_experanto(parts, processor, deep, findings)
     elif deep and isinstance(parts.screen, ClipScreen):
         size = processor.frame_height, processor.frame_width
@@ -121,7 +134,7 @@ def _check_identity(parts: SessionParts, findings: Findings) -> None:
         SessionSpec(parts.session_key, 1, parts.animal_id)
     except ValueError as error:
         findings.warning(
-            parts.path if isinstance(parts.screen, ClipScreen) else parts.path / "meta.json",
+            parts.path if isinstance(parts.screen, (ClipScreen, TableScreen)) else parts.path / "meta.json",
             "scan_key",
             expected="names that a model can store a session under",
             found=str(error),

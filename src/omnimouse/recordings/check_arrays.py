@@ -244,7 +244,7 @@ def check_channel_order(device: SequenceDevice, findings: Findings) -> None:
     """
     if device.shape[1] != 4 or device.shape[0] < 100:
         return
-    trace = np.asarray(device.data[:ORDER_ROWS], dtype=np.float64)
+    trace = device.read(np.arange(min(ORDER_ROWS, device.shape[0]))).astype(np.float64)
     derivative = _derivative_correlations(trace)
     stored = derivative[1, 0]
     best = np.unravel_index(np.argmax(derivative), derivative.shape)

@@ -31,12 +31,18 @@ SAMPLED_FRAMES = 5
 
 def check_trials(screen: Screen, findings: Findings) -> None:
     """Tiers, INVALID periods, file names and caches: everything about trials but their pixels."""
-    meta = screen.folder / "meta"
+    check_tiers(screen, screen.folder / "meta", findings)
+    _check_files(screen, findings)
+    _check_rate(screen, findings)
+
+
+def check_tiers(screen: Screen, meta: Path, findings: Findings) -> None:
+    """Tiers and INVALID periods; `meta` is where trials are stored, a folder of one file each or one file."""
     stimuli = [trial for trial in screen.trials if trial.modality in ("video", "image")]
     untiered = [trial.name for trial in stimuli if trial.tier is None]
     if untiered:
         findings.warning(
-            meta / f"{untiered[0]}.yml",
+            _stored_trial(meta, untiered[0]),
             "tier",
             expected="a tier on every image and video trial",
             found=f"{len(untiered)} of {len(stimuli)} without: {_listed(untiered)}",
@@ -58,19 +64,21 @@ def check_trials(screen: Screen, findings: Findings) -> None:
         findings.warning(
             meta, "tier", expected="'train' among the tiers", found=", ".join(tiers), do="Nothing to train on."
         )
-    _check_invalid(screen, findings)
-    _check_files(screen, findings)
-    _check_rate(screen, stimuli, findings)
+    _check_invalid(screen, meta, findings)
 
 
-def _check_invalid(screen: Screen, findings: Findings) -> None:
+def _stored_trial(meta: Path, name: str) -> Path:
+    return meta if meta.suffix else meta / f"{name}.yml"
+
+
+def _check_invalid(screen: Screen, meta: Path, findings: Findings) -> None:
     invalid = [trial for trial in screen.trials if trial.modality == "invalid"]
     if not invalid:
         return
     last = float(screen.timestamps[-1])
     seconds = sum(min(trial.end, last) - trial.start for trial in invalid)
     findings.info(
-        screen.folder / "meta" / f"{invalid[0].name}.yml",
+        _stored_trial(meta, invalid[0].name),
         "modality",
         expected="no INVALID periods",
         found=f"{len(invalid)} trials, {seconds:.1f} s",
@@ -127,10 +135,12 @@ def _cache_agrees(cache: Path, screen: Screen) -> bool:
     )
 
 
-def _check_rate(screen: Screen, stimuli: list[Trial], findings: Findings) -> None:
+def _check_rate(screen: Screen, findings: Findings) -> None:
     steps = np.diff(screen.timestamps)
     late = 0
-    for trial in stimuli:
+    for trial in screen.trials:
+        if trial.modality not in ("video", "image"):
+            continue
         within = steps[trial.first_frame : trial.first_frame + trial.n_frames - 1]
         if len(within):
             late += int(np.count_nonzero(within > 1.5 * np.median(within)))

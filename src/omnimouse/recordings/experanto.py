@@ -145,7 +145,7 @@ def _screen(folder: Path, findings: Findings) -> Screen | None:
     timestamps = open_array(folder / "timestamps.npy", findings)
     if timestamps is not None:
         timestamps = np.asarray(timestamps, dtype=np.float64)
-        if not _clock_is_sound(folder / "timestamps.npy", timestamps, findings):
+        if not clock_is_sound(folder / "timestamps.npy", timestamps, findings):
             timestamps = None
     meta = folder / "meta"
     names = sorted(entry.name for entry in meta.iterdir() if TRIAL_FILE.fullmatch(entry.name)) if meta.is_dir() else []
@@ -172,7 +172,8 @@ def _has_frames(folder: Path, findings: Findings) -> bool:
     return meta is None or meta.get("frames") is not False
 
 
-def _clock_is_sound(path: Path, timestamps: np.ndarray, findings: Findings) -> bool:
+def clock_is_sound(path: Path, timestamps: np.ndarray, findings: Findings) -> bool:
+    """Whether times of displayed frames `[F]` can be looked up in; findings otherwise."""
     if timestamps.ndim != 1 or len(timestamps) < 2:
         findings.fatal(
             path, "shape", expected="one time per displayed frame, at least 2", found=str(timestamps.shape), do=RECOPY

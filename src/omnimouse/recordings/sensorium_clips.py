@@ -137,6 +137,12 @@ class ClipDevice(SequenceDevice):
                 block[start + first : start + last] = self.reader(self.clips, trial, slice(first, last))
         return block
 
+    def segments(self) -> list[tuple[int, int]]:
+        """The valid rows of each trial that has values."""
+        stretches = self.clips.overlapping(0, self.shape[0])
+        firsts = ((self.clips.first_row(trial), last) for trial, _, last in stretches if trial not in self.withheld)
+        return [(first, first + last) for first, last in firsts]
+
     def chunks(self, rows: slice = slice(None)) -> Iterator[tuple[int, np.ndarray]]:
         """Pairs of first row and block `[<=T', S]` over the valid rows of a range, each within one clip."""
         low, high, _ = rows.indices(self.shape[0])

@@ -15,6 +15,7 @@ from omnimouse.corpus import collection
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Windows, open_recording
 from omnimouse.recordings.channels import missing_modalities
+from omnimouse.recordings.dataset_form import looks_like_dataset
 from omnimouse.sessions import hash_unit_ids, matches_glob, same_animal, short_key
 from omnimouse.training.preparation import open_windows
 from omnimouse.training.pretraining_recipe import RecordingsRecipe
@@ -134,6 +135,7 @@ def _folders(paths: Sequence[str]) -> list[Path]:
             for path in matches
             if all((path / device).is_dir() for device in _DEVICES)
             or any((path / "data" / kind).is_dir() for kind in ("videos", "images"))
+            or looks_like_dataset(path)
         ]
         if not sessions:
             raise ValueError(

@@ -1,0 +1,240 @@
+"""Windows per second, opening time and memory by the format that a recording is stored in. See README.md.
+
+    python benchmarks/formats.py                         # 8,000 neurons, 10 minutes: 3 GB of disk, about 5 minutes
+    python benchmarks/formats.py --quick                 # a toy size, to see that everything works
+    python benchmarks/formats.py --formats datasets      # one format anew; the others stay as they were measured
+
+Every case runs in a process of its own (`formats_case.py`), one after another, round after round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from loader import write_sessions
+from machine import HERE, describe_machine, markdown_table, replace_file
+
+from omnimouse import open_recording
+from omnimouse.recordings import Recording
+from omnimouse.recordings.clock import sequence_rows
+
+MIB = 2**20
+BASELINE = "bare memory map"
+Row = dict[str, Any]
+
+
+def keep_npy(source: Path, target: Path) -> None:
+    """The session folder as it is, `responses/data.npy`."""
+    target.symlink_to(source, target_is_directory=True)
+
+
+def write_mem(source: Path, target: Path) -> None:
+    """The same with headerless responses, `responses/data.mem`."""
+    shutil.copytree(source, target)
+    device = target / "responses"
+    np.load(device / "data.npy", mmap_mode="r").tofile(device / "data.mem")
+    (device / "data.npy").unlink()
+    meta = yaml.safe_load((device / "meta.yml").read_text(encoding="utf-8"))
+    (device / "meta.yml").write_text(yaml.safe_dump({**meta, "is_mem_mapped": True}), encoding="utf-8")
+
+
+def write_sensorium(source: Path, target: Path) -> None:
+    """The clips of a session as a SENSORIUM 2023 folder, float32, without statistics with a time axis."""
+    recording, clips = open_recording(source), 0
+    target = target / "dynamic1-1-1-Video-benchmark"
+    for kind in ("videos", "responses", "behavior", "pupil_center"):
+        (target / "data" / kind).mkdir(parents=True)
+    tiers = []
+    for trial in recording.trials:
+        if trial.modality != "video" or trial.start < recording.start_time or trial.end > recording.end_time:
+            continue
+        arrays = _clip(recording, trial.start, trial.n_frames)
+        arrays["videos"] = np.load(source / "screen/data" / f"{trial.name}.npy").transpose(1, 2, 0)
+        for kind, array in arrays.items():
+            np.save(target / "data" / kind / f"{clips}.npy", np.ascontiguousarray(array, dtype=np.float32))
+        tiers.append(trial.tier)
+        clips += 1
+    for name, values in (("trials/tiers", np.array(tiers)), ("trials/trial_idx", np.arange(clips)),
+                         ("neurons/unit_ids", recording.unit_ids)):  # fmt: skip
+        (target / "meta" / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(target / "meta" / f"{name}.npy", values)
+    means, stds = recording.statistics(recording.responses)
+    folder = target / "meta/statistics/responses/all"
+    folder.mkdir(parents=True)
+    np.save(folder / "mean.npy", means)
+    np.save(folder / "std.npy", stds)
+
+
+def _clip(recording: Recording, start: float, n_frames: int) -> dict[str, np.ndarray]:
+    """What the devices recorded during a clip, at 30 Hz, time last."""
+    values = []
+    for device in recording.devices:
+        rows = sequence_rows(start, 30.0, n_frames, device_start=device.start_time,
+                             device_rate=device.sampling_rate, time_rule="exact")  # fmt: skip
+        values.append(np.asarray(device.read(rows)).T)
+    responses, eye, speed = values
+    return {"responses": responses, "behavior": np.stack([eye[0], speed[0]]), "pupil_center": eye[2:]}
+
+
+def write_dataset(source: Path, target: Path) -> None:
+    """Tables of Arrow, as `Recording.to_dataset` writes them."""
+    open_recording(source).to_dataset(target)
+
+
+FORMATS: dict[str, Callable[[Path, Path], None]] = {
+    "experanto .npy": keep_npy,
+    "experanto .mem": write_mem,
+    "SENSORIUM 2023": write_sensorium,
+    "datasets": write_dataset,
+}
+"""How a format is made of a session folder; `formats_case.open_format` opens what it wrote."""
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line. What `--quick` makes small can still be set beside it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # name: (default, with --quick, help)
+    sizes: dict[str, tuple[Any, Any, str]] = {
+        "neurons": (8000, 300, "neurons of the session"),
+        "minutes": (10.0, 2.0, "its length"),
+        "cold-windows": (64, 8, "windows read from disk; all of them should cover a small part of the session"),
+        "warm-windows": (600, 20, "windows read from the page cache"),
+        "memory-windows": (3000, 100, "windows over which memory is watched"),
+        "repeats": (3, 1, "rounds; medians are given"),
+    }
+    for name, (default, quick, text) in sizes.items():
+        parser.add_argument(f"--{name}", type=type(default), help=f"{text} (default: {default}; quick: {quick})")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="default: all")
+    parser.add_argument("--work", type=Path, help="folder of the session, used again (default: a temporary folder)")
+    parser.add_argument("--note", default="", help="what else the machine did meanwhile, for the results")
+    parser.add_argument("--quick", action="store_true", help="toy size; writes only with --output")
+    parser.add_argument("--output", type=Path, help="folder of the results (default: benchmarks/results)")
+    options = parser.parse_args(argv)
+    for name, (default, quick, _) in sizes.items():
+        field = name.replace("-", "_")
+        if getattr(options, field) is None:
+            setattr(options, field, quick if options.quick else default)
+    if options.output is None and not options.quick:
+        options.output = HERE / "results"
+    return options
+
+
+def run_case(**case: Any) -> Row:
+    """What a case measured, in a new process."""
+    command = [sys.executable, str(HERE / "formats_case.py"), json.dumps(case)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"The case {case} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def medians(runs: list[Row]) -> Row:
+    """Medians of all numbers of several runs."""
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+def measure(options: argparse.Namespace, work: Path) -> dict[str, Row]:
+    """Writes the session in every format and measures them, round after round."""
+    (source,) = write_sessions(work, 1, options.neurons, options.minutes)
+    places: dict[str, Path] = {}
+    for name in options.formats:
+        places[name] = place = Path(source).with_name(name.replace(" ", "-").replace(".", ""))
+        if not place.exists():
+            print(f"writing {name}", flush=True)
+            partial = place.with_name(f"{place.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            FORMATS[name](Path(source), partial)
+            os.replace(partial, place)
+    common = {name: getattr(options, f"{name}_windows") for name in ("cold", "warm", "memory")}
+    runs: dict[str, list[Row]] = {name: [] for name in (BASELINE, *options.formats)}
+    for _ in range(options.repeats):
+        runs[BASELINE].append(run_case(do="bare", path=source, **common))
+        for name, place in places.items():
+            runs[name].append(run_case(do="format", format=name, path=str(place), **common))
+    return {name: {**medians(found), "runs": found} for name, found in runs.items()}
+
+
+def format_rows(rows: dict[str, Row]) -> str:
+    """A markdown table; ratios are against the bare memory map of the same run."""
+    header = ["format", "GB", "open ms", "cold responses/s", "x map", "MB/window", "warm responses/s", "x map",
+              "warm windows/s", "MiB after the first", "MiB more after all"]  # fmt: skip
+    cells = []
+    for name, row in rows.items():
+        base = row.get("baseline", row)
+        whole = "windows_per_second" in row
+        cells.append(
+            [
+                name,
+                f"{row['bytes'] / 1e9:.2f}",
+                f"{1000 * row['open_seconds']:.1f}",
+                f"{row['cold_per_second']:.0f}",
+                f"{row['cold_per_second'] / base['cold_per_second']:.2f}",
+                f"{row['disk_bytes_per_window'] / 1e6:.2f}",
+                f"{row['warm_per_second']:.0f}",
+                f"{row['warm_per_second'] / base['warm_per_second']:.2f}",
+                f"{row['windows_per_second']:.0f}" if whole else "",
+                f"{row['memory_first'] / MIB:.1f}",
+                f"{row['memory_growth'] / MIB:+.1f}",
+            ]
+        )
+    return "\n".join(markdown_table(header, cells, numbers_from=1))
+
+
+def results(options: argparse.Namespace, rows: dict[str, Row]) -> dict[str, Any]:
+    """What is written: this run's rows, and those of formats that it left out."""
+    machine, when = describe_machine(), datetime.now(timezone.utc).isoformat(timespec="seconds")
+    run = {"measured": when, "note": options.note, "neurons": options.neurons, "minutes": options.minutes, **machine}
+    base = {name: value for name, value in rows[BASELINE].items() if name != "runs"}
+    fresh = {
+        name: {**row, "run": run, **({} if name == BASELINE else {"baseline": base})} for name, row in rows.items()
+    }
+    file = None if options.output is None else options.output / "formats.json"
+    old = json.loads(file.read_text(encoding="utf-8"))["rows"] if file is not None and file.is_file() else {}
+    both, order = {**old, **fresh}, [BASELINE, *FORMATS]
+    return {"rows": {name: both[name] for name in order if name in both}}
+
+
+def to_markdown(found: dict[str, Any]) -> str:
+    """The table and where its rows were measured."""
+    head = "Written by `benchmarks/formats.py`; `benchmarks/README.md` explains the columns."
+    lines = ["# Recordings by format", "", head, "", format_rows(found["rows"]), ""]
+    measured: dict[str, list[str]] = {}
+    for name, row in found["rows"].items():
+        run = row["run"]
+        note = f"; {run['note']}" if run["note"] else ""
+        text = (
+            f"{run['neurons']:,} neurons, {run['minutes']:g} minutes; {run['measured']}: {run['cpu']}, {run['cores']} "
+            f"cores, {run['memory_gib']} GiB; torch {run['torch']}; commit {run['commit']}{note}."
+        )
+        measured.setdefault(text, []).append(name)
+    lines += [f"{', '.join(names)}: {text}\n" for text, names in measured.items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    options = parse_arguments()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        rows = measure(options, work)
+    found = results(options, rows)
+    print(to_markdown(found))
+    if options.output is not None:
+        replace_file(options.output / "formats.json", json.dumps(found, indent=1) + "\n")
+        replace_file(options.output / "formats.md", to_markdown(found))
+
+
+if __name__ == "__main__":
+    main()

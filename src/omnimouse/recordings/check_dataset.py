@@ -1,0 +1,79 @@
+"""Looking into the tables of a recording in the `datasets` form for what opening does not read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from omnimouse.recordings.base import CHUNK_BYTES
+from omnimouse.recordings.check_arrays import check_channel_order, check_device
+from omnimouse.recordings.check_screen import check_tiers
+from omnimouse.recordings.dataset_form import EXPORT_AGAIN, RECORDING, SCREEN, TRIALS, TableScreen, signals_table
+from omnimouse.recordings.experanto import SessionParts
+from omnimouse.recordings.files import Findings
+
+
+def check_tables(parts: SessionParts, findings: Findings, *, frame_size: tuple[int, int], deep: bool) -> None:
+    """Trials, and with `deep` the values of all devices and the pictures of all frames.
+
+    Args:
+        parts: a folder that was opened; parts with fatal findings are left out.
+        findings: what is found goes here.
+        frame_size: (height, width) that windows need.
+        deep: read samples and pictures too.
+    """
+    screen = parts.screen
+    assert isinstance(screen, TableScreen)
+    check_tiers(screen, screen.folder / TRIALS, findings)
+    last = max(trial.first_frame + trial.n_frames for trial in screen.trials)
+    if last > len(screen.timestamps) or min(trial.first_frame for trial in screen.trials) < 0:
+        expected, found = f"frames 0 to {len(screen.timestamps) - 1}", f"frames up to {last - 1}"
+        findings.fatal(screen.folder / TRIALS, "first_frame", expected=expected, found=found, do=EXPORT_AGAIN)
+        return
+    if screen.frame_size is not None and screen.frame_size != frame_size:
+        expected, found = (f"{height} x {width}" for height, width in (frame_size, screen.frame_size))
+        do = "Resize the stimuli of the source, and write it again; nothing is resized here."
+        findings.fatal(screen.folder / RECORDING, "frame size", expected=expected, found=found, do=do)
+    if not deep:
+        return
+    for device in parts.devices.values():
+        if device is None or not device.shape[1]:
+            continue
+        noted = Findings()
+        check_device(device, noted)
+        for finding in noted:  # which names the files that a session folder has
+            per_signal = Path(finding.path).parent.name == "meta"
+            file = screen.folder / signals_table(device.name) if per_signal else device.file
+            findings.append(replace(finding, path=str(file)))
+    eye_tracker = parts.devices["eye_tracker"]
+    if eye_tracker is not None:
+        check_channel_order(eye_tracker, findings)
+    _check_pictures(screen, findings)
+
+
+def _check_pictures(screen: TableScreen, findings: Findings) -> None:
+    """Read the pictures of all frames of videos and images."""
+    highest, lowest, unsound = -np.inf, np.inf, 0
+    for trial in screen.trials:
+        if trial.modality not in ("video", "image") or screen.frame_size is None:
+            continue
+        step = max(1, CHUNK_BYTES // (4 * screen.frame_size[0] * screen.frame_size[1]))
+        for low in range(0, trial.n_frames, step):
+            pictures = screen.pictures(trial.first_frame + np.arange(low, min(low + step, trial.n_frames)))
+            finite = np.isfinite(pictures)
+            unsound += int(np.count_nonzero(~finite))
+            if finite.any():
+                highest, lowest = max(highest, pictures[finite].max()), min(lowest, pictures[finite].min())
+    if unsound:
+        do = "They reach the model as they are; repair the stimuli of the source."
+        found = f"{unsound} pixels NaN or infinite"
+        findings.warning(screen.folder / SCREEN, "pixels", expected="finite grey levels", found=found, do=do)
+    if lowest < 0 or highest > 255:
+        do, found = "Store grey levels from 0 to 255, not normalised ones.", f"{lowest:.4g} to {highest:.4g}"
+        findings.warning(screen.folder / SCREEN, "grey levels", expected="0 to 255", found=found, do=do)
+    if 0 < highest <= 1:
+        do = "The stimuli look scaled to 0-1; store them times 255, or every frame is nearly black to the model."
+        found = f"at most {highest:.3g}"
+        findings.warning(screen.folder / SCREEN, "value range", expected="0 to 255", found=found, do=do)
