@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from omnimouse.recordings.check_arrays import check_values, summarize
+from omnimouse.recordings.check_arrays import check_statistics, check_values, summarize
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings, Tally, open_array
 from omnimouse.recordings.sensorium_clips import ClipDevice, Clips, ClipScreen
@@ -44,7 +44,10 @@ def check_clips(parts: SessionParts, findings: Findings, *, frame_size: tuple[in
         )
     for device in parts.devices.values():
         if device is not None:
-            check_values(device, summarize(device), findings)
+            summary = summarize(device)
+            check_values(device, summary, findings)
+            folder = parts.path / "meta/statistics" / device.file.name / "all"
+            check_statistics(device, summary, (folder / "mean.npy", folder / "std.npy"), findings)
     _check_names(parts, findings)
 
 

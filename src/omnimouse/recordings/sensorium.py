@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from omnimouse.recordings import sensorium_clips as stored
+from omnimouse.recordings.arrays import map_array, usable
 from omnimouse.recordings.base import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import RECOPY, Findings, open_array
@@ -141,16 +142,11 @@ def _identity(path: Path, findings: Findings) -> tuple[str, str]:
 
 def _per_trial(path: Path, findings: Findings) -> np.ndarray | None:
     """Names or numbers, one per trial."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        findings.fatal(path, "file", expected="one entry per trial", found="no such file", do=RECOPY)
+    array = open_array(path, findings, kinds="USiuf")
+    if array is None:
         return None
-    except Exception as error:  # damaged headers raise many types
-        found = " ".join(str(error).split())[:200]
-        findings.fatal(path, "file", expected="a .npy array without Python objects", found=found, do=RECOPY)
-        return None
-    if array.ndim != 1 or not len(array) or array.dtype.kind not in "USiuf":
+    array = np.array(array)
+    if array.ndim != 1 or not len(array):
         found = f"shape {array.shape}, dtype {array.dtype}"
         findings.fatal(path, "shape", expected="one name or number per trial", found=found, do=RECOPY)
         return None
@@ -189,7 +185,7 @@ def _withheld_tiers(path: Path, tiers: list[str], scan: Scan, findings: Findings
             continue
         # The first neuron may be silent by chance, so all of one trial are looked at.
         file = path / "data/responses" / f"{trials[0]}.npy"
-        if file.is_file() and not is_silent(np.load(file, mmap_mode="r", allow_pickle=False)):
+        if file.is_file() and not is_silent(map_array(file)):
             continue
         withheld.append(tier)
         findings.warning(
@@ -245,9 +241,10 @@ def _statistics(path: Path, kind: str, n: int, findings: Findings) -> tuple[np.n
 
 def _pooled(means: np.ndarray, stds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Moments `[n]` over all times of moments `[n, times]`; times that hold NaN, of the padding, are left out."""
-    present = np.isfinite(means) & np.isfinite(stds)
+    present = usable(means) & usable(stds)
     count = np.maximum(present.sum(axis=1), 1)
-    mean = np.where(present, means, 0).sum(axis=1) / count
+    means, stds = np.where(present, means, 0), np.where(present, stds, 0)
+    mean = means.sum(axis=1) / count
     spread = np.where(present, stds**2 + (means - mean[:, None]) ** 2, 0).sum(axis=1) / count
     lost = ~present.any(axis=1)
     return np.where(lost, np.nan, mean), np.where(lost, np.nan, np.sqrt(spread))
@@ -262,7 +259,7 @@ def _behavior_statistics(path: Path, tiers: list[str], scan: Scan, findings: Fin
         return (None, None), speed
     chosen = [trial for trial, tier in enumerate(tiers) if tier == "train"] or list(range(len(tiers)))
     values = np.concatenate([scan.derivatives[trial] for trial in chosen])
-    values = values[np.isfinite(values)]
+    values = values[usable(values)]
     derived = (values.mean(), values.std()) if len(values) else (np.nan, np.nan)
     means = np.array([behavior[0][0], derived[0], *gaze[0]])
     return (means, np.array([behavior[1][0], derived[1], *gaze[1]])), speed
