@@ -114,6 +114,7 @@ def main() -> int:
     parser.add_argument("--reader", choices=READERS, help="only this one")
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # damaged names are printed
     if args.work:
         work(args.work[0], int(args.work[1]), int(args.work[2]))
         return 0

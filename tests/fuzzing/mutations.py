@@ -29,7 +29,7 @@ ODD_TEXTS = (
     b"", b"[]", b"null", b"3", b"{", b"a: [", b"\xff\xfe\x00", "\ufeffmodality: video".encode("utf-16"),
     b"a: 1\n---\nb: 2",
     b"? [a]\n: 1\n", b"1: 2\n", b"!!python/object/apply:os.system ['true']", b"a: &a [*a]\nmodality: *a\ntier: *a\n",
-    b"\t- x", b'{"a": NaN}', b'{"scan_key": [1]}', b"[" * 3000, b"{" * 3000, b"modality: 2020-13-45",
+    b"\t- x", b'{"a": NaN}', b'{"scan_key": [1]}', b"[" * 3000, b"[" * 100_000, b"- " * 100_000, b"{" * 3000, b"modality: 2020-13-45",
     b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n", b"modality: 0x" + b"f" * 6000,
 )  # fmt: skip
 LAUGHS = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" if i else "l0: &l0 [ha, ha]\n" for i in range(12))
@@ -164,8 +164,8 @@ def value(tree: Tree, rng: random.Random) -> str:
     """Another value, or none, of a key of a YAML or JSON file."""
     name = _file(tree, rng, rng.choice((".yml", ".yml", ".json")))
     try:
-        parsed = yaml.safe_load(_content(tree, name))
-    except (yaml.YAMLError, ValueError):
+        parsed = yaml.safe_load(_content(tree, name)[:5000])
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise LookupError from None
     if not isinstance(parsed, dict) or not parsed:
         raise LookupError
@@ -289,10 +289,10 @@ def clock(tree: Tree, rng: random.Random) -> str:
                 tree[file] = npy((times + offset) * factor)
             continue
         try:
-            meta = yaml.safe_load(_content(tree, file))
+            meta = yaml.safe_load(_content(tree, file)[:5000])
             meta["sampling_rate"] = meta["sampling_rate"] / factor
             meta |= {key: (meta[key] + offset) * factor for key in ("start_time", "end_time")}
-        except (yaml.YAMLError, ValueError, TypeError, KeyError):
+        except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError):
             continue
         tree[file] = yaml.safe_dump(meta).encode()
     return f"times of {', '.join(chosen)} plus {offset} times {factor}"

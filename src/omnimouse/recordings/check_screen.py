@@ -152,7 +152,7 @@ def _check_files(screen: Screen, findings: Findings) -> None:
 def _cache_agrees(cache: Path, screen: Screen) -> bool:
     try:
         content = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     if not isinstance(content, dict) or list(content) != [trial.name for trial in screen.trials]:
         return False

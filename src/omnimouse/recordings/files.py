@@ -25,8 +25,14 @@ RECOPY = "Copy the whole recording again; it may be incomplete."
 
 NO_PLAIN_FILE = "a folder or a special file"
 
-LARGEST_TEXT = 2**24
+LARGEST_TEXT = 2**20
 """Bytes of a metadata file; those of a session have some hundreds."""
+
+HARMLESS_TEXT = 4096
+"""Bytes of YAML that cannot nest deeply enough to exhaust the stack of the C parser, which ends the process."""
+
+DEEPEST = 64
+"""Levels of YAML in a longer text."""
 
 NUMBERS = "fiub"
 """Kinds of numpy types that are numbers."""
@@ -129,7 +135,7 @@ def read_mapping(path: Path, findings: Findings) -> dict[str, Any] | None:
         )
         return None
     try:
-        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=YAML_LOADER)
+        content = json.loads(text) if path.suffix == ".json" else _load_yaml(text)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         message = " ".join(str(error).split())[:200]
         findings.fatal(
@@ -143,6 +149,16 @@ def read_mapping(path: Path, findings: Findings) -> dict[str, Any] | None:
         )
         return None
     return content
+
+
+def _load_yaml(text: str) -> Any:
+    if len(text) > HARMLESS_TEXT:
+        depth = 0
+        for event in yaml.parse(text, Loader=YAML_LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError(f"more than {DEEPEST} levels")
+    return yaml.load(text, Loader=YAML_LOADER)
 
 
 def read_number(
