@@ -29,7 +29,8 @@ ODD_TEXTS = (
     b"", b"[]", b"null", b"3", b"{", b"a: [", b"\xff\xfe\x00", "\ufeffmodality: video".encode("utf-16"),
     b"a: 1\n---\nb: 2",
     b"? [a]\n: 1\n", b"1: 2\n", b"!!python/object/apply:os.system ['true']", b"a: &a [*a]\nmodality: *a\ntier: *a\n",
-    b"\t- x", b'{"a": NaN}', b'{"scan_key": [1]}', b"[" * 3000, b"[" * 100_000, b"- " * 100_000, b"{" * 3000, b"modality: 2020-13-45",
+    b"\t- x", b'{"a": NaN}', b'{"scan_key": [1]}', b"[" * 3000, b"[" * 100_000,
+    b"- " * 100_000, b"{" * 3000, b"modality: 2020-13-45",
     b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n", b"modality: 0x" + b"f" * 6000,
 )  # fmt: skip
 LAUGHS = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" if i else "l0: &l0 [ha, ha]\n" for i in range(12))

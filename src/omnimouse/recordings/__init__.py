@@ -3,6 +3,8 @@
 from omnimouse.recordings.base import Finding, Recording, Screen, SequenceDevice, Trial
 from omnimouse.recordings.check import check_recording
 from omnimouse.recordings.describe import describe
+from omnimouse.recordings.figure import plot_recording
+from omnimouse.recordings.open_questions import open_questions
 from omnimouse.recordings.opening import open_recording
 from omnimouse.recordings.windows import Windows, mean_responses
 
@@ -16,5 +18,7 @@ __all__ = [
     "check_recording",
     "describe",
     "mean_responses",
+    "open_questions",
     "open_recording",
+    "plot_recording",
 ]

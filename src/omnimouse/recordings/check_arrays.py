@@ -255,11 +255,9 @@ def check_channel_order(device: SequenceDevice, findings: Findings) -> None:
     the finite differences of each other column tells them apart; a contradiction is a warning, since labels of
     behaviour scores depend on the order but no number does.
     """
-    if device.shape[1] != 4 or device.shape[0] < 100:
+    derivative = channel_order(device)
+    if derivative is None:
         return
-    trace = np.array(device.data[:ORDER_ROWS], dtype=np.float64)
-    trace[~usable(trace)] = np.nan
-    derivative = _derivative_correlations(trace)
     stored = derivative[1, 0]
     best = np.unravel_index(np.argmax(derivative), derivative.shape)
     if derivative[best] > 0.3 and derivative[best] > stored + 0.2:
@@ -279,6 +277,15 @@ def check_channel_order(device: SequenceDevice, findings: Findings) -> None:
             found=f"correlation {stored:.2f}, and no other pair of columns is a quantity and its change",
             do="The order of the eye tracker's columns could not be confirmed.",
         )
+
+
+def channel_order(device: SequenceDevice) -> np.ndarray | None:
+    """Correlation `[4, 4]` of column i with the change of column j; None without four columns and 100 samples."""
+    if device.shape[1] != 4 or device.shape[0] < 100:
+        return None
+    trace = np.array(device.data[:ORDER_ROWS], dtype=np.float64)
+    trace[~usable(trace)] = np.nan
+    return _derivative_correlations(trace)
 
 
 def _derivative_correlations(trace: np.ndarray) -> np.ndarray:
