@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,8 +63,13 @@ def check(args: argparse.Namespace) -> int:
     # In separate clips on a clock of ours, most of the answers would be our own.
     asked = recording is not None and not isinstance(recording.screen, ClipScreen)
     answers = open_questions(recording) if recording is not None and asked else None
+    drawn = args.plot is not None
     if args.plot is not None:
-        plot_recording(args.recording, args.plot, findings=findings)
+        try:
+            plot_recording(args.recording, args.plot, findings=findings)
+        except ValueError as error:  # the findings say more, and come below
+            warnings.warn(str(error), stacklevel=2)
+            drawn = False
     if args.json:
         sound, listed = not counts["fatal"], [vars(finding) for finding in findings]
         _print_json({"sound": sound, "recording": description, "open_questions": answers, "findings": listed})
@@ -72,7 +78,7 @@ def check(args: argparse.Namespace) -> int:
             print(to_text(description) + "\n")
         if answers is not None:
             print("\n".join(question_lines(answers)) + "\n")
-        if args.plot is not None:
+        if drawn:
             print(f"Drawn in {args.plot}\n")
         for finding in findings:
             print(_finding_text(finding, args.recording))

@@ -16,7 +16,18 @@ from pathlib import Path
 from fuzzing.mutations import archive_bytes, mutate
 from fuzzing.sessions import HEIGHT, READERS, SENSORIUM_NAME, WIDTH, write_tree
 from omnimouse import OmniMouseProcessor
-from omnimouse.recordings import Windows, check_recording, describe, mean_responses, open_recording
+from omnimouse.recordings import (
+    Recording,
+    Windows,
+    check_recording,
+    describe,
+    mean_responses,
+    open_questions,
+    open_recording,
+    overview,
+)
+from omnimouse.recordings.open_questions import question_lines
+from omnimouse.recordings.sensorium_clips import ClipScreen
 from omnimouse.tar_files import extract_tar
 
 
@@ -102,6 +113,7 @@ def _use(path: Path, scratch: Path) -> tuple[str, int]:
             raise ViolationError("refused, but nothing that the check found is fatal") from None
         return "refused", 0
     describe(recording)
+    _look_over(recording, processor)
     cut = 0
     for profile in ("strict", "published", "experanto-main"):
         chosen = OmniMouseProcessor(profile, frame_height=HEIGHT, frame_width=WIDTH)
@@ -123,6 +135,20 @@ def _use(path: Path, scratch: Path) -> tuple[str, int]:
             except ValueError:
                 continue
     return "opened", cut
+
+
+def _look_over(recording: Recording, processor: OmniMouseProcessor) -> None:
+    """What pictures and open questions are made of."""
+    if not isinstance(recording.screen, ClipScreen):
+        question_lines(open_questions(recording))
+    edges = overview.bin_edges(recording.responses.start_time, recording.responses.end_time, 20)
+    overview.sorted_neurons(overview.binned_responses(recording.responses, edges)[0], 2)
+    for device in (recording.eye_tracker, recording.treadmill):
+        overview.binned_channels(device, edges, recording.screen)
+    overview.binned_trials(recording.screen, edges)
+    overview.frame_intervals(recording.screen, edges)
+    if len(recording.tiers) < 4:
+        overview.binned_windows(recording, edges, processor)
 
 
 @contextmanager

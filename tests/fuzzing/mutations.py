@@ -232,7 +232,7 @@ def numbers(tree: Tree, rng: random.Random) -> str:
         where = np.array([rng.random() < 0.2 for _ in range(array.size)]).reshape(array.shape)
     with np.errstate(all="ignore"):
         array[where] = np.asarray(number, dtype=np.float64).astype(array.dtype)
-    tree[name] = npy(array) if name.endswith(".npy") else array.astype("<f4").tobytes()
+        tree[name] = npy(array) if name.endswith(".npy") else array.astype("<f4").tobytes()
     return f"{number} in {name} at {'random places' if isinstance(where, np.ndarray) else where}"
 
 

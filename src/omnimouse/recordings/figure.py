@@ -91,7 +91,8 @@ def plot_recording(
     if parts.screen is None and not any(parts.devices.values()):
         raise ValueError(f"{parts.path} cannot be drawn, nothing of it can be read: {problems[0]}")
     processor = processor if processor is not None else OmniMouseProcessor(profile="strict")
-    with drawing(11.0, 10.5) as figure:
+    channels = sum(_n_channels(parts.devices[name], name) for name in BEHAVIOR_NAMES)
+    with drawing(11.0, 5.7 + 0.78 * channels + 0.2 * len(_tiers(parts.screen))) as figure:
         _draw(figure, parts, opened, processor, [finding for finding in problems if finding.severity == "fatal"])
         _save(figure, file, f"Recording {parts.session_key}", findings)
     return file
@@ -136,7 +137,7 @@ def _draw(
     _draw_frames(axes[-1], parts.screen, edges, fatal)
     axes[-1].set_xlabel("time since the start of the recording (minutes)")
     axes[-1].set_xlim(0, (end - start) / 60)
-    state = f"; cannot be opened: {len(fatal)} fatal finding{'s' * (len(fatal) != 1)}" if fatal else ""
+    state = "; it cannot be opened" if fatal else ""
     figure.suptitle(
         f"Recording {parts.session_key} of animal {parts.animal_id}, {(end - start) / 60:.1f} minutes{state}",
         fontsize=11, color=LOST if fatal else LINE, x=0.01, ha="left",
@@ -166,7 +167,8 @@ def _tiers(screen: Screen | None) -> list[str]:
 
 def _say(axis: Axes, text: str, *, colour: str = LOST) -> None:
     """A sentence in the place of data that are not there."""
-    axis.text(0.5, 0.5, text[:150], transform=axis.transAxes, ha="center", va="center", fontsize=8, color=colour)
+    text = text if len(text) <= 140 else f"{text[:137]}..."
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", fontsize=8, color=colour)
     axis.set_yticks([])
 
 

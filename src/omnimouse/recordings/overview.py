@@ -5,7 +5,7 @@ Shape letters: B bins of time, N neurons, S signals, K tiers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,9 @@ from omnimouse.recordings.windows import Windows
 
 READ_BYTES = 256 * 2**20
 """Bytes of responses that are read in all; of longer recordings, only the first samples of every bin."""
+
+REMAP_BINS = 50
+"""Bins after which the array is mapped anew: what was read counts as memory of the process while it is mapped."""
 
 CHUNK_ROWS = 65_536
 """Rows of behaviour read at once."""
@@ -67,6 +70,8 @@ def binned_responses(device: SequenceDevice, edges: np.ndarray) -> tuple[np.ndar
         if high <= low:
             continue
         longest = max(longest, high - low)
+        if index % REMAP_BINS == 0:
+            device = replace(device, _data=None)
         block = device.read(np.arange(low, high))
         present = usable(block)
         count = present.sum(axis=0)
@@ -95,7 +100,8 @@ def sorted_neurons(means: np.ndarray, most_rows: int) -> np.ndarray:
     spread = np.sqrt((filled**2).sum(axis=0) / count)
     filled = np.where(spread > 0, filled / np.where(spread > 0, spread, 1), 0)
     values, vectors = np.linalg.eigh(filled @ filled.T)
-    order = np.argsort(vectors[:, np.argmax(values)] @ filled, kind="stable")
+    weights = vectors[:, np.argmax(values)] @ filled
+    order = np.argsort(weights if weights.sum() >= 0 else -weights, kind="stable")
     filled[~seen] = np.nan
     groups = np.array_split(filled[:, order], min(most_rows, filled.shape[1]), axis=1)
     rows = []
