@@ -138,6 +138,13 @@ GROUPS["A file or folder is missing, or is not what its name says"] = {
         "folder",
         ("1 session folder one level deeper",),
     ),
+    "an archive that is not unpacked": (
+        lambda f: shutil.make_archive(str(f.parent / "session"), "tar", f),
+        "fatal",
+        "session.tar",
+        "folder",
+        ("found a file", "Unpack the archive"),
+    ),
     "not a session at all": (
         lambda f: nest(f, "a/b"),
         "fatal",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,21 @@ def every(folder: Path, kind: str, function: Callable[[np.ndarray], np.ndarray |
     """Change the arrays of one kind in all trials."""
     for trial in range(4):
         change(folder / f"data/{kind}/{trial}.npy", function)
+
+
+def zipped(folder: Path, *, prefix: str = "session/", cut: float = 1.0, **extra: str) -> Path:
+    """A zip file of the folder with further entries, perhaps cut off."""
+    archive = folder.parent / "session.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            opened.write(file, f"{prefix}{file.relative_to(folder).as_posix()}")
+        for name, content in extra.items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = (0o120777 if name.endswith("link") else 0o100644) << 16
+            opened.writestr(entry, content)
+    content = bytearray(archive.read_bytes())
+    archive.write_bytes(content[: int(cut * len(content))])
+    return archive
 
 
 GROUPS["Files of trials"] = {
@@ -320,5 +336,42 @@ GROUPS["Statistics and neurons"] = {
         "data/behavior",
         "pupil_size_derivative",
         ("central differences",),
+    ),
+}
+GROUPS["Zip archives"] = {
+    "an archive that is cut off": (
+        lambda f: zipped(f, cut=0.5),
+        "fatal",
+        "session.zip",
+        "archive",
+        ("a whole zip archive", "BadZipFile"),
+    ),
+    "names that lead out of the folder": (
+        lambda f: zipped(f, **{"../outside.npy": ""}),
+        "fatal",
+        "session.zip",
+        "archive",
+        ("leads out of the folder: '../outside.npy'", "Nothing was unpacked"),
+    ),
+    "links or special files": (
+        lambda f: zipped(f, **{"session/link": "/etc"}),
+        "fatal",
+        "session.zip",
+        "archive",
+        ("a link or special file: 'session/link'",),
+    ),
+    "several sessions": (
+        lambda f: zipped(f, **{"other/data/videos/0.npy": ""}),
+        "fatal",
+        "session.zip",
+        "archive",
+        ("expected one session", "found 2 sessions (other/, session/)"),
+    ),
+    "no session": (
+        lambda f: (shutil.rmtree(f / "data/videos"), zipped(f))[1],
+        "fatal",
+        "session.zip",
+        "archive",
+        ("expected one session", "found none"),
     ),
 }

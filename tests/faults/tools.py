@@ -12,7 +12,9 @@ import numpy as np
 import yaml
 
 Fault = tuple[Callable[[Path], object], str, str, str, tuple[str, ...]]
-"""What causes it; severity, end of the path and field of the finding; texts that it must contain."""
+"""What causes it; severity, end of the path and field of the finding; texts that it must contain.
+
+What causes a fault may return the path of an archive that it made of the folder; that is then checked."""
 
 Group = dict[str, Fault]
 
