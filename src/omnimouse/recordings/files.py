@@ -178,9 +178,9 @@ def read_number(
 
 
 def read_name(mapping: dict[str, Any], key: str, path: Path, findings: Findings, *, longest: int = 200) -> str | None:
-    """A name of a mapping, None where there is none; also None, with a fatal finding, when it is no name."""
+    """A name of a mapping, None where it is missing or empty; also None, with a fatal finding, when it is no name."""
     value = mapping.get(key)
-    if value is None:
+    if value is None or value == "":
         return None
     name = str(value) if isinstance(value, (str, float)) or is_finite_number(value) else ""
     if not name or len(name) > longest or not name.isprintable():
