@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,15 +104,13 @@ def is_lfs_pointer(path: Path) -> bool:
 
 def read_mapping(path: Path, findings: Findings) -> dict[str, Any] | None:
     """Content of a YAML or JSON file that must be a mapping with string keys; None (and a fatal finding) otherwise."""
-    fault = None
-    if path.exists() and not path.is_file():
-        fault = NO_PLAIN_FILE
-    elif path.is_file() and path.stat().st_size > LARGEST_TEXT:
-        fault = f"{path.stat().st_size} bytes"
-    if fault is not None:
-        findings.fatal(path, "file", expected=f"a small {path.suffix} file", found=fault, do="Restore the file.")
-        return None
     try:
+        status = path.stat()
+        plain = stat.S_ISREG(status.st_mode)  # reading a pipe would wait for ever
+        if not plain or status.st_size > LARGEST_TEXT:
+            found = f"{status.st_size} bytes" if plain else NO_PLAIN_FILE
+            findings.fatal(path, "file", expected=f"a small {path.suffix} file", found=found, do="Restore the file.")
+            return None
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         findings.fatal(
