@@ -203,14 +203,15 @@ def _check_clock(device: SequenceDevice, findings: Findings) -> None:
             do="It is not used; lookups assume start_time + i / sampling_rate.",
         )
         return
-    times = np.asarray(times, dtype=np.float64)
+    times = np.array(times, dtype=np.float64)
+    times[~np.isfinite(times)] = np.nan
     drift = np.abs(times - (device.start_time + np.arange(len(times)) / device.sampling_rate))
     if not (np.diff(times) > 0).all():
         findings.warning(
             path,
             "timestamps",
             expected="strictly increasing seconds",
-            found="steps of zero, back or NaN",
+            found="steps of zero or back, NaN or infinity",
             do="Check the device's clock.",
         )
     elif drift.max() > 0.5 / device.sampling_rate:

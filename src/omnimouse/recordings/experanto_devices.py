@@ -194,7 +194,7 @@ def _mem_source(mem: Path, meta: dict[str, Any], findings: Findings) -> tuple[Pa
     name = meta.get("dtype")
     try:
         dtype = np.dtype(name) if isinstance(name, str) else None
-    except TypeError:
+    except Exception:  # TypeError, ValueError or SyntaxError, by what the text looks like
         dtype = None
     if dtype is None or dtype.kind not in "fiub":
         found = shown(name) if name is not None else "no such key"

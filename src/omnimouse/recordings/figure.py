@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BINS = 1200
-"""Columns of time."""
+"""Columns of time at most; in short recordings, a column has two samples of the slowest device."""
 
 RASTER_ROWS = 400
 """Rows of the responses; of larger populations, neighbours are averaged."""
@@ -123,10 +123,11 @@ def _draw(
     fatal: list[Finding],
 ) -> None:
     start, end = _time_range(parts)
-    edges = overview.bin_edges(start, end, BINS)
+    edges = overview.bin_edges(start, end, _n_bins(parts, end - start))
     tiers = _tiers(parts.screen)
     channels = [(name, c) for name in BEHAVIOR_NAMES for c in range(_n_channels(parts.devices[name], name))]
-    heights = [3.0, *[0.75] * len(channels), 0.32 * len(tiers) + 0.25, 0.27 * max(len(tiers) - 1, 1) + 0.25, 0.8]
+    with_windows = max(len(tiers) - ("no tier" in tiers), 1)
+    heights = [3.0, *[0.75] * len(channels), 0.32 * len(tiers) + 0.25, 0.27 * with_windows + 0.25, 0.8]
     axes: Sequence[Axes] = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     _draw_responses(axes[0], parts.devices["responses"], edges, fatal)
     for name in BEHAVIOR_NAMES:
@@ -135,11 +136,12 @@ def _draw(
     _draw_trials(axes[-3], parts.screen, tiers, edges, fatal)
     _draw_windows(axes[-2], recording, edges, processor)
     _draw_frames(axes[-1], parts.screen, edges, fatal)
-    axes[-1].set_xlabel("time since the start of the recording (minutes)")
-    axes[-1].set_xlim(0, (end - start) / 60)
+    axes[-1].set_xlabel(f"time since the start of the recording ({_unit(edges)[1]})")
+    axes[-1].set_xlim(0, _unit(edges)[0] * (end - start))
     state = "; it cannot be opened" if fatal else ""
     figure.suptitle(
-        f"Recording {parts.session_key} of animal {parts.animal_id}, {(end - start) / 60:.1f} minutes{state}",
+        f"Recording {parts.session_key} of animal {parts.animal_id}, {_unit(edges)[0] * (end - start):.1f} "
+        f"{_unit(edges)[1]}{state}",
         fontsize=11, color=LOST if fatal else LINE, x=0.01, ha="left",
     )  # fmt: skip
 
@@ -154,6 +156,20 @@ def _time_range(parts: SessionParts) -> tuple[float, float]:
     return min(start for start, _ in near), max(end for _, end in near)
 
 
+def _n_bins(parts: SessionParts, seconds: float) -> int:
+    rates = [device.sampling_rate for device in parts.devices.values() if device is not None and device.shape[1]]
+    return int(min(max(seconds * min(rates, default=30.0) / 2, 20), BINS))
+
+
+def _unit(edges: np.ndarray) -> tuple[float, str]:
+    """What seconds are multiplied with on the axis of time, and the unit that they then have."""
+    return (1 / 60, "minutes") if edges[-1] - edges[0] > 180 else (1.0, "seconds")
+
+
+def _middles(edges: np.ndarray) -> np.ndarray:
+    return _unit(edges)[0] * (edges[:-1] + np.diff(edges) / 2 - edges[0])
+
+
 def _n_channels(device: SequenceDevice | None, name: str) -> int:
     return min(device.shape[1], 8) if device is not None and device.shape[1] else 1
 
@@ -162,7 +178,8 @@ def _tiers(screen: Screen | None) -> list[str]:
     if screen is None:
         return ["no tier"]
     names = dict.fromkeys(trial.tier for trial in screen.trials if trial.tier is not None)
-    return [*list(names)[:12], "no tier"]
+    without = any(trial.tier is None for trial in screen.trials)
+    return [*list(names)[:12], *(["no tier"] if without else [])]
 
 
 def _say(axis: Axes, text: str, *, colour: str = LOST) -> None:
@@ -183,9 +200,11 @@ def _outside(device: SequenceDevice, edges: np.ndarray) -> bool:
     return device.valid_range[0] >= edges[-1] or device.valid_range[1] <= edges[0]
 
 
-def _image(axis: Axes, image: np.ndarray, edges: np.ndarray, **options: Any) -> Any:
-    minutes = (edges[-1] - edges[0]) / 60
-    extent = (0, minutes, len(image), 0)
+def _image(axis: Axes, image: np.ndarray, edges: np.ndarray, *, origin: float | None = None, **options: Any) -> Any:
+    """Draw an image whose columns are bins; `origin` is the time of the axis's zero if it is not the first edge."""
+    low, high = edges[[0, -1]] - (edges[0] if origin is None else origin)
+    scale = options.pop("scale", _unit(edges)[0])
+    extent = (scale * low, scale * high, len(image), 0)
     return axis.imshow(image, aspect="auto", extent=extent, interpolation="nearest", **options)
 
 
@@ -193,10 +212,16 @@ def _draw_responses(axis: Axes, device: SequenceDevice | None, edges: np.ndarray
     axis.set_ylabel("neurons")
     if device is None:
         return _say(axis, _why(fatal, "responses", "responses"))
+    origin, scale = edges[0], _unit(edges)[0]
+    there = np.flatnonzero((edges[1:] > device.start_time) & (edges[:-1] < device.valid_end))
+    edges = edges[there[0] : there[-1] + 2]
     means, longest = overview.binned_responses(device, edges)
     raster = overview.sorted_neurons(means, RASTER_ROWS)
-    axis.set_facecolor("#f3d9c9")
-    image = _image(axis, raster, edges, cmap="Greys", vmin=-0.5, vmax=2.5)
+    missing = ~np.isfinite(raster)
+    image = _image(axis, raster, edges, origin=origin, scale=scale, cmap="Greys", vmin=-0.5, vmax=2.5)
+    shade = np.zeros((*raster.shape, 4))
+    shade[missing] = (0.835, 0.369, 0, 0.25)
+    _image(axis, shade, edges, origin=origin, scale=scale)
     axis.set_yticks([0, len(raster)], ["1", f"{device.shape[1]:,}"])
     group = device.shape[1] / len(raster)
     grouped = f", rows are means of {group:.0f}" if group >= 2 else ""
@@ -204,8 +229,8 @@ def _draw_responses(axis: Axes, device: SequenceDevice | None, edges: np.ndarray
     sampled = longest / device.sampling_rate
     partly = f", {sampled:.2g} s of which are read" if sampled < 0.9 * width else ""
     axis.set_title(
-        f"Responses of {device.shape[1]:,} neurons, sorted by likeness{grouped}; bins of {width:.2g} s{partly}; "
-        "missing values in orange"
+        f"Responses of {device.shape[1]:,} neurons, sorted by likeness{grouped}; bins of {width:.2g} s{partly}"
+        f"{'; missing values in orange' if missing.any() else ''}"
     )
     axis.figure.colorbar(image, ax=axis, label="deviation (std)", pad=0.01, aspect=12, shrink=0.9)
     return None
@@ -226,12 +251,12 @@ def _draw_behavior(
             text = text if device.shape[1] else f"there is no {spoken}"
         axes[0].set_title(spoken.capitalize(), fontsize=8.5, pad=2)
         return _say(axes[0], text)
-    minutes = (edges[:-1] + np.diff(edges) / 2 - edges[0]) / 60
+    times = _middles(edges)
     names = BEHAVIOR_NAMES[name] if device.shape[1] == len(BEHAVIOR_NAMES[name]) else ()
     for number, (axis, channel) in enumerate(zip(axes, overview.binned_channels(device, edges, screen), strict=False)):
         title = names[number] if names else f"{spoken} column {number}"
-        axis.fill_between(minutes, channel.low, channel.high, color=LINE, alpha=0.25, linewidth=0, rasterized=True)
-        axis.plot(minutes, channel.mean, color=LINE, linewidth=0.7)
+        axis.fill_between(times, channel.low, channel.high, color=LINE, alpha=0.25, linewidth=0, rasterized=True)
+        axis.plot(times, channel.mean, color=LINE, linewidth=0.7)
         seen = np.isfinite(channel.low)
         if seen.any():
             low, high = np.quantile(channel.low[seen], 0.005), np.quantile(channel.high[seen], 0.995)
@@ -252,7 +277,7 @@ def _mark_lost(axis: Axes, lost: np.ndarray, edges: np.ndarray) -> None:
     colours[0, :, :3] = [int(LOST[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     colours[0, :, 3] = np.where(lost > 0, 0.25 + 0.6 * lost, 0)
     low, high = axis.get_ylim()
-    extent = (0, (edges[-1] - edges[0]) / 60, low, high)
+    extent = (0, _unit(edges)[0] * (edges[-1] - edges[0]), low, high)
     axis.imshow(colours, aspect="auto", extent=extent, interpolation="nearest", zorder=0)
     axis.set_ylim(low, high)
 
@@ -261,9 +286,10 @@ def _draw_trials(axis: Axes, screen: Screen | None, tiers: list[str], edges: np.
     if screen is None:
         return _say(axis, _why(fatal, "the screen", "screen"))
     shares = overview.binned_trials(screen, edges)
-    image = np.zeros((len(tiers), BINS, 4))
+    n_bins = len(edges) - 1
+    image = np.zeros((len(tiers), n_bins, 4))
     for row, tier in enumerate(tiers):
-        filled = np.stack([shares.get(tier, {}).get(modality, np.zeros(BINS)) for modality in COLOURS])
+        filled = np.stack([shares.get(tier, {}).get(modality, np.zeros(n_bins)) for modality in COLOURS])
         colours = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in COLOURS.values()])
         total = filled.sum(axis=0)
         image[row, :, :3] = (filled.T @ colours) / np.where(total > 0, total, 1)[:, None]
@@ -290,7 +316,7 @@ def _draw_windows(axis: Axes, recording: Recording | None, edges: np.ndarray, pr
     found = dict(list(found.items())[:12])
     if not found:
         return _say(axis, "none: no trial has a tier")
-    image = np.zeros((len(found), BINS, 4))
+    image = np.zeros((len(found), len(edges) - 1, 4))
     image[..., :3] = [int(WINDOW[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     labels = []
     for row, (tier, answer) in enumerate(found.items()):
@@ -311,12 +337,12 @@ def _draw_frames(axis: Axes, screen: Screen | None, edges: np.ndarray, fatal: li
     median, longest, late = overview.frame_intervals(screen, edges)
     if not np.isfinite(median).any():
         return _say(axis, "no videos", colour=LINE)
-    minutes = (edges[:-1] + np.diff(edges) / 2 - edges[0]) / 60
-    axis.plot(minutes, 1e3 * longest, ".", color=LOST, markersize=2.5, label="longest")
-    axis.plot(minutes, 1e3 * median, ".", color=LINE, markersize=2.5, label="median")
+    times = _middles(edges)
+    axis.plot(times, 1e3 * longest, ".", color=LOST, markersize=2.5, label="longest")
+    axis.plot(times, 1e3 * median, ".", color=LINE, markersize=2.5, label="median")
     axis.set_yscale("log")
     low, high = 1e3 * np.nanmin(median), 1e3 * np.nanmax(longest)
-    axis.set_ylim(low / 1.5, high * 1.5)
+    axis.set_ylim(low / 1.5, high * 2.2)
     axis.set_ylabel("ms")
     marks = sorted({float(f"{low:.3g}"), *([float(f"{high:.3g}")] if high > 1.4 * low else [])})
     axis.set_yticks(marks, [f"{mark:g}" for mark in marks])
