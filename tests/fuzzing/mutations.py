@@ -222,7 +222,8 @@ def _array(tree: Tree, name: str) -> np.ndarray | None:
 def numbers(tree: Tree, rng: random.Random) -> str:
     """Odd numbers in an array: a few, a row, a column, or all."""
     name = _file(tree, rng, rng.choice((".npy", ".npy", ".npy", ".mem")))
-    array = _array(tree, name) if name.endswith(".npy") else np.frombuffer(_content(tree, name), "<f4").copy()
+    content = _content(tree, name)
+    array = _array(tree, name) if name.endswith(".npy") else np.frombuffer(content, "<f4", len(content) // 4).copy()
     if array is None or not array.size or array.dtype.kind not in "fiub":
         raise LookupError
     number = rng.choice((*NUMBERS, float("-inf"), 1e38, 1e-40))
