@@ -22,8 +22,8 @@ from machine import HERE, describe_machine, markdown_table, replace_file
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, simulate_recording
 from omnimouse.demo import TASKS
+from omnimouse.drawing import as_svg, drawing
 from omnimouse.evaluation import evaluate
-from omnimouse.evaluation.figures import as_svg, drawing
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import open_recording
 from omnimouse.recordings.simulated import truth_folder

@@ -62,6 +62,7 @@ example:
     "check": """\
 examples:
   omnimouse check my-recording/
+  omnimouse check my-recording/ --plot my-recording.png
   omnimouse check my-recording/ --json | jq '.findings[] | select(.severity == "fatal")'
 
 The exit status is 1 when a finding is fatal, 0 otherwise.""",
@@ -230,6 +231,12 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
     _add_recording(parser)
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        type=Path,
+        help="also draw it: responses, behavior, stimuli, frame times, windows; .png, .svg or .html",
+    )
     add_json(parser)
 
 

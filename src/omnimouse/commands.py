@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,18 +49,38 @@ def simulate(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> int:
     """List what is in a recording and all findings; status 1 when one is fatal."""
     from omnimouse.describe import describe_recording, to_text
-    from omnimouse.recordings import open_recording
+    from omnimouse.recordings import open_questions, open_recording, plot_recording
     from omnimouse.recordings.check import check_recording
+    from omnimouse.recordings.open_questions import question_lines
+    from omnimouse.recordings.sensorium_clips import ClipScreen
 
+    if args.plot is not None:
+        check_output(args.plot, args.recording)
     findings = check_recording(args.recording)
     counts = {s: sum(f.severity == s for f in findings) for s in ("fatal", "warning", "info")}
     # A recording with a fatal finding may not even open: then the findings are all there is to say.
-    description = None if counts["fatal"] else describe_recording(open_recording(args.recording))
+    recording = None if counts["fatal"] else open_recording(args.recording)
+    description = None if recording is None else describe_recording(recording)
+    # In separate clips on a clock of ours, most of the answers would be our own.
+    asked = recording is not None and not isinstance(recording.screen, ClipScreen)
+    answers = open_questions(recording) if recording is not None and asked else None
+    drawn = args.plot is not None
+    if args.plot is not None:
+        try:
+            plot_recording(args.recording, args.plot, findings=findings)
+        except ValueError as error:  # the findings say more, and come below
+            warnings.warn(str(error), stacklevel=2)
+            drawn = False
     if args.json:
-        _print_json({"sound": not counts["fatal"], "recording": description, "findings": [vars(f) for f in findings]})
+        sound, listed = not counts["fatal"], [vars(finding) for finding in findings]
+        _print_json({"sound": sound, "recording": description, "open_questions": answers, "findings": listed})
     else:
         if description is not None:
             print(to_text(description) + "\n")
+        if answers is not None:
+            print("\n".join(question_lines(answers)) + "\n")
+        if drawn:
+            print(f"Drawn in {args.plot}\n")
         for finding in findings:
             print(_finding_text(finding, args.recording))
         verdict = "Not usable as it is" if counts["fatal"] else "Sound"

@@ -217,14 +217,15 @@ class OmniMouseProcessor(FeatureExtractionMixin):
     def normalize_responses(self, responses: np.ndarray, floored_stds: np.ndarray) -> np.ndarray:
         """Responses `[T, N]` in stored units to float32 in units of the floored std `[N]`."""
         responses = self._cast(responses)
-        return (responses / floored_stds.astype(responses.dtype)).astype(np.float32, copy=False)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            return (responses / floored_stds.astype(responses.dtype)).astype(np.float32, copy=False)
 
     def normalize_behavior(self, behavior: np.ndarray, means: np.ndarray, stds: np.ndarray) -> np.ndarray:
         """Behaviour `[T, C]` in stored units to float32 z-scores; means and stds `[C]` from `behavior_statistics`."""
         behavior = self._cast(behavior)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             scaled = (behavior - means.astype(behavior.dtype)) / stds.astype(behavior.dtype)
-        return scaled.astype(np.float32, copy=False)
+            return scaled.astype(np.float32, copy=False)
 
     def normalize_video(self, frames: np.ndarray) -> np.ndarray:
         """Frames `[T, H, W]` on a 0-255 scale to float32 around zero; NaN frames (INVALID trials) stay NaN."""
@@ -233,7 +234,8 @@ class OmniMouseProcessor(FeatureExtractionMixin):
 
     def _cast(self, array: np.ndarray) -> np.ndarray:
         if self.lookup_dtype == "float32" or not np.issubdtype(array.dtype, np.floating):
-            return array.astype(np.float32, copy=False)
+            with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, as a check says
+                return array.astype(np.float32, copy=False)
         return array
 
 

@@ -5,20 +5,18 @@ Shape letters: W windows, L target samples, Q target neurons, T samples on a tim
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from omnimouse.drawing import as_svg, drawing
 from omnimouse.evaluation.metrics import moments, pearson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from omnimouse.evaluation.predict import Predictions
     from omnimouse.evaluation.scores import TaskScore
@@ -26,45 +24,8 @@ if TYPE_CHECKING:
 RECORDED, PREDICTED, CEILING, HELD = "#3a4654", "#d55e00", "#0072b2", "#8a8f98"
 """Colours that stay apart for colour-blind readers (Okabe and Ito), on white."""
 
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#8a8f98",
-    "axes.labelcolor": "#3a4654",
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "xtick.color": "#3a4654",
-    "ytick.color": "#3a4654",
-    "legend.frameon": False,
-    "svg.hashsalt": "omnimouse",
-}
-
 SECONDS_SHOWN = 20.0
 """Longest stretch of time in a trace figure."""
-
-
-@contextmanager
-def drawing(width: float, height: float) -> Any:
-    """An empty figure in the report's style, in inches; without pyplot, so that no global state is touched.
-
-    Raises:
-        ImportError: matplotlib is missing; the message holds the command that installs it.
-    """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('figures need matplotlib; install it with: pip install "omnimouse[viz]"') from error
-    with matplotlib.rc_context(STYLE):
-        yield Figure(figsize=(width, height), layout="constrained")
-
-
-def as_svg(figure: Figure) -> str:
-    """The figure as SVG text, the same for the same data."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
 
 
 def correlation_histogram(task: TaskScore) -> str:

@@ -4,6 +4,8 @@ from omnimouse.recordings.arrays import recording_from_arrays
 from omnimouse.recordings.base import Finding, Recording, Screen, SequenceDevice, Trial
 from omnimouse.recordings.check import check_recording
 from omnimouse.recordings.describe import describe
+from omnimouse.recordings.figure import plot_recording
+from omnimouse.recordings.open_questions import open_questions
 from omnimouse.recordings.opening import open_recording
 from omnimouse.recordings.sensorium_stills import is_static
 from omnimouse.recordings.windows import Windows, mean_responses
@@ -19,6 +21,8 @@ __all__ = [
     "describe",
     "is_static",
     "mean_responses",
+    "open_questions",
     "open_recording",
+    "plot_recording",
     "recording_from_arrays",
 ]

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from omnimouse.recordings.array_files import map_array, usable
 from omnimouse.recordings.clock import frame_indices
 from omnimouse.recordings.exports import WithExports
 
@@ -152,7 +153,7 @@ class SequenceDevice:
         """The stored array `[T, S]`, read-only memory map."""
         if self._data is None:
             if self.file.suffix == ".npy":
-                self._data = np.load(self.file, mmap_mode="r", allow_pickle=False)
+                self._data = map_array(self.file)
             else:
                 self._data = np.memmap(self.file, dtype=self.dtype, mode="r", shape=self.shape, order="C")
         return self._data
@@ -268,7 +269,8 @@ class Screen:
             trial = self.trials[position]
             within = index[rows] - trial.first_frame
             # Increasing times make the rows of one trial contiguous, so this writes into a view.
-            frames[rows[0] : rows[-1] + 1] = self._trial_frames(trial, within, height, width)
+            with np.errstate(over="ignore"):
+                frames[rows[0] : rows[-1] + 1] = self._trial_frames(trial, within, height, width)
         return frames
 
     def _trial_frames(self, trial: Trial, within: np.ndarray, height: int, width: int) -> np.ndarray | float:
@@ -303,7 +305,7 @@ class Screen:
     def _stimulus(self, trial: Trial) -> np.ndarray:
         cached = self._open.pop(trial.name, None)
         if cached is None:
-            cached = np.load(self._stimulus_file(trial), mmap_mode="r", allow_pickle=False)
+            cached = map_array(self._stimulus_file(trial))
         self._open[trial.name] = cached
         if len(self._open) > OPEN_STIMULI:
             self._open.popitem(last=False)
@@ -441,7 +443,7 @@ def streamed_statistics(device: SequenceDevice, ranges: list[slice]) -> tuple[np
     count, mean, squares = (np.zeros(device.shape[1]) for _ in range(3))
     for rows in ranges:
         for _, block in device.chunks(rows):
-            present = np.isfinite(block)
+            present = usable(block)
             n = present.sum(axis=0)
             values = np.where(present, block, 0).astype(np.float64)
             block_mean = values.sum(axis=0) / np.maximum(n, 1)

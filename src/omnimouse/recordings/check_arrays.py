@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from omnimouse.recordings.array_files import usable
 from omnimouse.recordings.base import SequenceDevice
 from omnimouse.recordings.experanto_devices import USUAL_OVERSHOOT
 from omnimouse.recordings.files import Findings, open_array
@@ -41,7 +42,7 @@ def summarize(device: SequenceDevice) -> ArraySummary:
     origin: np.ndarray | None = None
     for _, block in device.chunks():
         rows += len(block)
-        finite = np.isfinite(block)
+        finite = usable(block)
         present = finite.sum(axis=0)
         if present.sum() < block.size:
             nan = np.isnan(block).sum(axis=0)
@@ -75,7 +76,8 @@ def check_device(device: SequenceDevice, findings: Findings) -> None:
     _check_end(device, findings)
     summary = summarize(device)
     check_values(device, summary, findings)
-    _check_statistics(device, summary, findings)
+    meta = device.file.parent / "meta"
+    check_statistics(device, summary, (meta / "means.npy", meta / "stds.npy"), findings)
     _check_clock(device, findings)
     if device.name == "responses":
         _check_units(device, findings)
@@ -137,40 +139,51 @@ def check_values(device: SequenceDevice, summary: ArraySummary, findings: Findin
         )
 
 
-def _check_statistics(device: SequenceDevice, summary: ArraySummary, findings: Findings) -> None:
-    folder = device.file.parent / "meta"
-    if device.means is not None and not np.isfinite(device.means).all():
-        bad = np.flatnonzero(~np.isfinite(device.means))
+def check_statistics(
+    device: SequenceDevice, summary: ArraySummary, files: tuple[Path, Path], findings: Findings
+) -> None:
+    """Stored means and stds, from two files, against themselves and against the array."""
+    again = "Delete the statistics to have them computed from the train tier."
+    for file, values, name in zip(files, (device.means, device.stds), ("means", "stds"), strict=True):
+        if values is None:
+            continue
+        lost = ~usable(values)
+        bad = np.flatnonzero(lost | (values <= 0) if name == "stds" else lost)
+        if not len(bad):
+            continue
+        zero, negative = np.count_nonzero(values[bad] == 0), np.count_nonzero(values[bad] < 0)
+        kinds = f"{zero} zero, {negative} negative, {np.count_nonzero(lost)}" if name == "stds" else f"{len(bad)}"
         findings.warning(
-            folder / "means.npy",
-            "means",
-            expected="finite numbers",
-            found=f"{len(bad)} NaN or infinite: {_listed(bad)}",
-            do="Delete the statistics to have them computed from the train tier.",
+            file,
+            name,
+            expected="finite numbers above 0" if name == "stds" else "finite numbers",
+            found=f"{kinds} NaN or infinite: {_listed(bad)}",
+            do=again,
         )
-    if device.stds is None:
+    if device.stds is None or device.means is None:
         return
-    bad = np.flatnonzero(~np.isfinite(device.stds) | (device.stds <= 0))
-    if len(bad):
-        zero, negative = np.count_nonzero(device.stds == 0), np.count_nonzero(device.stds < 0)
+    comparable = usable(device.stds) & (device.stds > 0) & np.isfinite(summary.std) & (summary.std > 0)
+    if not comparable.any():
+        return
+    ratio = float(np.exp(np.median(np.abs(np.log(device.stds[comparable] / summary.std[comparable])))))
+    if ratio > SCALE_FACTOR:
         findings.warning(
-            folder / "stds.npy",
-            "stds",
-            expected="finite numbers above 0",
-            found=f"{zero} zero, {negative} negative, {len(bad) - zero - negative} NaN or infinite: {_listed(bad)}",
-            do="Delete the statistics to have them computed from the train tier.",
+            files[1],
+            "scale",
+            expected="about the stds of the stored array",
+            found=f"typically a factor of {ratio:.3g} apart",
+            do="The statistics may belong to another session; delete them to have them computed.",
         )
-    comparable = np.isfinite(device.stds) & (device.stds > 0) & np.isfinite(summary.std) & (summary.std > 0)
-    if comparable.any():
-        ratio = float(np.exp(np.median(np.abs(np.log(device.stds[comparable] / summary.std[comparable])))))
-        if ratio > SCALE_FACTOR:
-            findings.warning(
-                folder / "stds.npy",
-                "scale",
-                expected="about the stds of the stored array",
-                found=f"typically a factor of {ratio:.3g} apart",
-                do="The statistics may belong to another session; delete them to have them computed.",
-            )
+    comparable &= usable(device.means)
+    apart = np.abs(device.means - summary.mean)[comparable] / summary.std[comparable]
+    if len(apart) and np.median(apart) > SCALE_FACTOR:
+        findings.warning(
+            files[0],
+            "location",
+            expected="about the means of the stored array",
+            found=f"typically {np.median(apart):.3g} stds apart",
+            do="The statistics may belong to another session; delete them to have them computed.",
+        )
 
 
 def _check_clock(device: SequenceDevice, findings: Findings) -> None:
@@ -190,14 +203,15 @@ def _check_clock(device: SequenceDevice, findings: Findings) -> None:
             do="It is not used; lookups assume start_time + i / sampling_rate.",
         )
         return
-    times = np.asarray(times, dtype=np.float64)
+    times = np.array(times, dtype=np.float64)
+    times[~np.isfinite(times)] = np.nan
     drift = np.abs(times - (device.start_time + np.arange(len(times)) / device.sampling_rate))
     if not (np.diff(times) > 0).all():
         findings.warning(
             path,
             "timestamps",
             expected="strictly increasing seconds",
-            found="steps of zero, back or NaN",
+            found="steps of zero or back, NaN or infinity",
             do="Check the device's clock.",
         )
     elif drift.max() > 0.5 / device.sampling_rate:
@@ -242,10 +256,9 @@ def check_channel_order(device: SequenceDevice, findings: Findings) -> None:
     the finite differences of each other column tells them apart; a contradiction is a warning, since labels of
     behaviour scores depend on the order but no number does.
     """
-    if device.shape[1] != 4 or device.shape[0] < 100:
+    derivative = channel_order(device)
+    if derivative is None:
         return
-    trace = device.read(np.arange(min(ORDER_ROWS, device.shape[0]))).astype(np.float64)
-    derivative = _derivative_correlations(trace)
     stored = derivative[1, 0]
     best = np.unravel_index(np.argmax(derivative), derivative.shape)
     if derivative[best] > 0.3 and derivative[best] > stored + 0.2:
@@ -265,6 +278,15 @@ def check_channel_order(device: SequenceDevice, findings: Findings) -> None:
             found=f"correlation {stored:.2f}, and no other pair of columns is a quantity and its change",
             do="The order of the eye tracker's columns could not be confirmed.",
         )
+
+
+def channel_order(device: SequenceDevice) -> np.ndarray | None:
+    """Correlation `[4, 4]` of column i with the change of column j; None without four columns and 100 samples."""
+    if device.shape[1] != 4 or device.shape[0] < 100:
+        return None
+    trace = np.array(device.read(np.arange(min(ORDER_ROWS, device.shape[0]))), dtype=np.float64)
+    trace[~usable(trace)] = np.nan
+    return _derivative_correlations(trace)
 
 
 def _derivative_correlations(trace: np.ndarray) -> np.ndarray:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from omnimouse.recordings.base import Screen, Trial
-from omnimouse.recordings.files import Findings, Tally, open_array
+from omnimouse.recordings.files import Findings, Tally, open_array, read_mapping, shown
 
 KNOWN_TIERS = (
     "train",
@@ -32,6 +33,7 @@ SAMPLED_FRAMES = 5
 def check_trials(screen: Screen, findings: Findings) -> None:
     """Tiers, INVALID periods, file names and caches: everything about trials but their pixels."""
     check_tiers(screen, screen.folder / "meta", findings)
+    _check_device(screen, findings)
     _check_files(screen, findings)
     _check_rate(screen, findings)
 
@@ -65,6 +67,7 @@ def check_tiers(screen: Screen, meta: Path, findings: Findings) -> None:
             meta, "tier", expected="'train' among the tiers", found=", ".join(tiers), do="Nothing to train on."
         )
     _check_invalid(screen, meta, findings)
+    _check_blanks(screen, meta, findings)
 
 
 def _stored_trial(meta: Path, name: str) -> Path:
@@ -86,6 +89,41 @@ def _check_invalid(screen: Screen, meta: Path, findings: Findings) -> None:
     )
 
 
+def _check_blanks(screen: Screen, meta: Path, findings: Findings) -> None:
+    greys = {trial.interleave_value: trial.name for trial in screen.trials if trial.modality == "blank"}
+    outside = [value for value in greys if value is not None and not 0 <= value <= 255]
+    if outside:
+        findings.warning(
+            _stored_trial(meta, greys[outside[0]]),
+            "interleave_value",
+            expected="a grey level from 0 to 255",
+            found=_listed(outside),
+            do="It is shown to the model as it is; write the grey level that was on screen, usually 128.0.",
+        )
+    elif greys and all(value is not None and value <= 1 for value in greys) and set(greys) != {0}:
+        findings.warning(
+            _stored_trial(meta, next(iter(greys.values()))),
+            "interleave_value",
+            expected="a grey level from 0 to 255",
+            found=f"{_listed(list(greys))} on every blank",
+            do="The grey levels look scaled to 0-1; write them times 255.",
+        )
+
+
+def _check_device(screen: Screen, findings: Findings) -> None:
+    """The metadata of the device itself, which nothing here needs."""
+    problems = Findings()
+    meta = read_mapping(screen.folder / "meta.yml", problems)
+    if meta is None or str(shown(meta.get("modality"))).lower() != "'screen'":
+        findings.info(
+            screen.folder / "meta.yml",
+            "modality",
+            expected="'screen'",
+            found=problems[0].found if meta is None else shown(meta.get("modality", "no such key")),
+            do="It is not used here, but experanto itself needs it.",
+        )
+
+
 def _check_files(screen: Screen, findings: Findings) -> None:
     meta, known = screen.folder / "meta", {f"{trial.name}.yml" for trial in screen.trials}
     entries = [entry.name for entry in meta.iterdir() if entry.suffix in (".yml", ".yaml")]
@@ -99,7 +137,7 @@ def _check_files(screen: Screen, findings: Findings) -> None:
             do="These files are ignored, as in experanto; rename them if they are trials.",
         )
     numbers = [int(trial.name) for trial in screen.trials]
-    gaps = [number for number in range(numbers[0], numbers[-1] + 1) if number not in set(numbers)] if numbers else []
+    gaps = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers)) if numbers else []
     if gaps:
         findings.warning(
             meta,
@@ -122,7 +160,7 @@ def _check_files(screen: Screen, findings: Findings) -> None:
 def _cache_agrees(cache: Path, screen: Screen) -> bool:
     try:
         content = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     if not isinstance(content, dict) or list(content) != [trial.name for trial in screen.trials]:
         return False
@@ -215,6 +253,9 @@ def _check_shape(trial: Trial, path: Path, stimulus: np.ndarray, frame_size: tup
             "fatal", "shape", path, expected=wanted, found=str(stimulus.shape), do="Store (frames, height, width)."
         )
         return False
+    if 0 in stimulus.shape:
+        tally.add("fatal", "shape", path, expected=wanted, found=str(stimulus.shape), do="Copy the file again.")
+        return False
     if video and len(stimulus) != trial.n_frames:
         short = len(stimulus) < trial.n_frames
         tally.add(
@@ -279,5 +320,5 @@ def _check_pixels(trial: Trial, path: Path, stimulus: np.ndarray, tally: Tally) 
     return float(values.max()) if values.size else -np.inf
 
 
-def _listed(names: list[str] | list[int], limit: int = 5) -> str:
+def _listed(names: Sequence[object], limit: int = 5) -> str:
     return ", ".join(map(str, names[:limit])) + (", ..." if len(names) > limit else "")

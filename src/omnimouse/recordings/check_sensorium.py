@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omnimouse.recordings.check_arrays import check_values, summarize
+from omnimouse.recordings.check_arrays import check_statistics, check_values, summarize
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings, Tally, open_array
 from omnimouse.recordings.sensorium_clips import ClipDevice, Clips, ClipScreen
@@ -39,20 +39,15 @@ def check_clips(parts: SessionParts, findings: Findings, *, frame_size: tuple[in
     check_range(highest, screen.folder, findings)
     for device in parts.devices.values():
         if device is not None:
-            check_values(device, summarize(device), findings)
+            summary = summarize(device)
+            check_values(device, summary, findings)
+            folder = parts.path / "meta/statistics" / device.file.name / "all"
+            check_statistics(device, summary, (folder / "mean.npy", folder / "std.npy"), findings)
     check_names(parts, findings)
 
 
 def check_range(highest: float, folder: Path, findings: Findings) -> None:
     """Whether grey levels look scaled to 0-1."""
-    if 0 < highest <= 1:
-        findings.warning(
-            folder,
-            "value range",
-            expected="grey levels from 0 to 255",
-            found=f"at most {highest:.3g}",
-            do="They look scaled to 0-1; store them times 255, or everything is nearly black to the model.",
-        )
 
 
 def _check_padding(clips: Clips, trial: int, kind: str, array: np.ndarray, tally: Tally) -> None:

@@ -32,7 +32,17 @@ import numpy as np
 
 from omnimouse.recordings.base import MissingDevice, NoVideo, Recording, Screen, SequenceDevice, Trial
 from omnimouse.recordings.experanto_devices import load_device
-from omnimouse.recordings.files import RECOPY, Findings, is_finite_number, open_array, read_mapping, read_number
+from omnimouse.recordings.files import (
+    RECOPY,
+    Findings,
+    Tally,
+    is_finite_number,
+    open_array,
+    read_mapping,
+    read_name,
+    read_number,
+    shown,
+)
 
 SEQUENCE_DEVICES = ("responses", "eye_tracker", "treadmill")
 MODALITIES = ("video", "image", "blank", "invalid")
@@ -104,21 +114,21 @@ def _identity(path: Path, findings: Findings) -> tuple[str, str, tuple[str, ...]
         return fallback
     stored = meta.get("scan_key")
     scan: dict[str, Any] = stored if isinstance(stored, dict) else {}
-    key = meta.get("data_key")
-    if key is None and all(name in scan for name in ("animal_id", "session", "scan_idx")):
-        key = f"{scan['animal_id']}-{scan['session']}-{scan['scan_idx']}"
+    key = read_name(meta, "data_key", file, findings)
+    numbers = [read_name(scan, name, file, findings) for name in ("animal_id", "session", "scan_idx")]
+    if key is None and all(number is not None for number in numbers):
+        key = "-".join(str(number) for number in numbers)
     if key is None:
         findings.warning(
             file,
             "scan_key",
             expected="animal_id, session and scan_idx",
-            found=repr(stored)[:200],
+            found=shown(stored),
             do=f"The folder's name {path.name!r} is the session key; complete the scan_key.",
         )
-    animal = scan.get("animal_id")
     return (
-        str(key if key is not None else fallback[0]),
-        str(animal if animal is not None else fallback[1]),
+        fallback[0] if key is None else key,
+        fallback[1] if numbers[0] is None else numbers[0],
         _missing_devices(file, meta, findings),
     )
 
@@ -132,7 +142,7 @@ def _missing_devices(file: Path, meta: dict[str, Any], findings: Findings) -> tu
         file,
         "missing",
         expected=f"a list of {' and '.join(SEQUENCE_DEVICES[1:])}",
-        found=repr(missing)[:200],
+        found=shown(missing),
         do="List the behaviour devices that were not recorded, or remove the key.",
     )
     return ()
@@ -152,9 +162,12 @@ def _screen(folder: Path, findings: Findings) -> Screen | None:
     if not names:
         findings.fatal(meta, "trials", expected="files 00000.yml, 00001.yml, ...", found="none", do=RECOPY)
         return None
-    before = len(findings)
-    parsed = [_parse_trial(meta / name, findings) for name in names]
-    if timestamps is None or any(finding.severity == "fatal" for finding in findings[before:]):
+    problems, tally = Findings(), Tally()
+    parsed = [_parse_trial(meta / name, problems) for name in names]
+    for problem in problems:
+        tally.take(problem)
+    tally.report(findings)
+    if timestamps is None or problems.has_fatal:
         return None
     known = [trial for trial in parsed if trial is not None]
     if not _has_frames(folder, findings):
@@ -210,13 +223,14 @@ def _parse_trial(path: Path, findings: Findings) -> dict[str, Any] | None:
     meta = read_mapping(path, findings)
     if meta is None:
         return None
-    modality = str(meta.get("modality", "no such key")).lower()
+    stated = meta.get("modality")
+    modality = stated.lower() if isinstance(stated, str) else ""
     if modality not in MODALITIES:
         findings.fatal(
             path,
             "modality",
             expected=" or ".join(MODALITIES),
-            found=repr(meta.get("modality")),
+            found=shown(meta.get("modality", "no such key")),
             do="Correct the trial.",
         )
         return None
@@ -235,18 +249,27 @@ def _parse_trial(path: Path, findings: Findings) -> dict[str, Any] | None:
             path,
             "interleave_value",
             expected="the grey level (0-255) of a blank",
-            found=repr(gray),
+            found=shown(gray),
             do="Write the grey level that was on screen, usually 128.0.",
         )
+    if meta.get("encoded"):
+        findings.warning(
+            path,
+            "encoded",
+            expected="frames stored as numbers in screen/data/*.npy",
+            found=f"encoded: {shown(meta['encoded'])}",
+            do="Videos are not decoded here: convert them to arrays and remove the key.",
+        )
     sound_size = isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(edge, int) for edge in size)
-    condition, tier = meta.get("condition_hash"), meta.get("tier")
+    tier = read_name(meta, "tier", path, findings, longest=60)
+    condition = read_name(meta, "condition_hash", path, findings)
     return {
         "name": path.stem,
         "modality": modality,
         "first_frame": int(first),
         "n_frames": int(n_frames),
-        "tier": None if tier is None else str(tier),
-        "condition_hash": None if condition is None else str(condition),
+        "tier": tier,
+        "condition_hash": condition,
         "image_size": (size[0], size[1]) if sound_size and size is not None else None,
         "interleave_value": float(gray) if gray is not None and is_finite_number(gray) else None,
     }

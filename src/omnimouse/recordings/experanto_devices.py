@@ -8,13 +8,20 @@ from typing import Any
 import numpy as np
 
 from omnimouse.recordings.base import SequenceDevice
-from omnimouse.recordings.files import RECOPY, Findings, is_lfs_pointer, open_array, read_mapping, read_number
+from omnimouse.recordings.files import RECOPY, Findings, is_lfs_pointer, open_array, read_mapping, read_number, shown
 
 RATE_TOLERANCE = 0.01
 """Relative disagreement of rate and duration that is reported."""
 
 USUAL_OVERSHOOT = 0.3
 """Seconds by which stored end times usually lie after the last sample (0.09-0.24 s in the corpus)."""
+
+
+LONGEST = 7 * 86_400.0
+"""Seconds of a recording; one that lasts longer counts time in another unit."""
+
+LATEST = 1e11
+"""Seconds since 1970, some 3,000 years; what is later is milliseconds or nanoseconds."""
 
 
 def _device_folder(path: Path, name: str, findings: Findings) -> Path | None:
@@ -69,7 +76,7 @@ def load_device(path: Path, name: str, findings: Findings) -> SequenceDevice | N
             file,
             "n_timestamps",
             expected=f"{shape[0]}, the rows of {data_file.name}",
-            found=repr(nominal),
+            found=shown(nominal),
             do="The array is taken as it is; correct n_timestamps if the file is complete.",
         )
     _compare_rate_with_duration(file, shape[0], rate, end - start, findings)
@@ -112,8 +119,8 @@ def _channel_names(file: Path, meta: dict[str, Any], n_signals: int, findings: F
 def _clock(file: Path, meta: dict[str, Any], findings: Findings) -> tuple[float, float, float] | None:
     """Rate in Hz, start and end in seconds of a device that is sampled regularly."""
     modality = meta.get("modality", "sequence")
-    if str(modality).lower() != "sequence":
-        findings.fatal(file, "modality", expected="'sequence'", found=repr(modality), do="Export it as a sequence.")
+    if not isinstance(modality, str) or modality.lower() != "sequence":
+        findings.fatal(file, "modality", expected="'sequence'", found=shown(modality), do="Export it as a sequence.")
     rate = read_number(meta, "sampling_rate", file, findings)
     start = read_number(meta, "start_time", file, findings)
     end = read_number(meta, "end_time", file, findings)
@@ -123,6 +130,16 @@ def _clock(file: Path, meta: dict[str, Any], findings: Findings) -> tuple[float,
     if start is not None and end is not None and end <= start:
         findings.fatal(
             file, "end_time", expected=f"later than start_time {start}", found=str(end), do="Correct the times."
+        )
+        end = None
+    if start is not None and end is not None and (abs(start) > LATEST or end - start > LONGEST):
+        long = abs(start) <= LATEST
+        findings.fatal(
+            file,
+            "end_time" if long else "start_time",
+            expected="less than a week after start_time" if long else "seconds, since 1970 or since the start",
+            found=f"{end - start:.6g} s after it" if long else f"{start:.6g}",
+            do="The times look like milliseconds or another unit: write seconds, and the rate in Hz.",
         )
         end = None
     return None if rate is None or start is None or end is None else (rate, start, end)
@@ -195,10 +212,10 @@ def _mem_source(mem: Path, meta: dict[str, Any], findings: Findings) -> tuple[Pa
     name = meta.get("dtype")
     try:
         dtype = np.dtype(name) if isinstance(name, str) else None
-    except TypeError:
+    except Exception:  # TypeError, ValueError or SyntaxError, by what the text looks like
         dtype = None
     if dtype is None or dtype.kind not in "fiub":
-        found = repr(name) if name is not None else "no such key"
+        found = shown(name) if name is not None else "no such key"
         findings.fatal(
             file,
             "dtype",
@@ -269,13 +286,14 @@ def _phase_shifts(folder: Path, n_signals: int, findings: Findings) -> np.ndarra
 def _unit_ids(folder: Path, meta: dict[str, Any], n_neurons: int, findings: Findings) -> np.ndarray | None:
     properties = meta.get("neuron_properties")
     named = properties.get("unit_ids") if isinstance(properties, dict) else None
-    path = folder / (named if isinstance(named, str) else "meta/unit_ids.npy")
-    if not path.resolve().is_relative_to(folder.resolve()):
+    plain = named is None or (isinstance(named, str) and named.isprintable() and 0 < len(named) <= 200)
+    path = folder / (named if isinstance(named, str) and plain else "meta/unit_ids.npy")
+    if not plain or not path.resolve().is_relative_to(folder.resolve()):
         findings.warning(
             folder / "meta.yml",
             "neuron_properties.unit_ids",
             expected="a file in the device folder",
-            found=repr(named),
+            found=shown(named),
             do="It is not read; unit ids are unknown.",
         )
         return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from omnimouse.recordings.array_files import map_array
 from omnimouse.recordings.base import Finding
 
 # The C parser is about ten times faster, which matters for thousands of trial files; not every build of PyYAML has it.
@@ -19,6 +22,21 @@ YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LFS_HEADER = b"version https://git-lfs"
 
 RECOPY = "Copy the whole recording again; it may be incomplete."
+
+
+NO_PLAIN_FILE = "a folder or a special file"
+
+LARGEST_TEXT = 2**20
+"""Bytes of a metadata file; those of a session have some hundreds."""
+
+HARMLESS_TEXT = 4096
+"""Bytes of YAML that cannot nest deeply enough to exhaust the stack of the C parser, which ends the process."""
+
+DEEPEST = 64
+"""Levels of YAML in a longer text."""
+
+NUMBERS = "fiub"
+"""Kinds of numpy types that are numbers."""
 
 
 class Findings(list[Finding]):
@@ -75,6 +93,8 @@ class Tally:
 
 def is_lfs_pointer(path: Path) -> bool:
     """Whether a file holds the text that Git LFS leaves in place of content it has not downloaded."""
+    if not path.is_file():
+        return False
     try:
         with open(path, "rb") as file:
             return file.read(len(LFS_HEADER)) == LFS_HEADER
@@ -85,6 +105,12 @@ def is_lfs_pointer(path: Path) -> bool:
 def read_mapping(path: Path, findings: Findings) -> dict[str, Any] | None:
     """Content of a YAML or JSON file that must be a mapping with string keys; None (and a fatal finding) otherwise."""
     try:
+        status = path.stat()
+        plain = stat.S_ISREG(status.st_mode)  # reading a pipe would wait for ever
+        if not plain or status.st_size > LARGEST_TEXT:
+            found = f"{status.st_size} bytes" if plain else NO_PLAIN_FILE
+            findings.fatal(path, "file", expected=f"a small {path.suffix} file", found=found, do="Restore the file.")
+            return None
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         findings.fatal(
@@ -108,7 +134,7 @@ def read_mapping(path: Path, findings: Findings) -> dict[str, Any] | None:
         )
         return None
     try:
-        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=YAML_LOADER)
+        content = json.loads(text) if path.suffix == ".json" else _load_yaml(text)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         message = " ".join(str(error).split())[:200]
         findings.fatal(
@@ -124,6 +150,16 @@ def read_mapping(path: Path, findings: Findings) -> dict[str, Any] | None:
     return content
 
 
+def _load_yaml(text: str) -> Any:
+    if len(text) > HARMLESS_TEXT:
+        depth = 0
+        for event in yaml.parse(text, Loader=YAML_LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError(f"more than {DEEPEST} levels")
+    return yaml.load(text, Loader=YAML_LOADER)
+
+
 def read_number(
     mapping: dict[str, Any], key: str, path: Path, findings: Findings, *, integer: bool = False
 ) -> float | None:
@@ -134,10 +170,46 @@ def read_number(
         return None
     value = mapping[key]
     if not is_finite_number(value) or (integer and value != int(value)):
-        found = f"{repr(value)[:60]} ({type(value).__name__})"
+        found = f"{shown(value)} ({type(value).__name__})"
         findings.fatal(path, key, expected=kind, found=found, do=f"Write `{key}` as {kind}.")
         return None
     return int(value) if integer else float(value)
+
+
+def read_name(mapping: dict[str, Any], key: str, path: Path, findings: Findings, *, longest: int = 200) -> str | None:
+    """A name of a mapping, None where it is missing or empty; also None, with a fatal finding, when it is no name."""
+    value = mapping.get(key)
+    if value is None or value == "":
+        return None
+    name = str(value) if isinstance(value, (str, float)) or is_finite_number(value) else ""
+    if not name or len(name) > longest or not name.isprintable():
+        findings.fatal(
+            path,
+            key,
+            expected=f"a name of at most {longest} characters",
+            found=shown(value),
+            do=f"Write `{key}` as plain text.",
+        )
+        return None
+    return name
+
+
+class _Shown(reprlib.Repr):
+    def repr_int(self, value: int, level: int) -> str:
+        if value.bit_length() > 1024:  # Python refuses to write the largest
+            return f"an integer of {value.bit_length()} bits"
+        return super().repr_int(value, level)
+
+
+_SHORT = _Shown()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+_SHORT.maxlevel = 2
+
+
+def shown(value: object) -> str:
+    """A value read from YAML or JSON for a message: short, whatever it is."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def is_finite_number(value: object) -> bool:
@@ -150,36 +222,37 @@ def is_finite_number(value: object) -> bool:
         return False
 
 
-def open_array(path: Path, findings: Findings) -> np.ndarray | None:
-    """A `.npy` file as a read-only memory map; None and a fatal finding when it is not a readable numeric array."""
+def open_array(path: Path, findings: Findings, *, kinds: str = NUMBERS) -> np.ndarray | None:
+    """A `.npy` file as a read-only memory map; None and a fatal finding when it is not a readable array of a kind.
+
+    Args:
+        path: the file.
+        findings: faults go here.
+        kinds: letters of the numpy kinds that may be stored, numbers by default.
+    """
     if is_lfs_pointer(path):
         findings.fatal(
             path, "file", expected="an array", found="a Git LFS pointer", do="Run `git lfs pull` in its repository."
         )
         return None
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        findings.fatal(
-            path,
-            "file",
-            expected="a .npy array",
-            found="no such file",
-            do=RECOPY,
-        )
+    if not path.exists():
+        findings.fatal(path, "file", expected="a .npy array", found="no such file", do=RECOPY)
         return None
-    except Exception as error:  # Damaged headers raise many types: ValueError, SyntaxError, EOFError, ...
-        size = path.stat().st_size if path.is_file() else 0
+    try:
+        array = map_array(path)
+    except ValueError as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
         findings.fatal(
             path,
             "file",
             expected="a complete .npy array without Python objects",
-            found=f"{size} bytes that do not load ({' '.join(str(error).split())[:200]})",
+            found=f"{path.stat().st_size} bytes that do not load ({reason})" if path.is_file() else NO_PLAIN_FILE,
             do="The file is truncated or of another kind; copy it again.",
         )
         return None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-        found = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
-        findings.fatal(path, "dtype", expected="numbers in one .npy array", found=found, do="Store it as float32.")
+    if array.dtype.kind not in kinds:
+        expected = "numbers" if kinds == NUMBERS else "names or numbers"
+        found = f"dtype {array.dtype}"
+        findings.fatal(path, "dtype", expected=f"{expected} in one .npy array", found=found, do="Store it as float32.")
         return None
     return array

@@ -27,6 +27,7 @@ import numpy as np
 
 from omnimouse.recordings import sensorium_clips as stored
 from omnimouse.recordings import sensorium_meta as meta
+from omnimouse.recordings.array_files import usable
 from omnimouse.recordings.base import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
@@ -115,7 +116,7 @@ def _behavior_statistics(path: Path, tiers: list[str], scan: Scan, findings: Fin
         return (None, None), speed
     chosen = [trial for trial, tier in enumerate(tiers) if tier == "train"] or list(range(len(tiers)))
     values = np.concatenate([scan.derivatives[trial] for trial in chosen])
-    values = values[np.isfinite(values)]
+    values = values[usable(values)]
     derived = (values.mean(), values.std()) if len(values) else (np.nan, np.nan)
     means = np.array([behavior[0][0], derived[0], *gaze[0]])
     return (means, np.array([behavior[1][0], derived[1], *gaze[1]])), speed

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from omnimouse.recordings.array_files import map_array
 from omnimouse.recordings.base import CHUNK_BYTES, Screen, SequenceDevice, Trial
 
 KINDS = ("videos", "responses", "behavior", "pupil_center")
@@ -69,7 +70,7 @@ class Clips:
         key = (kind, trial)
         array = self._open.pop(key, None)
         if array is None:
-            array = np.load(self.file(kind, trial), mmap_mode="r", allow_pickle=False)
+            array = map_array(self.file(kind, trial))
         self._open[key] = array
         if len(self._open) > OPEN_FILES:
             self._open.popitem(last=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from omnimouse.recordings.array_files import map_array, usable
 from omnimouse.recordings.files import RECOPY, Findings, open_array
 from omnimouse.recordings.sensorium_scan import is_silent
 
@@ -33,16 +34,11 @@ def identity(path: Path, findings: Findings) -> tuple[str, str]:
 
 def per_trial(path: Path, findings: Findings) -> np.ndarray | None:
     """Names or numbers, one per trial."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        findings.fatal(path, "file", expected="one entry per trial", found="no such file", do=RECOPY)
+    array = open_array(path, findings, kinds="USiuf")
+    if array is None:
         return None
-    except Exception as error:  # damaged headers raise many types
-        found = " ".join(str(error).split())[:200]
-        findings.fatal(path, "file", expected="a .npy array without Python objects", found=found, do=RECOPY)
-        return None
-    if array.ndim != 1 or not len(array) or array.dtype.kind not in "USiuf":
+    array = np.array(array)
+    if array.ndim != 1 or not len(array):
         found = f"shape {array.shape}, dtype {array.dtype}"
         findings.fatal(path, "shape", expected="one name or number per trial", found=found, do=RECOPY)
         return None
@@ -105,7 +101,7 @@ def withheld_tiers(path: Path, tiers: list[str], no_responses: np.ndarray, findi
         # The first neurons may be silent by chance, so all of some trials are looked at.
         chosen = dict.fromkeys(trials[i] for i in np.linspace(0, len(trials) - 1, LOOKED_AT).round().astype(int))
         files = [file for trial in chosen if (file := path / "data/responses" / f"{trial}.npy").is_file()]
-        if not all(is_silent(np.load(file, mmap_mode="r", allow_pickle=False)) for file in files):
+        if not all(is_silent(map_array(file)) for file in files):
             continue
         withheld.append(tier)
         findings.warning(
@@ -161,9 +157,10 @@ def statistics(path: Path, kind: str, n: int, findings: Findings) -> tuple[np.nd
 
 def _pooled(means: np.ndarray, stds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Moments `[n]` over all times of moments `[n, times]`; times that hold NaN, of the padding, are left out."""
-    present = np.isfinite(means) & np.isfinite(stds)
+    present = usable(means) & usable(stds)
     count = np.maximum(present.sum(axis=1), 1)
-    mean = np.where(present, means, 0).sum(axis=1) / count
+    means, stds = np.where(present, means, 0), np.where(present, stds, 0)
+    mean = means.sum(axis=1) / count
     spread = np.where(present, stds**2 + (means - mean[:, None]) ** 2, 0).sum(axis=1) / count
     lost = ~present.any(axis=1)
     return np.where(lost, np.nan, mean), np.where(lost, np.nan, np.sqrt(spread))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def scan_trials(path: Path, n_trials: int, n_units: int | None, findings: Findin
         arrays: dict[str, np.ndarray] = {}
         for kind in KINDS:
             file = path / "data" / kind / f"{trial}.npy"
-            if kind == "responses" and not file.is_file():
+            if kind == "responses" and not os.path.lexists(file):
                 continue  # of a tier that has none
             problems = Findings()
             array = open_array(file, problems)

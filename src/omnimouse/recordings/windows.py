@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.recordings.array_files import usable
 from omnimouse.recordings.base import Recording, SequenceDevice
 from omnimouse.recordings.channels import channel_rows, missing_modalities
 from omnimouse.recordings.clock import (
@@ -322,7 +323,7 @@ def mean_responses(
     total, count = np.zeros(recording.n_neurons), np.zeros(recording.n_neurons)
     for rows in ranges:
         for _, block in recording.responses.chunks(rows):
-            finite = np.isfinite(block)
+            finite = usable(block)
             total += np.where(finite, block, 0).sum(axis=0, dtype=np.float64)
             count += np.count_nonzero(finite, axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):

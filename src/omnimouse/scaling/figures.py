@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from omnimouse.evaluation.figures import as_svg, drawing
+from omnimouse.drawing import as_svg, drawing
 from omnimouse.scaling.curves import LOSS, Curve
 
 if TYPE_CHECKING:
