@@ -5,11 +5,12 @@ The tests cause each fault; `docs/recordings.md` lists them. `python -m faults` 
 
 from __future__ import annotations
 
-from faults import devices, files, screen, sensorium
+from faults import devices, files, screen, sensorium, static
 from faults.tools import Fault, Group
 
 EXPERANTO: dict[str, Group] = {**files.GROUPS, **devices.GROUPS, **screen.GROUPS}
 SENSORIUM: dict[str, Group] = sensorium.GROUPS
+STATIC: dict[str, Group] = static.GROUPS
 SEVERITIES = ("fatal", "warning", "info")
 
 

@@ -1,5 +1,5 @@
 """Print the tables of `docs/recordings.md`."""
 
-from faults import EXPERANTO, SENSORIUM, as_markdown
+from faults import EXPERANTO, SENSORIUM, STATIC, as_markdown
 
-print(f"{as_markdown(EXPERANTO)}\n\n{as_markdown(SENSORIUM)}")
+print("\n\n".join(as_markdown(groups) for groups in (EXPERANTO, SENSORIUM, STATIC)))

@@ -299,7 +299,7 @@ GROUPS["Channels and neurons"] = {
         "columns",
         ("expected 1 (running speed)", "found 2"),
     ),
-    "behaviour channels other than those of the processor": (
+    "unusual behaviour channels without names": (
         lambda f: (
             [change(f / "treadmill" / name, lambda a: np.hstack([a, a])) for name in ("data.npy", *STATISTICS)],
             edit(f / "treadmill/meta.yml", n_signals=2),
@@ -307,7 +307,21 @@ GROUPS["Channels and neurons"] = {
         "fatal",
         "Video-abc_30hz",
         "behavior channels",
-        ("expected 5", "found 6"),
+        ("expected 5", "6 channels together without names"),
+    ),
+    "names of channels that are no list of names": (
+        lambda f: edit(f / "eye_tracker/meta.yml", channel_names=["gaze_x", 2]),
+        "fatal",
+        "eye_tracker/meta.yml",
+        "channel_names",
+        ("4 names", "['gaze_x', 2]"),
+    ),
+    "channels with names, but not all that the model knows": (
+        lambda f: edit(f / "eye_tracker/meta.yml", channel_names=["gaze_x", "gaze_y", "lick", "pupil_size"]),
+        "info",
+        "Video-abc_30hz",
+        "behavior channels",
+        ("all but pupil_size_derivative", "besides lick"),
     ),
     "eye channels in another order": (
         lambda f: change(f / "eye_tracker/data.npy", lambda a: a[:, [2, 3, 0, 1]]),

@@ -281,6 +281,13 @@ GROUPS["Metadata cannot be understood"] = {
         "scan_key",
         ("animal_id, session and scan_idx", "folder's name"),
     ),
+    "devices declared missing that cannot be": (
+        lambda f: (f / "meta.json").write_text('{"data_key": "7-1-2", "missing": ["responses"]}'),
+        "fatal",
+        "meta.json",
+        "missing",
+        ("eye_tracker and treadmill", "['responses']"),
+    ),
     "a session key that is no name": (
         lambda f: (f / "meta.json").write_text('{"data_key": ["7-1-2"]}'),
         "fatal",

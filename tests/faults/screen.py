@@ -65,6 +65,13 @@ GROUPS["Frame times and the order of trials"] = {
         "shape",
         ("(1,)",),
     ),
+    "frames that were not stored, declared so": (
+        lambda f: (f / "screen/meta.yml").write_text("modality: screen\nframes: false\n"),
+        "info",
+        "screen",
+        "video",
+        ("not recorded",),
+    ),
     "late frames": (
         lambda f: change(f / "screen/timestamps.npy", lambda t: t + 0.025 * (np.arange(726) == 60)),
         "info",

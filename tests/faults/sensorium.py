@@ -121,13 +121,6 @@ GROUPS["Files of trials"] = {
         "folder name",
         ("dynamic<animal>-<session>-<scan>", "'renamed'"),
     ),
-    "images instead of videos, as in SENSORIUM 2022": (
-        lambda f: (f / "data/videos").rename(f / "data/images"),
-        "fatal",
-        "data/images",
-        "format",
-        ("single images (SENSORIUM 2022)",),
-    ),
 }
 GROUPS["Shapes, padding and pixels"] = {
     "time first instead of last": (

@@ -48,6 +48,14 @@ def check_clips(parts: SessionParts, findings: Findings, *, frame_size: tuple[in
 
 def check_range(highest: float, folder: Path, findings: Findings) -> None:
     """Whether grey levels look scaled to 0-1."""
+    if 0 < highest <= 1:
+        findings.warning(
+            folder,
+            "value range",
+            expected="grey levels from 0 to 255",
+            found=f"at most {highest:.3g}",
+            do="They look scaled to 0-1; store them times 255, or everything is nearly black to the model.",
+        )
 
 
 def _check_padding(clips: Clips, trial: int, kind: str, array: np.ndarray, tally: Tally) -> None:
