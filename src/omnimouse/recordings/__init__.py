@@ -5,6 +5,7 @@ from omnimouse.recordings.base import Finding, Recording, Screen, SequenceDevice
 from omnimouse.recordings.check import check_recording
 from omnimouse.recordings.describe import describe
 from omnimouse.recordings.opening import open_recording
+from omnimouse.recordings.session_writer import save_recording
 from omnimouse.recordings.windows import Windows, mean_responses
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "mean_responses",
     "open_recording",
     "recording_from_arrays",
+    "save_recording",
 ]

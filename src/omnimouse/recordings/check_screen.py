@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omnimouse.recordings.base import Screen, Trial
+from omnimouse.recordings.base import UNUSED_TIER, Screen, Trial
 from omnimouse.recordings.files import Findings, Tally, open_array
 
 KNOWN_TIERS = (
@@ -23,6 +23,7 @@ KNOWN_TIERS = (
     "live_test_bonus",
     "final_test_main",
     "final_test_bonus",
+    UNUSED_TIER,
 )
 
 SAMPLED_FRAMES = 5
