@@ -4,6 +4,7 @@ from omnimouse.recordings.arrays import recording_from_arrays
 from omnimouse.recordings.base import Finding, Recording, Screen, SequenceDevice, Trial
 from omnimouse.recordings.check import check_recording
 from omnimouse.recordings.describe import describe
+from omnimouse.recordings.nwb import import_nwb
 from omnimouse.recordings.opening import open_recording
 from omnimouse.recordings.session_writer import save_recording
 from omnimouse.recordings.windows import Windows, mean_responses
@@ -17,6 +18,7 @@ __all__ = [
     "Windows",
     "check_recording",
     "describe",
+    "import_nwb",
     "mean_responses",
     "open_recording",
     "recording_from_arrays",
