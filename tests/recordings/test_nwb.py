@@ -49,7 +49,8 @@ def add_responses(nwb: NWBFile, data, name: str = "Deconvolved", container: str 
     """A response series of a plane of its own."""
     device = nwb.devices["scope"] if "scope" in nwb.devices else nwb.create_device("scope")
     plane = nwb.create_imaging_plane(
-        name=f"plane of {name}", optical_channel=OpticalChannel(name="green", description="", emission_lambda=510.0), description="", device=device,
+        name=f"plane of {name}", description="", device=device,
+        optical_channel=OpticalChannel(name="green", description="", emission_lambda=510.0),
         excitation_lambda=920.0, imaging_rate=30.0, indicator="GCaMP6s", location="V1",
     )  # fmt: skip
     segmentation = ImageSegmentation(name=f"cells of {name}")
@@ -285,7 +286,7 @@ def test_names_that_say_nothing_are_asked_for(odd_names, tmp_path):
     for name, (value, message) in wrong.items():
         with pytest.raises(ValueError, match=message):
             import_nwb(file, tmp_path / "imported", mapping={**content, name: value})
-    with pytest.raises(ValueError, match="no trial has one of the tiers' values; .*has 0, 1, 2, 3"):
+    with pytest.raises(ValueError, match=r"no trial has one of the tiers' values; .*has 0, 1, 2, 3"):
         tiers = {"column": "movie_set", "values": {"train": ["a"]}}
         import_nwb(file, tmp_path / "imported", mapping={**content, "tiers": tiers})
     assert not (tmp_path / "imported").exists()
@@ -300,7 +301,7 @@ def test_several_candidates_are_listed(tmp_path):
     first = "processing/ophys/Deconvolved/Deconvolved"
     with pytest.raises(ValueError, match=f"2 series of deconvolved responses: {first}, 600 x 4.*`responses: {first}`"):
         import_nwb(file, tmp_path / "imported")
-    with pytest.raises(ValueError, match="2 series that may be running_speed: .*`running_speed: none`"):
+    with pytest.raises(ValueError, match=r"2 series that may be running_speed: .*`running_speed: none`"):
         import_nwb(file, tmp_path / "imported", mapping={"responses": first})
     mapping = {"responses": f"{first} 2", "behavior": {"running_speed": "none"}}
     imported = import_nwb(file, tmp_path / "imported", mapping=mapping)
@@ -364,8 +365,8 @@ def test_files_of_other_kinds_and_damaged_ones(tmp_path):
             h5["data"] = np.zeros(3)
             h5.attrs.update(attributes)
     cases = {
-        tmp_path / "nothing.nwb": "no such file", text: "no HDF5 file", part: "cannot be read whole", folder: "a folder",
-        other: "HDF5 without nwb_version.*recording_from_arrays", old: "NWB 1.0.6, expected NWB 2",
+        tmp_path / "nothing.nwb": "no such file", text: "no HDF5 file", part: "cannot be read whole",
+        folder: "a folder", other: "HDF5 without nwb_version.*recording_from_arrays", old: "NWB 1.0.6, expected NWB 2",
     }  # fmt: skip
     for path, message in cases.items():
         with pytest.raises(ValueError, match=message):
