@@ -51,6 +51,8 @@ def import_recording(args: argparse.Namespace) -> int:
                 rate = f", {entry.rate:.4g} Hz" if entry.rate else ""
                 shape = " x ".join(map(str, entry.shape))
                 print(f"{entry.role:10} {entry.path}  ({entry.kind}: {shape}{rate}, {entry.detail or 'no unit'})")
+            if not entries:
+                print("nothing that a recording can be made of: no time series with numbers, and no table of trials")
         return 0
     if args.folder is None:
         raise ValueError("no folder to write: name one behind the file, or use --list to see what the file has")

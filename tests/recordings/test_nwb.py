@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import re
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,6 +34,7 @@ from omnimouse import (
 )
 from omnimouse.cli import main
 from omnimouse.recordings.nwb import nwb_entries
+from omnimouse.recordings.nwb_mapping import NwbMapping, as_mapping
 
 RNG = np.random.default_rng(8)
 SECONDS = 20
@@ -95,7 +98,7 @@ def written(nwb: NWBFile, path: Path) -> Path:
     return path
 
 
-def small_file(path: Path, *, responses: bool = True) -> NWBFile:
+def small_file(*, responses: bool = True) -> NWBFile:
     """A file of 20 s and 4 neurons without anything else, to be written after additions."""
     nwb = empty_file()
     if responses:
@@ -293,7 +296,7 @@ def test_names_that_say_nothing_are_asked_for(odd_names, tmp_path):
 
 
 def test_several_candidates_are_listed(tmp_path):
-    nwb = small_file(tmp_path)
+    nwb = small_file()
     add_responses(nwb, RNG.gamma(2, 2, (SECONDS * 30, 3)), "Deconvolved 2", rate=30.0)
     for name in ("running speed", "running_speed"):
         nwb.processing["behavior"].add(TimeSeries(name=name, data=np.ones(SECONDS * 30), unit="cm/s", rate=30.0))
@@ -312,17 +315,40 @@ def test_several_candidates_are_listed(tmp_path):
 
 
 def test_fluorescence_is_taken_when_it_is_named(tmp_path):
-    nwb = small_file(tmp_path, responses=False)
-    add_responses(nwb, RNG.gamma(2, 2, (SECONDS * 30, 4)), "raw", "Fluorescence", rate=30.0)
+    nwb = small_file(responses=False)
+    data = RNG.gamma(2, 2, (SECONDS * 30, 4))
+    data[50, 2] = np.nan
+    add_responses(nwb, data, "raw", "Fluorescence", rate=30.0)
     file = written(nwb, tmp_path / "raw.nwb")
     with pytest.raises(ValueError, match="trained on deconvolved activity"):
         import_nwb(file, tmp_path / "imported")
     imported = import_nwb(file, tmp_path / "imported", mapping={"responses": "processing/ophys/Fluorescence"})
-    assert imported.n_neurons == 4 and not imported.has_video
+    assert np.array_equal(imported.responses.data, data, equal_nan=True) and not imported.has_video
+
+
+def test_a_data_set_of_a_series_has_its_clock(tmp_path):
+    """As fits of ellipses to the pupil are stored: position as data, and area, width and height beside it."""
+    nwb = small_file()
+    nwb.add_acquisition(TimeSeries(name="ellipse", data=np.zeros((300, 2)), unit="px", rate=15.0, starting_time=0.5))
+    file = written(nwb, tmp_path / "ellipse.nwb")
+    area = RNG.normal(9, 1, 300)
+    with h5py.File(file, "r+") as h5:
+        h5["acquisition/ellipse/area"] = area
+    imported = import_nwb(file, tmp_path / "imported", mapping={"behavior": {"pupil_size": "acquisition/ellipse/area"}})
+    assert (imported.eye_tracker.start_time, imported.eye_tracker.channels[0]) == (0.5, "pupil_size")
+    assert np.array_equal(imported.eye_tracker.data[:, 0], area)
+
+
+def test_the_mapping_of_the_documentation_has_every_field():
+    text = (Path(__file__).parents[2] / "docs/recordings.md").read_text(encoding="utf-8")
+    (content,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    mapping = as_mapping(yaml.safe_load(content))
+    assert yaml.safe_load(content).keys() == {field.name for field in dataclasses.fields(mapping)}
+    assert mapping.tiers.values == {"train": (1, 2), "final_test": (3,)} and as_mapping(None) == NwbMapping()
 
 
 def test_movies_outside_the_file_are_refused_with_advice(tmp_path):
-    nwb = small_file(tmp_path)
+    nwb = small_file()
     nwb.add_stimulus(
         ImageSeries(
             name="movie",
@@ -340,7 +366,7 @@ def test_movies_outside_the_file_are_refused_with_advice(tmp_path):
 
 
 def test_swapped_axes_and_missing_clocks_are_named(tmp_path):
-    file = written(small_file(tmp_path), tmp_path / "small.nwb")
+    file = written(small_file(), tmp_path / "small.nwb")
     path = "processing/ophys/Deconvolved/Deconvolved"
     with h5py.File(file, "r+") as h5:
         h5[path]["timestamps"] = np.arange(4) / 30
@@ -353,7 +379,7 @@ def test_swapped_axes_and_missing_clocks_are_named(tmp_path):
 
 
 def test_files_of_other_kinds_and_damaged_ones(tmp_path):
-    good = written(small_file(tmp_path), tmp_path / "good.nwb")
+    good = written(small_file(), tmp_path / "good.nwb")
     with pytest.raises(ValueError, match=r"omnimouse import good.nwb FOLDER"):
         open_recording(good)
     text, part, other, old, folder = (tmp_path / f"{name}.nwb" for name in ("text", "part", "other", "old", "folder"))
@@ -377,7 +403,7 @@ def test_files_of_other_kinds_and_damaged_ones(tmp_path):
 
 
 def test_a_chunk_that_cannot_be_read_leaves_nothing_behind(tmp_path):
-    nwb = small_file(tmp_path, responses=False)
+    nwb = small_file(responses=False)
     noise = RNG.normal(size=(SECONDS * 30, 4))
     add_responses(nwb, H5DataIO(noise, chunks=(100, 4), compression="gzip"), rate=30.0)
     file = written(nwb, tmp_path / "damaged.nwb")

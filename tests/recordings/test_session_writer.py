@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -180,6 +183,19 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
     meta = yaml.safe_load((saved.path / "responses/meta.yml").read_text())
     assert (meta["n_timestamps"], meta["sampling_rate"], meta["start_time"]) == (900, 30.0, 0.0)
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs/recordings.md").read_text(encoding="utf-8")
+    (code,) = (
+        block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "recording_from_arrays" in block
+    )
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code, names)
+    assert len(names["windows"]) > 100 and names["windows"].missing_channels == (2, 3)
+    assert_equal_windows(names["saved"], names["recording"], at_most=3)
+    names["file"].close()
 
 
 def test_unit_ids_that_are_text_are_refused(tmp_path):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,14 +83,16 @@ def nwb_entries(file: str | os.PathLike[str]) -> list[NwbEntry]:
     Raises:
         ValueError: no NWB 2 file, or a damaged one.
     """
-    with open_nwb(Path(file).expanduser()) as nwb:
+    path = Path(file).expanduser()
+    with open_nwb(path) as nwb, _named(path):
         entries = [
             NwbEntry(series.path, series.role, series.kind, series.shape, series.rate, series.unit)
             for series in all_series(nwb)
         ]
-        for path, group in tables(nwb).items():
-            detail = ", ".join(name for name in read_table(group))
-            entries.append(NwbEntry(path, "trials", kind_of(group), group["start_time"].shape, None, detail))
+        for name, group in tables(nwb).items():
+            entries.append(
+                NwbEntry(name, "trials", kind_of(group), group["start_time"].shape, None, ", ".join(read_table(group)))
+            )
     order = ("responses", "behavior", "video", "trials")
     return sorted(entries, key=lambda entry: (order.index(entry.role), entry.path))
 
@@ -114,8 +117,12 @@ class NwbSources:
 
     def lines(self) -> list[str]:
         """One line of text for each."""
-        named = {"responses": self.responses, **self.behavior}
-        lines = [f"{name:22} {_described(series)}" for name, series in named.items()]
+        lines = [f"{'responses':22} {_described(self.responses)}"]
+        for channel in dict.fromkeys((*BEHAVIOR_CHANNELS, *self.behavior)):
+            derived = channel == "pupil_size_derivative" and "pupil_size" in self.behavior
+            absent = "derived from pupil_size" if derived else "none"
+            described = _described(self.behavior[channel]) if channel in self.behavior else absent
+            lines.append(f"{channel:22} {described}")
         lines.append(f"{'video':22} {'none' if self.video is None else _described(self.video)}")
         trials = "none with tiers: blocks of time" if self.trials is None else f"{self.trials_path}, {len(self.trials)}"
         return [*lines, f"{'trials':22} {trials}"]
@@ -157,14 +164,21 @@ def import_nwb(
     """
     path, chosen = Path(file).expanduser(), as_mapping(mapping)
     with open_nwb(path) as nwb:
-        try:
+        with _named(path):
             sources = find_sources(nwb, chosen)
             recording = _recording(nwb, sources, chosen, path)
-            for line in sources.lines() if report is not None else ():
-                report(line)  # type: ignore[misc]
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        for line in sources.lines() if report is not None else ():
+            report(line)  # type: ignore[misc]
         return save_recording(recording, folder, progress=progress)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors with the file's name in them; groups where arrays should be raise other types than ValueError."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def find_sources(nwb: Any, mapping: NwbMapping) -> NwbSources:
@@ -201,7 +215,10 @@ def _responses(nwb: Any, series: list[Series], path: str) -> Series:
             f"no responses that are named as deconvolved, but: {listed}. Models are trained on deconvolved activity. "
             "If one of these is, or if you want to use it as it is: " + advice.format(planes[0].path)
         )
-    raise ValueError("no RoiResponseSeries, so no responses of neurons. Only two-photon imaging can be imported.")
+    raise ValueError(
+        "no RoiResponseSeries, so no responses of neurons. If another series has them, name it in a mapping as "
+        "`responses: path`; `omnimouse import FILE --list` shows all paths."
+    )
 
 
 def _key(series: Series) -> str:
