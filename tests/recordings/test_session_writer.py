@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 import yaml
 
 from omnimouse import OmniMouseProcessor, Windows, open_recording, recording_from_arrays
-from omnimouse.recordings import save_recording
+from omnimouse.recordings import describe, save_recording
 from omnimouse.recordings.session_writer import stretches
 
 RNG = np.random.default_rng(11)
@@ -127,6 +128,8 @@ def test_what_was_not_recorded_stays_missing(tmp_path, present):
     assert_equal_windows(saved, source)
     pair = [Windows(each, "train") for each in (saved, source)]
     assert pair[0].missing == pair[1].missing and pair[0].missing_channels == pair[1].missing_channels
+    described = json.loads(json.dumps(describe(saved), allow_nan=False))
+    assert described["tiers"]["train"]["windows"] > 5 and "treadmill" not in described["devices"]
 
 
 def test_clips_that_stand_alone_and_withheld_tiers(sensorium_session, tmp_path):
