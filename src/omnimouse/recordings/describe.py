@@ -25,8 +25,8 @@ def describe(recording: Recording, *, processor: OmniMouseProcessor | None = Non
         (per tier ``trials, seconds, conditions, windows``; windows is None when behaviour
         channels have no names or the responses are withheld)``, modalities`` (trials of
         each)``, devices`` (per recorded device ``file, dtype, rows, signals, sampling_rate_hz, seconds,
-        end_overshoot_s, starts_after_responses_s, is_mem_mapped, phase_shifts, statistics``)``, screen`` (``frames, trials,
-        median_rate_hz, frame_sizes, starts_after_responses_s``).
+        end_overshoot_s, starts_after_responses_s, is_mem_mapped, phase_shifts, statistics``)``, screen`` (``frames,
+        trials, median_rate_hz, frame_sizes, starts_after_responses_s``).
     """
     processor = processor if processor is not None else OmniMouseProcessor(profile="strict")
     timestamps = recording.screen.timestamps
