@@ -132,6 +132,18 @@ def test_what_was_not_recorded_stays_missing(tmp_path, present):
     assert described["tiers"]["train"]["windows"] > 5 and "treadmill" not in described["devices"]
 
 
+def test_stimuli_of_another_size_stay_as_they_are(write_session, tmp_path):
+    """Of a folder, whose frames are not resized; a processor of that size reads both."""
+    folder = write_session()
+    for file in (folder / "screen/data").iterdir():
+        np.save(file, np.repeat(np.load(file), 2, axis=-1))
+    for file in (folder / "screen/meta").glob("*.yml"):
+        file.write_text(file.read_text().replace("- 64", "- 128"))
+    saved = save_recording(open_recording(folder), tmp_path / "saved")
+    assert {trial.image_size for trial in saved.trials} == {(36, 128)}
+    assert np.load(saved.path / "screen/data/00001.npy").shape == (120, 36, 128)
+
+
 def test_clips_that_stand_alone_and_withheld_tiers(sensorium_session, tmp_path):
     source = open_recording(sensorium_session)
     assert source.withheld_tiers

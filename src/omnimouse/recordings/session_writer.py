@@ -49,8 +49,8 @@ def save_recording(
     Args:
         recording: an open recording, whatever it was made of.
         folder: where to save it; must not exist, or be empty.
-        frame_size: height and width of the frames; default: those of the stored stimuli, or the model's 36 x 64 where a
-            recording resizes its frames itself.
+        frame_size: height and width of the frames; default: the model's 36 x 64, or those of the stored stimuli where
+            the recording does not resize them.
         progress: whether to show a progress bar.
 
     Returns:
@@ -71,7 +71,7 @@ def save_recording(
         for device in recording.devices:
             if device.shape[1]:
                 _write_device(work / device.name, device, *recording.statistics(device), bar)
-        _write_screen(work / "screen", recording.screen, frame_size or _stored_size(recording), bar)
+        _write_screen(work / "screen", recording.screen, frame_size or _frame_size(recording), bar)
     return open_recording(target)
 
 
@@ -85,10 +85,20 @@ def _write_identity(file: Path, recording: Recording) -> None:
     write_json(file, meta)
 
 
-def _stored_size(recording: Recording) -> tuple[int, int]:
-    sizes = {trial.image_size for trial in recording.trials if trial.image_size is not None}
+def _frame_size(recording: Recording) -> tuple[int, int]:
+    """The model's frame size, or the stored one where the screen does not resize."""
     processor = OmniMouseProcessor()
-    return sizes.pop() if len(sizes) == 1 else (processor.frame_height, processor.frame_width)
+    height, width = processor.frame_height, processor.frame_width
+    sizes = {trial.image_size for trial in recording.trials if trial.image_size is not None}
+    if not recording.has_video or len(sizes) != 1 or sizes == {(height, width)}:
+        return height, width
+    shown = next((trial for trial in recording.trials if trial.modality in ("video", "image")), recording.trials[0])
+    try:
+        first = recording.screen.timestamps[shown.first_frame : shown.first_frame + 1]
+        recording.screen.frames_at(first, height=height, width=width)
+    except ValueError:
+        return sizes.pop()
+    return height, width
 
 
 def _write_device(folder: Path, device: SequenceDevice, means: np.ndarray, stds: np.ndarray, bar: tqdm) -> None:
@@ -112,25 +122,27 @@ def _write_device(folder: Path, device: SequenceDevice, means: np.ndarray, stds:
         phase_shifts=device.phase_shifts,
         channels=None if device.name == "responses" else device.channels,
     )
-    fill = np.full(device.shape[1], np.nan) if device.name == "responses" else np.nan_to_num(np.asarray(means))
+    n_rows, n_signals = device.shape
+    step = max(1, CHUNK_BYTES // (n_signals * dtype.itemsize))
     with _array_file(folder / "data.npy", dtype, device.shape) as file:
-        written = 0
-        for low, block in device.chunks():
-            _repeat(file, fill, dtype, low - written)
+        for low in range(0, n_rows, step):
+            rows = np.arange(low, min(low + step, n_rows))
+            block = _filled(device, device.read(rows), low, means)
             np.ascontiguousarray(block, dtype=dtype).tofile(file)
-            bar.update(low + len(block) - written)
-            written = low + len(block)
-        _repeat(file, fill, dtype, device.shape[0] - written)
+            bar.update(len(rows))
 
 
-def _repeat(file: Any, row: np.ndarray, dtype: np.dtype, n_rows: int) -> None:
-    """Writes rows that the recording has no values for and no window reads, between clips that stand alone.
+def _filled(device: SequenceDevice, block: np.ndarray, low: int, means: np.ndarray) -> np.ndarray:
+    """Rows from `low` on, with the mean in rows of behaviour that are empty and count for no lost sample.
 
-    They are NaN in the responses and the mean in behaviour, whose NaN would keep windows at a distance.
+    Between clips that stand alone there are no samples. No window reads there, but NaN would keep windows away.
     """
-    step = max(1, CHUNK_BYTES // row.nbytes)
-    for low in range(0, n_rows, step):
-        np.repeat(row[None].astype(dtype), min(step, n_rows - low), axis=0).tofile(file)
+    if device.name == "responses":
+        return block
+    empty = np.isnan(block).any(axis=1)
+    lost = device.nan_rows()
+    empty[lost[(lost >= low) & (lost < low + len(block))] - low] = False
+    return np.where(empty[:, None], np.nan_to_num(means), block) if empty.any() else block
 
 
 def _array_file(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> Any:
