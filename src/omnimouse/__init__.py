@@ -11,7 +11,7 @@ from .masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask
 from .modeling_omnimouse import OmniMouseModel, OmniMouseOutput
 from .pretrained_omnimouse import session_keys
 from .processing_omnimouse import OmniMouseProcessor
-from .recordings import Recording, Windows, open_recording, recording_from_arrays
+from .recordings import Recording, Windows, import_nwb, open_recording, recording_from_arrays, save_recording
 from .recordings.simulated import simulate_recording
 from .training import anneal, finetune, train
 
@@ -36,9 +36,11 @@ __all__ = [
     "evaluate",
     "evaluate_static",
     "finetune",
+    "import_nwb",
     "open_recording",
     "predict",
     "recording_from_arrays",
+    "save_recording",
     "session_keys",
     "simulate_recording",
     "train",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnimouse import __version__, commands, corpus_commands, export_commands, training_commands
+from omnimouse import __version__, commands, corpus_commands, export_commands, import_commands, training_commands
 from omnimouse.command_options import add_json
 from omnimouse.demo import DemoSettings
 
@@ -101,6 +101,7 @@ interrupted, when given again, sends only what is missing.""",
 {TASK_HELP}example:
   omnimouse predict my-recording/ --session-adapter my-mouse/adapter --task stimulus+behavior --output predictions.npz
   python -c "import numpy; print(numpy.load('predictions.npz').files)\"""",
+    "import": import_commands.IMPORT_EXAMPLES,
     "list": corpus_commands.LIST_EXAMPLES,
     "download": corpus_commands.DOWNLOAD_EXAMPLES,
     "train": training_commands.TRAIN_EXAMPLES,
@@ -149,6 +150,8 @@ def build_parser() -> argparse.ArgumentParser:
     corpus_commands.add_list(command("list", corpus_commands.list_sessions, summary))
     summary = "Download recordings of the authors' corpus from the Hub"
     corpus_commands.add_download(command("download", corpus_commands.download, summary))
+    summary = "Make a session folder of an NWB file"
+    import_commands.add_import(command("import", import_commands.import_recording, summary))
     _add_check(command("check", commands.check, "Say what is in a recording, and whether it is sound"))
     _add_finetune(command("finetune", commands.finetune, "Train a session adapter for a recording"))
     summary = "Train a core on many recordings, with the tables of their sessions"

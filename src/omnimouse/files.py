@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,6 +44,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged_folders(*places: Path) -> Iterator[tuple[Path, ...]]:
+    """Yields a folder for each place and one more for scratch; they take their names when all went well, or vanish.
+
+    The first place is renamed last: once it is there, the others are too.
+
+    Raises:
+        ValueError: something lies at a place that is not an empty folder.
+    """
+    for place in places:
+        if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
+            raise ValueError(f"{place}: exists and is not an empty folder; remove it or choose another folder.")
+    parent = places[0].parent
+    parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{places[0].name}.", suffix=".partial", dir=parent))
+    try:
+        parts = tuple(work / str(number) for number in range(len(places) + 1))
+        for part in parts:
+            part.mkdir()
+        yield parts
+        for part, place in reversed(list(zip(parts, places, strict=False))):
+            if place.exists():
+                place.rmdir()
+            os.replace(part, place)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def make_readable(path: Path) -> None:

@@ -288,6 +288,13 @@ GROUPS["Metadata cannot be understood"] = {
         "missing",
         ("eye_tracker and treadmill", "['responses']"),
     ),
+    "withheld tiers that are no list of names": (
+        lambda f: (f / "meta.json").write_text('{"data_key": "7-1-2", "withheld_tiers": "final_test"}'),
+        "fatal",
+        "meta.json",
+        "withheld_tiers",
+        ("a list of names", "'final_test'"),
+    ),
     "a session key that is no name": (
         lambda f: (f / "meta.json").write_text('{"data_key": ["7-1-2"]}'),
         "fatal",

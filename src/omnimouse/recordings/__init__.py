@@ -5,9 +5,11 @@ from omnimouse.recordings.base import Finding, Recording, Screen, SequenceDevice
 from omnimouse.recordings.check import check_recording
 from omnimouse.recordings.describe import describe
 from omnimouse.recordings.figure import plot_recording
+from omnimouse.recordings.nwb import import_nwb
 from omnimouse.recordings.open_questions import open_questions
 from omnimouse.recordings.opening import open_recording
 from omnimouse.recordings.sensorium_stills import is_static
+from omnimouse.recordings.session_writer import save_recording
 from omnimouse.recordings.windows import Windows, mean_responses
 
 __all__ = [
@@ -19,10 +21,12 @@ __all__ = [
     "Windows",
     "check_recording",
     "describe",
+    "import_nwb",
     "is_static",
     "mean_responses",
     "open_questions",
     "open_recording",
     "plot_recording",
     "recording_from_arrays",
+    "save_recording",
 ]

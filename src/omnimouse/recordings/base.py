@@ -22,6 +22,9 @@ from omnimouse.recordings.exports import WithExports
 CHUNK_BYTES = 32 * 2**20
 """Upper bound on what is read at once when a whole array has to be looked at."""
 
+UNUSED_TIER = "unused"
+"""Tier of time that belongs to no tier, written where a recording with such time is saved; nothing uses it."""
+
 OPEN_STIMULI = 64
 """Stimulus files kept memory-mapped at a time."""
 
@@ -384,7 +387,7 @@ class Recording(WithExports):
     @property
     def tiers(self) -> list[str]:
         """Tiers that trials carry, in order of first appearance."""
-        return list(dict.fromkeys(trial.tier for trial in self.trials if trial.tier is not None))
+        return list(dict.fromkeys(trial.tier for trial in self.trials if trial.tier not in (None, UNUSED_TIER)))
 
     @property
     def devices(self) -> tuple[SequenceDevice, SequenceDevice, SequenceDevice]:

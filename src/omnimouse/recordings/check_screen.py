@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omnimouse.recordings.base import Screen, Trial
+from omnimouse.recordings.base import UNUSED_TIER, Screen, Trial
 from omnimouse.recordings.files import Findings, Tally, open_array, read_mapping, shown
 
 KNOWN_TIERS = (
@@ -24,6 +24,7 @@ KNOWN_TIERS = (
     "live_test_bonus",
     "final_test_main",
     "final_test_bonus",
+    UNUSED_TIER,
 )
 
 SAMPLED_FRAMES = 5

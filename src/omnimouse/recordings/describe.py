@@ -8,6 +8,7 @@ import numpy as np
 
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.base import Recording, SequenceDevice
+from omnimouse.recordings.channels import channel_rows
 from omnimouse.recordings.windows import Windows
 
 
@@ -21,11 +22,11 @@ def describe(recording: Recording, *, processor: OmniMouseProcessor | None = Non
 
     Returns:
         Keys ``session_key, animal_id, path, n_neurons, has_unit_ids, duration_s, start_time, profile, stride, tiers``
-        (per tier ``trials, seconds, conditions, windows``; windows is None when the
-        processor names other behaviour channels or the responses are withheld)``, modalities`` (trials of
-        each)``, devices`` (per device ``file, dtype, rows, signals, sampling_rate_hz, seconds, end_overshoot_s,
-        starts_after_responses_s, is_mem_mapped, phase_shifts, statistics``)``, screen`` (``frames, trials,
-        median_rate_hz, frame_sizes, starts_after_responses_s``).
+        (per tier ``trials, seconds, conditions, windows``; windows is None when behaviour
+        channels have no names or the responses are withheld)``, modalities`` (trials of
+        each)``, devices`` (per recorded device ``file, dtype, rows, signals, sampling_rate_hz, seconds,
+        end_overshoot_s, starts_after_responses_s, is_mem_mapped, phase_shifts, statistics``)``, screen`` (``frames,
+        trials, median_rate_hz, frame_sizes, starts_after_responses_s``).
     """
     processor = processor if processor is not None else OmniMouseProcessor(profile="strict")
     timestamps = recording.screen.timestamps
@@ -44,7 +45,7 @@ def describe(recording: Recording, *, processor: OmniMouseProcessor | None = Non
         "stride": stride,
         "tiers": {tier: _describe_tier(recording, tier, processor, stride) for tier in recording.tiers},
         "modalities": {modality: modalities.count(modality) for modality in dict.fromkeys(modalities)},
-        "devices": {device.name: _describe_device(device, origin) for device in recording.devices},
+        "devices": {device.name: _describe_device(device, origin) for device in recording.devices if device.shape[1]},
         "screen": {
             "frames": sum(trial.n_frames for trial in recording.trials),
             "trials": len(recording.trials),
@@ -57,8 +58,11 @@ def describe(recording: Recording, *, processor: OmniMouseProcessor | None = Non
 
 def _describe_tier(recording: Recording, tier: str, processor: OmniMouseProcessor, stride: int) -> dict[str, Any]:
     trials = [trial for trial in recording.trials if trial.tier == tier]
-    channels = recording.eye_tracker.shape[1] + recording.treadmill.shape[1]
-    cuttable = channels == len(processor.behavior_channels) and tier not in recording.withheld_tiers
+    cuttable = tier not in recording.withheld_tiers
+    try:
+        channel_rows(recording, processor.behavior_channels)
+    except ValueError:
+        cuttable = False
     first, last = recording.start_time, recording.end_time
     return {
         "trials": len(trials),

@@ -13,9 +13,10 @@
         meta/00000.yml ...           one per trial
         data/00001.npy ...           one per image or video trial
 
-Three keys are additions of this package, for recordings that other formats hold: `channel_names` in the `meta.yml` of a
-behaviour device, `missing` in `meta.json` (a list of behaviour devices that were not recorded and have no folder), and
-`frames: false` in `screen/meta.yml` (trials are known, but not what was shown).
+Some things are additions of this package, for recordings that other formats hold (`save_recording` writes them). In the
+`meta.yml` of a behaviour device: `channel_names`. In `meta.json`: `missing` (a list of behaviour devices that were not
+recorded and have no folder) and `withheld_tiers` (tiers whose responses were not published). In `screen/meta.yml`:
+`frames: false` (trials are known, but not what was shown). And time that belongs to no tier has the tier `unused`.
 
 `screen/combined_meta.json`, a cache that experanto writes into the folder, is neither read nor written: it may
 be stale.
@@ -85,20 +86,21 @@ class SessionParts:
 
 def load_parts(path: Path, findings: Findings) -> SessionParts:
     """Open the parts of a session folder from their metadata; faults go to `findings`, none raises."""
-    session_key, animal_id, missing = _identity(path, findings)
+    session_key, animal_id, missing, withheld = _identity(path, findings)
     devices = {
         name: MissingDevice.named(name, path / name)
         if name in missing and not (path / name).exists()
         else load_device(path, name, findings)
         for name in SEQUENCE_DEVICES
     }
-    return SessionParts(path, session_key, animal_id, devices, _screen(path / "screen", findings))
+    return SessionParts(path, session_key, animal_id, devices, _screen(path / "screen", findings), withheld)
 
 
-def _identity(path: Path, findings: Findings) -> tuple[str, str, tuple[str, ...]]:
-    """Session key and animal, from meta.json, else from the folder's name; and behaviour devices declared missing."""
+def _identity(path: Path, findings: Findings) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+    """Session key and animal, from meta.json or the folder's name; devices declared missing, and withheld tiers."""
     from_name = re.match(r"dynamic([^-]+)-", path.name)
-    fallback: tuple[str, str, tuple[str, ...]] = (path.name, from_name.group(1) if from_name else path.name, ())
+    animal = from_name.group(1) if from_name else path.name
+    fallback: tuple[str, str, tuple[str, ...], tuple[str, ...]] = (path.name, animal, (), ())
     file = path / "meta.json"
     if not file.is_file():
         findings.warning(
@@ -129,22 +131,20 @@ def _identity(path: Path, findings: Findings) -> tuple[str, str, tuple[str, ...]
     return (
         fallback[0] if key is None else key,
         fallback[1] if numbers[0] is None else numbers[0],
-        _missing_devices(file, meta, findings),
+        _names(file, meta, "missing", SEQUENCE_DEVICES[1:], findings),
+        _names(file, meta, "withheld_tiers", None, findings),
     )
 
 
-def _missing_devices(file: Path, meta: dict[str, Any], findings: Findings) -> tuple[str, ...]:
-    """Behaviour devices that were not recorded, an addition of this package to the format."""
-    missing = meta.get("missing", [])
-    if isinstance(missing, list) and all(name in SEQUENCE_DEVICES[1:] for name in missing):
-        return tuple(missing)
-    findings.fatal(
-        file,
-        "missing",
-        expected=f"a list of {' and '.join(SEQUENCE_DEVICES[1:])}",
-        found=shown(missing),
-        do="List the behaviour devices that were not recorded, or remove the key.",
-    )
+def _names(
+    file: Path, meta: dict[str, Any], key: str, known: tuple[str, ...] | None, findings: Findings
+) -> tuple[str, ...]:
+    """A list of names in meta.json, an addition of this package to the format; `known` are the possible ones."""
+    names = meta.get(key, [])
+    if isinstance(names, list) and all(isinstance(name, str) and (known is None or name in known) for name in names):
+        return tuple(names)
+    expected = "a list of names" if known is None else f"a list of {' and '.join(known)}"
+    findings.fatal(file, key, expected=expected, found=shown(names), do="Correct the list, or remove the key.")
     return ()
 
 
@@ -170,7 +170,7 @@ def _screen(folder: Path, findings: Findings) -> Screen | None:
     if timestamps is None or problems.has_fatal:
         return None
     known = [trial for trial in parsed if trial is not None]
-    if not _has_frames(folder, findings):
+    if not _has_frames(folder):
         trials = _chain(known, folder, timestamps, None, findings)
         return None if trials is None else NoVideo(folder, timestamps, trials)
     stored = {entry.name for entry in (folder / "data").iterdir()} if (folder / "data").is_dir() else set()
@@ -178,10 +178,9 @@ def _screen(folder: Path, findings: Findings) -> Screen | None:
     return None if trials is None else Screen(folder, timestamps, trials)
 
 
-def _has_frames(folder: Path, findings: Findings) -> bool:
+def _has_frames(folder: Path) -> bool:
     """Whether the screen's frames are stored; `frames: false` in its meta.yml, an addition of this package, denies."""
-    file = folder / "meta.yml"
-    meta = read_mapping(file, findings) if file.is_file() else None
+    meta = read_mapping(folder / "meta.yml", Findings())  # what is wrong with it otherwise, checks say
     return meta is None or meta.get("frames") is not False
 
 

@@ -40,6 +40,8 @@ def find_session_folder(
         return unpacked_session(folder, findings)
     if not folder.is_dir():
         hint = "Unpack the archive" if folder.suffix in ARCHIVES else "Choose the session's folder"
+        if folder.suffix.lower() == ".nwb":
+            hint = f"Make a session folder of it with `omnimouse import {folder.name} FOLDER`"
         findings.fatal(
             folder, "folder", expected="a session folder", found="a file", do=f"{hint} and pass that folder."
         )

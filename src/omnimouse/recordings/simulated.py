@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from omnimouse.files import staged_folders
 from omnimouse.recordings.base import Recording
 from omnimouse.recordings.opening import open_recording
 from omnimouse.recordings.simulation.neurons import draw_population
@@ -109,7 +107,8 @@ def simulate_recording(
     stimulus_seed = seed if stimulus_seed is None else stimulus_seed
     _check_arguments(seed, stimulus_seed, n_neurons, minutes, animal, session, scan)
     shape = {"n_neurons": int(n_neurons), "seed": int(seed), "stimulus_seed": int(stimulus_seed)}
-    with _staged(Path(os.path.abspath(folder))) as (recording, truth, scratch):
+    target = Path(os.path.abspath(folder))
+    with staged_folders(target, truth_folder(target)) as (recording, truth, scratch):
         write_session(recording, truth, scratch, **shape, seconds=60 * minutes, settings=settings, progress=progress)
         parameters = {"simulated": True, **shape, "minutes": float(minutes), "settings": asdict(settings)}
         scan_key = {"animal_id": animal, "session": int(session), "scan_idx": int(scan)}
@@ -118,29 +117,6 @@ def simulate_recording(
         _write_json(truth / "meta.json", {**parameters, "scan_key": scan_key})
         np.savez(truth / "neurons.npz", **vars(draw_population(settings, int(seed), int(n_neurons))))
     return open_recording(folder)
-
-
-@contextmanager
-def _staged(target: Path) -> Iterator[tuple[Path, Path, Path]]:
-    """Folders for recording, truth and scratch that take their names when all went well, and vanish otherwise."""
-    places = (target, truth_folder(target))
-    for place in places:
-        if place.exists() and not (place.is_dir() and not any(place.iterdir())):
-            raise ValueError(f"{place}: exists and is not an empty folder; remove it or choose another folder.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    try:
-        parts = (work / "recording", work / "truth", work / "scratch")
-        for part in parts:
-            part.mkdir()
-        yield parts
-        # The recording comes last: once it is there, its truth is too.
-        for part, place in ((parts[1], places[1]), (parts[0], places[0])):
-            if place.exists():
-                place.rmdir()
-            os.replace(part, place)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def truth_folder(folder: str | os.PathLike[str]) -> Path:

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..session_writer import write_sequence_meta
 from .behavior import Behavior, ornstein_uhlenbeck, simulate_behavior
 from .neurons import Encoder, Population, draw_population, shift_frames
 from .scan import resample, scan_weights
 from .settings import SimulationSettings, random_stream
 from .stimuli import plan_presentations
-from .writer import Screen, write_behavior, write_screen, write_sequence_meta
+from .writer import END_OVERSHOOT, Screen, write_behavior, write_screen
 
 WARM_UP_SECONDS = 1.5
 """Activity before the first scan frame, whose calcium tail reaches into it."""
@@ -205,6 +206,7 @@ def _write_responses(
         "float32",
         rate=settings.response_rate,
         start=clock.start,
+        end=clock.start + shape[0] / settings.response_rate + END_OVERSHOOT,
         means=means,
         stds=np.sqrt(np.maximum(squares / shape[0] - means**2, 0)),
         neuron_properties={

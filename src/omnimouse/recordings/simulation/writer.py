@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from ..session_writer import write_screen_meta, write_sequence_meta, write_yaml
 from .behavior import Behavior, eye_trace
 from .settings import SimulationSettings, random_stream
 from .stimuli import GRAY, LEAD_SECONDS, MAX_GAP_FRAMES, Presentation, condition_hash, render_clip
 
 END_OVERSHOOT = 0.12
 """Seconds by which the stated end of a sequence device lies after its last sample, as in exported recordings."""
-
-VIDEO_MEAN, VIDEO_STD = 113.0, 59.0
-"""Statistics of the screen that published models are trained with."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def write_screen(
     def add(meta: dict[str, Any], at: np.ndarray, file: Path | None) -> None:
         first = trials[-1].first_frame + trials[-1].n_frames if trials else 0
         meta = {**meta, "first_frame_idx": first, "image_size": size, "num_frames": len(at)}
-        _write_yaml(device / "meta" / f"{len(trials):05d}.yml", meta)
+        write_yaml(device / "meta" / f"{len(trials):05d}.yml", meta)
         trials.append(ScreenTrial(file, first, len(at)))
         times.append(at)
 
@@ -122,10 +119,7 @@ def write_screen(
             now += shown.blank_seconds
     add(blank, np.array([now]), None)
     timestamps = np.concatenate(times)
-    _write_yaml(device / "meta.yml", {"modality": "screen"})
-    np.save(device / "timestamps.npy", timestamps)
-    np.save(device / "meta" / "means.npy", np.array([VIDEO_MEAN]))
-    np.save(device / "meta" / "stds.npy", np.array([VIDEO_STD]))
+    write_screen_meta(device, timestamps)
     return Screen(trials, timestamps)
 
 
@@ -151,51 +145,8 @@ def write_behavior(
             data = behavior.at(behavior.running, times)[:, None]
         device = folder / name
         means, stds = np.nanmean(data, axis=0, keepdims=True), np.nanstd(data, axis=0, keepdims=True)
-        write_sequence_meta(device, data.shape, str(data.dtype), rate=rate, start=first, means=means, stds=stds)
+        end = first + len(data) / rate + END_OVERSHOOT
+        write_sequence_meta(
+            device, data.shape, str(data.dtype), rate=rate, start=first, end=end, means=means, stds=stds
+        )
         np.save(device / "data.npy", data)
-
-
-def write_sequence_meta(
-    device: Path,
-    shape: tuple[int, int],
-    dtype: str,
-    *,
-    rate: float,
-    start: float,
-    means: np.ndarray,
-    stds: np.ndarray,
-    neuron_properties: dict[str, np.ndarray] | None = None,
-) -> None:
-    """Write everything of a sequence device but its data.
-
-    Args:
-        device: Its folder.
-        shape: (T, C) of the data.
-        dtype: Data type of the data, a numpy name.
-        rate: Sampling rate, Hz.
-        start: Time of the first sample, s.
-        means: [1, C].
-        stds: [1, C].
-        neuron_properties: Arrays with one row per neuron, stored as ``meta/<name>.npy``.
-    """
-    (device / "meta").mkdir(parents=True, exist_ok=True)
-    meta: dict[str, Any] = {
-        "dtype": dtype,
-        "end_time": float(start + shape[0] / rate + END_OVERSHOOT),
-        "is_mem_mapped": False,
-        "modality": "sequence",
-        "n_signals": shape[1],
-        "n_timestamps": shape[0],
-        "phase_shift_per_signal": False,
-        "sampling_rate": float(rate),
-        "start_time": float(start),
-    }
-    if neuron_properties:
-        meta["neuron_properties"] = {name: f"meta/{name}.npy" for name in neuron_properties}
-    for name, values in {"means": means, "stds": stds, **(neuron_properties or {})}.items():
-        np.save(device / "meta" / f"{name}.npy", values)
-    _write_yaml(device / "meta.yml", meta)
-
-
-def _write_yaml(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(yaml.safe_dump(content), encoding="utf-8")
