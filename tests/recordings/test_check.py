@@ -80,7 +80,7 @@ def test_arrays_are_read_in_pieces(write_session, monkeypatch):
     responses[700, 2] = np.nan
     np.save(folder / "responses/data.npy", responses)
     whole = check_recording(folder)
-    monkeypatch.setattr("omnimouse.recordings.base.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("omnimouse.recordings.devices.CHUNK_BYTES", 1000)
     assert check_recording(folder) == whole
     sizes = [block.nbytes for _, block in open_recording(folder).responses.chunks()]
     assert max(sizes) <= 1000 and sum(sizes) == 720 * 5 * 4

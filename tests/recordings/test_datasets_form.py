@@ -25,13 +25,14 @@ from omnimouse.recordings import (
     Recording,
     Windows,
     arrow_tables,
-    base,
     check_recording,
     dataset_form,
     dataset_writer,
     describe,
+    devices,
     mean_responses,
     open_recording,
+    recording_from_arrays,
 )
 from omnimouse.recordings.simulated import simulate_recording
 from omnimouse.training.corpus import find_sessions
@@ -190,7 +191,7 @@ def test_odd_types_rates_and_clocks_come_back(
 
 def test_a_device_without_channels_stays_one(write_session, tmp_path):
     whole = open_recording(write_session())
-    nothing = base.SequenceDevice("treadmill", Path("nowhere"), 1.0, -np.inf, np.inf, (0, 0), "float32")
+    nothing = devices.SequenceDevice("treadmill", Path("nowhere"), 1.0, -np.inf, np.inf, (0, 0), "float32")
     source = dataclasses.replace(whole, treadmill=nothing)
     assert "treadmill" not in source.to_dataset(tmp_path / "out").column_names
     found = open_recording(tmp_path / "out")
@@ -328,7 +329,7 @@ def test_memory_does_not_grow_with_the_recording(write_session, edit_yaml, tmp_p
         np.save(folder / f"responses/meta/{name}.npy", np.ones(14_000))
     (folder / "responses/meta/unit_ids.npy").unlink()
     edit_yaml(folder / "responses/meta.yml", n_signals=14_000)
-    for module in (base, dataset_writer, dataset_form):
+    for module in (devices, dataset_writer, dataset_form):
         monkeypatch.setattr(module, "CHUNK_BYTES", 2**20)
     source, default = open_recording(folder), pa.default_memory_pool()
     pool = pa.proxy_memory_pool(default)
@@ -552,3 +553,25 @@ def test_frames_that_lie_in_no_row_are_refused(written, wrong):
     with pytest.raises(ValueError, match=r"screen.arrow: frames .* are said to lie in rows .* copy the file again"):
         recording.screen.frames_at(shown, height=36, width=64)
     assert any("are said to lie in rows" in finding.found for finding in check_recording(written))
+
+
+def test_recordings_from_arrays_and_what_they_lack_come_back(tmp_path):
+    rng = np.random.default_rng(4)
+    arrays = {"responses": rng.gamma(2, 2, (1500, 3)).astype(np.float32), "rate": {"responses": 30.0, "behavior": 25.0}}
+    gaze = {"gaze_x": rng.normal(size=1250), "lick": rng.normal(size=1250)}
+    video = rng.integers(0, 256, (1500, 72, 100), dtype=np.uint8)
+    for key, more in {"full-1-1": {"video": video, "behavior": gaze}, "bare-1-1": {}}.items():
+        source = recording_from_arrays(**arrays, **more, session_key=key)
+        source.to_dataset(tmp_path)
+        copy = open_recording(tmp_path, session=key)
+        assert copy.behavior_channels == source.behavior_channels and copy.has_video == source.has_video
+        for profile in ("strict", "published"):
+            processor = OmniMouseProcessor(profile=profile)
+            ours, theirs = (Windows(each, "train", 40, processor=processor, quiet=True) for each in (copy, source))
+            assert np.array_equal(ours.starts, theirs.starts) and len(ours) > 5
+            assert (ours.missing, ours.missing_channels) == (theirs.missing, theirs.missing_channels)
+            for i in range(len(ours)):
+                assert ours[i].keys() == theirs[i].keys()
+                for name, values in ours[i].items():
+                    assert torch.equal(values.nan_to_num(9e9), theirs[i][name].nan_to_num(9e9)), name
+        assert not [finding for finding in check_recording(tmp_path / key) if finding.severity == "fatal"]

@@ -25,7 +25,7 @@ def test_no_more_is_read_than_allowed(write_session, monkeypatch):
     monkeypatch.setattr(overview, "READ_BYTES", 12 * 7 * 5 * 4)
     read = []
     monkeypatch.setattr(
-        "omnimouse.recordings.base.SequenceDevice._block",
+        "omnimouse.recordings.devices.SequenceDevice._block",
         lambda self, low, high: read.append((high - low) * 20) or self.data[low:high],
     )
     means, longest = overview.binned_responses(recording.responses, edges)

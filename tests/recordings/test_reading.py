@@ -7,8 +7,8 @@ import mmap
 import numpy as np
 import pytest
 
-from omnimouse.recordings import base
-from omnimouse.recordings.base import SequenceDevice
+from omnimouse.recordings import devices
+from omnimouse.recordings.devices import SequenceDevice
 
 
 @pytest.fixture(params=[".npy", ".mem"])
@@ -42,7 +42,7 @@ def test_what_is_asked_for_in_advance_is_what_will_be_read(device, monkeypatch):
         _mmap = Recorder()
         offset = device.data.offset
 
-    base._fetch_ahead(np.ascontiguousarray(values).view(Array), 333, 393)
+    devices._fetch_ahead(np.ascontiguousarray(values).view(Array), 333, 393)
     ((advice, start, length),) = asked
     first, last = device.data.offset + 333 * 301 * 4, device.data.offset + 393 * 301 * 4
     assert advice == mmap.MADV_WILLNEED and start % mmap.PAGESIZE == 0

@@ -16,7 +16,7 @@ from omnimouse import OmniMouseModel, OmniMouseProcessor, evaluate, finetune, pr
 from omnimouse.describe import describe as describe_path
 from omnimouse.describe import to_text
 from omnimouse.recordings import Windows, check_recording, is_static, mean_responses, open_recording
-from omnimouse.recordings.base import streamed_statistics
+from omnimouse.recordings.devices import streamed_statistics
 from omnimouse.training.corpus import find_sessions
 from omnimouse.training.pretraining_recipe import RecordingsRecipe
 

@@ -16,10 +16,12 @@ import numpy as np
 
 from omnimouse.processing_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.array_clocks import Clock, as_clock, hold, tier_blocks
-from omnimouse.recordings.base import Finding, MissingDevice, NoVideo, Recording, Screen, SequenceDevice, Trial
+from omnimouse.recordings.base import Finding, Recording
 from omnimouse.recordings.clock import frame_indices
+from omnimouse.recordings.devices import MissingDevice, SequenceDevice
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.resampling import area_resize
+from omnimouse.recordings.screen import NoVideo, Screen, Trial
 
 DEFAULT_SPLIT = {"train": 0.8, "validation": 0.1, "final_test": 0.1}
 """Shares of the recording's time."""
@@ -57,7 +59,13 @@ class ArrayScreen(Screen):
 
     def frames_at(self, times: np.ndarray, *, height: int, width: int) -> np.ndarray:
         """Frames on screen at increasing `times` `[T']`: grey levels `[T', height, width]`, float32."""
-        shown = frame_indices(times, self.timestamps)
+        return self._pictures(frame_indices(times, self.timestamps), height, width)
+
+    def _trial_frames(self, trial: Trial, within: np.ndarray, height: int, width: int) -> np.ndarray:
+        return self._pictures(trial.first_frame + within, height, width)
+
+    def _pictures(self, shown: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Displayed frames by their numbers."""
         stored = shown if self.index is None else self.index[shown]
         rows, where = np.unique(stored, return_inverse=True)
         images = np.full((len(rows), height, width), self.blank, dtype=np.float32)
@@ -363,7 +371,9 @@ def _trials(
 
 
 def _as_trials(chosen: list[tuple[float, float, str, str | None]], timestamps: np.ndarray) -> list[Trial]:
-    edges = np.searchsorted(timestamps, [[start, end] for start, end, _, _ in chosen])
+    starts, ends = np.array([trial[:2] for trial in chosen]).T
+    firsts = np.maximum(frame_indices(starts, timestamps), 0)
+    edges = np.stack([firsts, np.searchsorted(timestamps, ends)], axis=1)
     return [
         Trial(
             index=number,

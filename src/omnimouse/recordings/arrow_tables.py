@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omnimouse.recordings.base import fetch_bytes_ahead
+from omnimouse.recordings.devices import fetch_bytes_ahead
 
 if TYPE_CHECKING:
     import pyarrow as pa

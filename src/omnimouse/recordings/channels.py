@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from omnimouse.processing_omnimouse import BEHAVIOR_CHANNELS
-from omnimouse.recordings.base import Recording, SequenceDevice
+from omnimouse.recordings.base import Recording
+from omnimouse.recordings.devices import SequenceDevice
 
 
 def channel_rows(recording: Recording, names: Sequence[str]) -> tuple[list[int | None], list[int | None]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omnimouse.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings.base import Finding, Recording, SequenceDevice
+from omnimouse.recordings.base import Finding, Recording
 from omnimouse.recordings.channels import channel_rows, usual_channels
 from omnimouse.recordings.check_arrays import check_channel_order, check_device
 from omnimouse.recordings.check_dataset import check_tables
@@ -20,6 +20,7 @@ from omnimouse.recordings.check_screen import check_stimuli, check_trials
 from omnimouse.recordings.check_sensorium import check_clips
 from omnimouse.recordings.check_static import check_stills
 from omnimouse.recordings.dataset_form import TableScreen, looks_like_dataset
+from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.opening import find_session_folder, load_parts, name_archive

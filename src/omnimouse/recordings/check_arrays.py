@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse.recordings.array_files import usable
-from omnimouse.recordings.base import SequenceDevice
+from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto_devices import USUAL_OVERSHOOT
 from omnimouse.recordings.files import Findings, open_array
 

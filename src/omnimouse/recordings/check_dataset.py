@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from omnimouse.recordings.base import CHUNK_BYTES
 from omnimouse.recordings.check_arrays import check_channel_order, check_device
 from omnimouse.recordings.check_screen import check_tiers
 from omnimouse.recordings.dataset_form import EXPORT_AGAIN, RECORDING, SCREEN, TRIALS, TableScreen, signals_table
+from omnimouse.recordings.devices import CHUNK_BYTES
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
 
@@ -48,7 +48,7 @@ def check_tables(parts: SessionParts, findings: Findings, *, frame_size: tuple[i
             file = screen.folder / signals_table(device.name) if per_signal else device.file
             findings.append(replace(finding, path=str(file)))
     eye_tracker = parts.devices["eye_tracker"]
-    if eye_tracker is not None:
+    if eye_tracker is not None and eye_tracker.channels is None:
         check_channel_order(eye_tracker, findings)
     _check_pictures(screen, findings)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from omnimouse.recordings.base import UNUSED_TIER, Screen, Trial
+from omnimouse.recordings.base import UNUSED_TIER
 from omnimouse.recordings.files import Findings, Tally, open_array, read_mapping, shown
+from omnimouse.recordings.screen import Screen, Trial
 
 KNOWN_TIERS = (
     "train",

@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 
 from omnimouse.recordings.arrow_tables import Layout, MappedTable, require_pyarrow, stored_dtype
-from omnimouse.recordings.base import CHUNK_BYTES, Screen, SequenceDevice, Trial
+from omnimouse.recordings.devices import CHUNK_BYTES, SequenceDevice
 from omnimouse.recordings.experanto import SEQUENCE_DEVICES, SessionParts, clock_is_sound
 from omnimouse.recordings.files import RECOPY, Findings, is_lfs_pointer, read_mapping
+from omnimouse.recordings.screen import Screen, Trial
 
 METADATA = "recording.json"
 FORMAT = "omnimouse-recording"
@@ -106,15 +107,22 @@ class TableScreen(Screen):
         frame_size: stored (H, W), None when nothing but blanks was shown.
         frame_dtype: type of the stored pixels.
         tables: the recording's tables by file name.
+        recorded: whether it is known what was shown.
     """
 
     frame_size: tuple[int, int] | None = field(kw_only=True)
     frame_dtype: str = field(kw_only=True)
     tables: dict[str, MappedTable] = field(kw_only=True, repr=False, compare=False)
+    recorded: bool = field(default=True, kw_only=True)
     _places: tuple[np.ndarray, np.ndarray] | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     def __getstate__(self) -> dict:
         return {**super().__getstate__(), "_places": None}
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether it is known what was shown."""
+        return self.recorded
 
     def _trial_frames(self, trial: Trial, within: np.ndarray, height: int, width: int) -> np.ndarray | float:
         if trial.modality not in ("video", "image"):
@@ -265,6 +273,7 @@ def _device(
         dtype=str(dtype),
         nominal_rows=content["nominal_rows"],
         is_mem_mapped=content["is_mem_mapped"],
+        channels=None if content.get("channels") is None else tuple(map(str, content["channels"])),
         table=table,
         stretches=None if stretches is None else [(int(first), int(last)) for first, last in stretches],
     )
@@ -295,7 +304,10 @@ def _screen(
     timestamps, trials = np.array(screen.rows("timestamp")), read_trials(tables[TRIALS])
     if not clock_is_sound(path / SCREEN, timestamps, findings):
         return None
-    return TableScreen(path, timestamps, trials, frame_size=size, frame_dtype=dtype, tables=tables)
+    return TableScreen(
+        path, timestamps, trials, frame_size=size, frame_dtype=dtype, tables=tables,
+        recorded=bool(content.get("recorded", True)),
+    )  # fmt: skip
 
 
 def read_trials(table: MappedTable) -> list[Trial]:

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from omnimouse.outputs import check_output
+from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import dataset_form as form
+from omnimouse.recordings.arrays import ArrayScreen
 from omnimouse.recordings.arrow_tables import (
     Layout,
     as_column,
@@ -27,12 +29,17 @@ from omnimouse.recordings.arrow_tables import (
     stored_dtype,
     write_table,
 )
-from omnimouse.recordings.base import CHUNK_BYTES, Recording, Screen, SequenceDevice, Trial
+from omnimouse.recordings.base import Recording
 from omnimouse.recordings.clock import FRAME_TOLERANCE, frame_indices, sequence_rows
 from omnimouse.recordings.dataset_card import write_card
+from omnimouse.recordings.devices import CHUNK_BYTES, SequenceDevice
+from omnimouse.recordings.screen import Screen, Trial
 
 SESSION_NAME = re.compile(r"\w[\w.-]*")
 """Session keys that can name a folder and a configuration everywhere."""
+
+FRAME_SIZE = (OmniMouseProcessor().frame_height, OmniMouseProcessor().frame_width)
+"""Pixels of frames that the recording resizes as they are read: the model's."""
 
 SPLIT = "recording"
 """The one split of every configuration: tiers are a column."""
@@ -96,6 +103,10 @@ class Pictures:
         Raises:
             ValueError: stimuli of several sizes, in colour, shorter than they were shown, or of a type Arrow lacks.
         """
+        if not screen.has_frames:
+            return cls(screen, None, np.dtype(np.float32))
+        if isinstance(screen, ArrayScreen):
+            return cls(screen, FRAME_SIZE, np.dtype(np.float32))
         if isinstance(screen, form.TableScreen):
             return cls(screen, screen.frame_size, np.dtype(screen.frame_dtype))
         sizes: dict[tuple[int, ...], Path] = {}
@@ -188,7 +199,7 @@ class Writer:
             "animal_id": recording.animal_id,
             "withheld_tiers": list(recording.withheld_tiers),
             "devices": {device.name: _describe(device) for device in recording.devices},
-            "frames": {"size": size, "dtype": str(self.pictures.dtype)},
+            "frames": {"size": size, "dtype": str(self.pictures.dtype), "recorded": recording.has_video},
             "tables": {name: asdict(layout) for name, layout in self.tables.items()},
         }
         (self.folder / form.METADATA).write_text(form.encode_metadata(content), encoding="utf-8")
@@ -264,6 +275,8 @@ class Writer:
         row[within & (self.frame_of_row[np.minimum(row, len(self.frame_of_row) - 1)] != frames)] = -1
         row[~within] = -1
         stored = np.array([*(trial.modality in ("video", "image") for trial in self.recording.trials), False])
+        if self.pictures.size is None:
+            stored[:] = False
         kept = np.flatnonzero((row < 0) & stored[self.trial_of_frame])
         between = np.full(len(frames), -1)
         between[kept] = np.arange(len(kept))
@@ -325,5 +338,6 @@ def _describe(device: SequenceDevice) -> dict[str, Any]:
         "dtype": np.dtype(device.dtype).newbyteorder("=").name,
         "nominal_rows": device.nominal_rows,
         "is_mem_mapped": device.is_mem_mapped,
+        "channels": None if device.channels is None else list(device.channels),
         "segments": None if stretches == [(0, device.shape[0])] else stretches,
     }

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from omnimouse.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings.base import Recording, SequenceDevice
+from omnimouse.recordings.base import Recording
 from omnimouse.recordings.channels import channel_rows
+from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.windows import Windows
 
 

@@ -31,7 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.base import MissingDevice, NoVideo, Recording, Screen, SequenceDevice, Trial
+from omnimouse.recordings.base import Recording
+from omnimouse.recordings.devices import MissingDevice, SequenceDevice
 from omnimouse.recordings.experanto_devices import load_device
 from omnimouse.recordings.files import (
     RECOPY,
@@ -44,6 +45,7 @@ from omnimouse.recordings.files import (
     read_number,
     shown,
 )
+from omnimouse.recordings.screen import NoVideo, Screen, Trial
 
 SEQUENCE_DEVICES = ("responses", "eye_tracker", "treadmill")
 MODALITIES = ("video", "image", "blank", "invalid")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.base import SequenceDevice
+from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.files import RECOPY, Findings, is_lfs_pointer, open_array, read_mapping, read_number, shown
 
 RATE_TOLERANCE = 0.01

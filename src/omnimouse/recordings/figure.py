@@ -18,10 +18,12 @@ from omnimouse.files import atomic_path
 from omnimouse.outputs import check_output
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import overview
-from omnimouse.recordings.base import Finding, Recording, Screen, SequenceDevice
+from omnimouse.recordings.base import Finding, Recording
+from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.opening import find_session_folder, load_parts
+from omnimouse.recordings.screen import Screen
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from omnimouse.recordings.array_files import usable
-from omnimouse.recordings.base import Recording, SequenceDevice
+from omnimouse.recordings.base import Recording
 from omnimouse.recordings.check_arrays import channel_order
+from omnimouse.recordings.devices import SequenceDevice
 
 LOOKED_AT = 200_000
 """Samples of behaviour that ranges are taken from, evenly spread."""

@@ -13,7 +13,9 @@ import numpy as np
 
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.array_files import usable
-from omnimouse.recordings.base import Recording, Screen, SequenceDevice
+from omnimouse.recordings.base import Recording
+from omnimouse.recordings.devices import SequenceDevice
+from omnimouse.recordings.screen import Screen
 from omnimouse.recordings.windows import Windows
 
 READ_BYTES = 256 * 2**20

@@ -28,7 +28,7 @@ import numpy as np
 from omnimouse.recordings import sensorium_clips as stored
 from omnimouse.recordings import sensorium_meta as meta
 from omnimouse.recordings.array_files import usable
-from omnimouse.recordings.base import SequenceDevice
+from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.sensorium_clips import KINDS, RATE, ClipDevice, Clips, ClipScreen

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse.recordings.array_files import map_array
-from omnimouse.recordings.base import CHUNK_BYTES, Screen, SequenceDevice, Trial
+from omnimouse.recordings.devices import CHUNK_BYTES, SequenceDevice
+from omnimouse.recordings.screen import Screen, Trial
 
 KINDS = ("videos", "responses", "behavior", "pupil_center")
 RATE = 30.0

@@ -29,7 +29,7 @@ import numpy as np
 from omnimouse.processing_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings import sensorium_meta as meta
 from omnimouse.recordings import sensorium_stills as stills
-from omnimouse.recordings.base import SequenceDevice
+from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings, Tally, open_array
 from omnimouse.recordings.sensorium_clips import RATE

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from omnimouse.recordings.base import Recording, Trial
+from omnimouse.recordings.base import Recording
+from omnimouse.recordings.screen import Trial
 from omnimouse.recordings.sensorium_clips import QUARTER, RATE, ClipDevice, Clips, ClipScreen
 
 STILL_KINDS = ("images", "responses", "behavior", "pupil_center")

@@ -18,9 +18,11 @@ from tqdm import tqdm
 
 from omnimouse.files import staged_folders, write_json
 from omnimouse.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings.base import CHUNK_BYTES, UNUSED_TIER, Recording, Screen, SequenceDevice, Trial
+from omnimouse.recordings.base import UNUSED_TIER, Recording
 from omnimouse.recordings.clock import FRAME_TOLERANCE
+from omnimouse.recordings.devices import CHUNK_BYTES, SequenceDevice
 from omnimouse.recordings.opening import open_recording
+from omnimouse.recordings.screen import Screen, Trial
 
 FRAMES_AT_ONCE = 32
 """Displayed frames that are read together; they may be large where they are stored."""

@@ -15,7 +15,7 @@ import torch
 
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.array_files import usable
-from omnimouse.recordings.base import Recording, SequenceDevice
+from omnimouse.recordings.base import Recording
 from omnimouse.recordings.channels import channel_rows, missing_modalities
 from omnimouse.recordings.clock import (
     EXACT_TOLERANCE,
@@ -26,6 +26,7 @@ from omnimouse.recordings.clock import (
     sequence_rows,
     time_grid,
 )
+from omnimouse.recordings.devices import SequenceDevice
 
 
 class Windows:
