@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from omnimouse import OmniMouseModel, OmniMouseProcessor, Windows, evaluate, finetune, open_recording
 from omnimouse import recording_from_arrays as from_arrays
+from omnimouse.recordings import plot_recording
 from omnimouse.recordings.array_clocks import Clock, as_clock, hold, tier_blocks
 from omnimouse.recordings.resampling import area_resize, area_weights
 
@@ -237,9 +240,21 @@ def test_validate_reports_what_is_wrong_with_the_values():
     assert short[0].severity == "fatal" and short[0].field == "overlap"
 
 
-def test_arrays_are_fine_tuned_and_scored():
+def test_arrays_are_drawn_like_folders(tmp_path):
+    recording = from_arrays(RESPONSES, RATES, video=VIDEO, behavior={"gaze_x": BEHAVIOR["gaze_x"]})
+    picture = plot_recording(recording, tmp_path / "picture.svg").read_text()
+    assert "Gaze x (stored units)" in picture and "there is no treadmill" in picture
+
+
+def test_datasets_of_h5py_are_fine_tuned_and_scored(tmp_path):
+    """A second thread cuts windows meanwhile: open files cannot be copied, and arrays should not be."""
+    with h5py.File(tmp_path / "lab.h5", "w") as file:
+        file["responses"], file["video"] = RESPONSES, VIDEO
+    file = h5py.File(tmp_path / "lab.h5", "r")
     model = OmniMouseModel.from_pretrained("omnimouse-tiny")
-    recording = from_arrays(RESPONSES, RATES, video=VIDEO, behavior=BEHAVIOR, session_key="m7-1-2")
+    recording = from_arrays(file["responses"], RATES, video=file["video"], behavior=BEHAVIOR, session_key="m7-1-2")
+    copied = copy.deepcopy(recording)
+    assert copied.responses.data is recording.responses.data and copied.screen.frames is recording.screen.frames
     finetune(model, recording, steps=2, batch_size=2, max_validation_windows=1, progress=False)
     scores = evaluate(model, recording, tasks=["stimulus+behavior"], progress=False, max_windows=2)
     assert np.isfinite(scores.tasks["stimulus+behavior"].response_loss)

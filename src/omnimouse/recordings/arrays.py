@@ -6,11 +6,12 @@ written. Shape letters: T response samples, N neurons, F displayed frames, K sto
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from omnimouse.recordings.files import Findings
 from omnimouse.recordings.resampling import area_resize
 from omnimouse.recordings.screen import NoVideo, Screen, Trial
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 DEFAULT_SPLIT = {"train": 0.8, "validation": 0.1, "final_test": 0.1}
 """Shares of the recording's time."""
 
@@ -30,16 +34,26 @@ _RUNNING = BEHAVIOR_CHANNELS[4]
 _SIZE, _DERIVATIVE = BEHAVIOR_CHANNELS[:2]
 
 
-@dataclass
-class ArrayDevice(SequenceDevice):
-    """A sampled device over an array that somebody else holds."""
+class Shared:
+    """What holds arrays of somebody else: a copy, as for another thread, holds the same ones.
+
+    They may be as large as a session, and files of h5py cannot be copied; slices can be read from several threads.
+    """
 
     def __getstate__(self) -> dict:
         return dict(self.__dict__)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy.copy(self)
+
 
 @dataclass
-class ArrayScreen(Screen):
+class ArrayDevice(Shared, SequenceDevice):
+    """A sampled device over an array that somebody else holds."""
+
+
+@dataclass
+class ArrayScreen(Shared, Screen):
     """What was shown, from one array of frames.
 
     Attributes:
@@ -53,9 +67,6 @@ class ArrayScreen(Screen):
     index: np.ndarray | None = field(kw_only=True)
     levels: tuple[float, float] = field(kw_only=True)
     blank: float = field(kw_only=True)
-
-    def __getstate__(self) -> dict:
-        return dict(self.__dict__)
 
     def frames_at(self, times: np.ndarray, *, height: int, width: int) -> np.ndarray:
         """Frames on screen at increasing `times` `[T']`: grey levels `[T', height, width]`, float32."""

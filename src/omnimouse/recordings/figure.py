@@ -19,6 +19,7 @@ from omnimouse.outputs import check_output
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import overview
 from omnimouse.recordings.base import Finding, Recording
+from omnimouse.recordings.channels import usual_channels
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
@@ -41,10 +42,7 @@ LOST, LINE, WINDOW = "#d55e00", "#3a4654", "#009e73"
 
 FORMATS = (".png", ".svg", ".html")
 
-BEHAVIOR_NAMES = {
-    "eye_tracker": ("pupil size", "pupil size derivative", "gaze x", "gaze y"),
-    "treadmill": ("running speed",),
-}
+BEHAVIOR_DEVICES = ("eye_tracker", "treadmill")
 
 
 def plot_recording(
@@ -93,7 +91,7 @@ def plot_recording(
     if parts.screen is None and not any(parts.devices.values()):
         raise ValueError(f"{parts.path} cannot be drawn, nothing of it can be read: {problems[0]}")
     processor = processor if processor is not None else OmniMouseProcessor(profile="strict")
-    channels = sum(_n_channels(parts.devices[name], name) for name in BEHAVIOR_NAMES)
+    channels = sum(_n_channels(parts.devices[name], name) for name in BEHAVIOR_DEVICES)
     with drawing(11.0, 5.7 + 0.78 * channels + 0.2 * len(_tiers(parts.screen))) as figure:
         _draw(figure, parts, opened, processor, [finding for finding in problems if finding.severity == "fatal"])
         _save(figure, file, f"Recording {parts.session_key}", findings)
@@ -127,12 +125,12 @@ def _draw(
     start, end = _time_range(parts)
     edges = overview.bin_edges(start, end, _n_bins(parts, end - start))
     tiers = _tiers(parts.screen)
-    channels = [(name, c) for name in BEHAVIOR_NAMES for c in range(_n_channels(parts.devices[name], name))]
+    channels = [(name, c) for name in BEHAVIOR_DEVICES for c in range(_n_channels(parts.devices[name], name))]
     with_windows = max(len(tiers) - ("no tier" in tiers), 1)
     heights = [3.0, *[0.75] * len(channels), 0.32 * len(tiers) + 0.25, 0.27 * with_windows + 0.25, 0.8]
     axes: Sequence[Axes] = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     _draw_responses(axes[0], parts.devices["responses"], edges, fatal)
-    for name in BEHAVIOR_NAMES:
+    for name in BEHAVIOR_DEVICES:
         mine = [axis for axis, (device, _) in zip(axes[1:], channels, strict=False) if device == name]
         _draw_behavior(mine, parts.devices[name], name, edges, parts.screen, fatal)
     _draw_trials(axes[-3], parts.screen, tiers, edges, fatal)
@@ -254,7 +252,7 @@ def _draw_behavior(
         axes[0].set_title(spoken.capitalize(), fontsize=8.5, pad=2)
         return _say(axes[0], text)
     times = _middles(edges)
-    names = BEHAVIOR_NAMES[name] if device.shape[1] == len(BEHAVIOR_NAMES[name]) else ()
+    names = [channel.replace("_", " ") for channel in device.channels or usual_channels(device) or ()]
     for number, (axis, channel) in enumerate(zip(axes, overview.binned_channels(device, edges, screen), strict=False)):
         title = names[number] if names else f"{spoken} column {number}"
         axis.fill_between(times, channel.low, channel.high, color=LINE, alpha=0.25, linewidth=0, rasterized=True)

@@ -72,7 +72,7 @@ def binned_responses(device: SequenceDevice, edges: np.ndarray) -> tuple[np.ndar
         if high <= low:
             continue
         longest = max(longest, high - low)
-        if index % REMAP_BINS == 0:
+        if index % REMAP_BINS == 0 and type(device) is SequenceDevice:  # others hold no map of their own
             device = replace(device, _data=None)
         block = device.read(np.arange(low, high))
         present = usable(block)
