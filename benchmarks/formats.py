@@ -22,6 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import yaml
 from loader import write_sessions
@@ -94,11 +95,31 @@ def write_dataset(source: Path, target: Path) -> None:
     open_recording(source).to_dataset(target)
 
 
+def write_arrays(source: Path, target: Path) -> None:
+    """Plain arrays of one HDF5 file, contiguous: responses, displayed frames, behaviour, and when they were."""
+    recording = open_recording(source)
+    screen, times = recording.screen, recording.screen.timestamps
+    target.mkdir()
+    with h5py.File(target / "arrays.h5", "w") as file:
+        for device in recording.devices:
+            data = file.create_dataset(device.name, device.shape, np.dtype(device.dtype))
+            for low, block in device.chunks():
+                data[low : low + len(block)] = block
+            data.attrs["start"], data.attrs["rate"] = device.start_time, device.sampling_rate
+        video = file.create_dataset("video", (len(times), 36, 64), np.float32)
+        for low in range(0, len(times), 1000):
+            video[low : low + 1000] = np.nan_to_num(screen.frames_at(times[low : low + 1000], height=36, width=64))
+        file["frame_times"] = times
+        tiers = [(trial.start, min(trial.end, times[-1]), trial.tier) for trial in recording.trials if trial.tier]
+        file.attrs["trials"] = json.dumps(tiers)
+
+
 FORMATS: dict[str, Callable[[Path, Path], None]] = {
     "experanto .npy": keep_npy,
     "experanto .mem": write_mem,
     "SENSORIUM 2023": write_sensorium,
     "datasets": write_dataset,
+    "arrays of h5py": write_arrays,
 }
 """How a format is made of a session folder; `formats_case.open_format` opens what it wrote."""
 

@@ -27,8 +27,31 @@ def open_format(name: str, path: Path) -> Any:
     """Opens a recording of a format."""
     from omnimouse import open_recording
 
+    if (path / "arrays.h5").exists():
+        return open_arrays(path / "arrays.h5")
     inner = [entry for entry in path.iterdir() if entry.name.startswith("dynamic")]
     return open_recording(inner[0] if inner else path)
+
+
+def open_arrays(path: Path) -> Any:
+    """Opens the arrays that `formats.write_arrays` wrote."""
+    import h5py
+
+    from omnimouse import recording_from_arrays
+
+    file = h5py.File(path, "r")
+    times = {"video": file["frame_times"][:]}
+    for name in ("responses", "eye_tracker", "treadmill"):
+        rows = np.arange(len(file[name])) / file[name].attrs["rate"]
+        times[name] = file[name].attrs["start"] + rows
+    eye, channels = file["eye_tracker"][:], ("pupil_size", "pupil_size_derivative", "gaze_x", "gaze_y")
+    return recording_from_arrays(
+        file["responses"],
+        times={**times, "behavior": times["eye_tracker"], "running_speed": times["treadmill"]},
+        video=file["video"],
+        behavior={**dict(zip(channels, eye.T, strict=True)), "running_speed": file["treadmill"][:, 0]},
+        trials=json.loads(file.attrs["trials"]),
+    )
 
 
 def measure(case: dict[str, Any], read: Callable[[int], np.ndarray], starts: np.ndarray) -> dict[str, float]:

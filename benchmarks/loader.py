@@ -28,8 +28,8 @@ import yaml
 from machine import HERE, describe_machine, markdown_table, replace_file
 
 from omnimouse import simulate_recording
+from omnimouse.recordings.session_writer import write_sequence_meta
 from omnimouse.recordings.simulated import truth_folder
-from omnimouse.recordings.simulation.writer import write_sequence_meta
 
 MIB = 2**20
 SIMULATED = 250
@@ -147,6 +147,7 @@ def widen(folder: Path, n_neurons: int, *, seed: int) -> None:
         "float32",
         rate=meta["sampling_rate"],
         start=meta["start_time"],
+        end=meta["end_time"],
         means=means,
         stds=np.sqrt(squares / shape[0] - means**2),
         neuron_properties={
