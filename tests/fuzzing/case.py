@@ -113,7 +113,11 @@ def _use(path: Path, scratch: Path) -> tuple[str, int]:
             raise ViolationError("refused, but nothing that the check found is fatal") from None
         return "refused", 0
     describe(recording)
-    _look_over(recording, processor)
+    try:
+        _look_over(recording, processor)
+    except ValueError:  # what lies in arrays is found out when they are read
+        if not any(finding.severity == "fatal" for finding in findings):
+            raise
     cut = 0
     for profile in ("strict", "published", "experanto-main"):
         chosen = OmniMouseProcessor(profile, frame_height=HEIGHT, frame_width=WIDTH)
@@ -128,7 +132,7 @@ def _use(path: Path, scratch: Path) -> tuple[str, int]:
                         "video": (1, 60, HEIGHT, WIDTH),
                         "behavior": (5, 40),
                     }
-                    if shapes != wanted:
+                    if "responses" not in shapes or not shapes.items() <= wanted.items():
                         raise ViolationError(f"a window has the shapes {shapes}")
                     cut += 1
                 mean_responses(recording, chosen, tiers=tier)

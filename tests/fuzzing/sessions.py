@@ -9,6 +9,7 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+
+from omnimouse.recordings import open_recording
 
 HEIGHT, WIDTH = 6, 8
 """Pixels of a frame; cases are opened with a processor of this size."""
@@ -120,6 +123,51 @@ def sensorium_2023() -> Tree:
     return tree
 
 
+def sensorium_2022() -> Tree:
+    """Eight trials of one image and 3 neurons as SENSORIUM 2022 distributes them."""
+    rng = np.random.default_rng(3)
+    tiers = ("train", "test", "validation", "train", "final_test", "test", "train", "validation")
+    tree: Tree = {"config.json": b'{"links": {}}'}
+    for trial, tier in enumerate(tiers):
+        arrays = {
+            "images": rng.integers(0, 256, (1, 4 * HEIGHT, 4 * WIDTH)).astype(np.uint8),
+            "responses": rng.gamma(2.0, 2.0, 3) * (tier != "final_test"),
+            "behavior": rng.gamma(2.0, 2.0, 3),
+            "pupil_center": rng.standard_normal(2),
+        }
+        for kind, array in arrays.items():
+            tree[f"data/{kind}/{trial}.npy"] = npy(array)
+    for kind, n in (("responses", 3), ("behavior", 3), ("pupil_center", 2)):
+        for name in ("mean", "std"):
+            tree[f"meta/statistics/{kind}/all/{name}.npy"] = npy(rng.gamma(2.0, 2.0, n))
+    tree["meta/neurons/unit_ids.npy"] = npy(np.arange(3))
+    tree["meta/trials/tiers.npy"] = npy(np.array(tiers))
+    tree["meta/trials/frame_image_id.npy"] = npy(np.array([5, 6, 7, 8, 9, 6, 10, 11]))
+    tree["meta/trials/trial_idx.npy"] = npy(np.arange(len(tiers)))
+    return tree
+
+
+def experanto_named() -> Tree:
+    """The session of `experanto` with this package's additions to the layout."""
+    tree = experanto(mem=False)
+    eye = yaml.safe_load(tree["eye_tracker/meta.yml"])
+    names = ["gaze_y", "lick", "pupil_size", "gaze_x"]
+    tree["eye_tracker/meta.yml"] = yaml.safe_dump({**eye, "channel_names": names}).encode()
+    meta = {**json.loads(tree["meta.json"]), "missing": ["treadmill"], "withheld_tiers": ["oracle"]}
+    tree["meta.json"] = json.dumps(meta).encode()
+    tree["screen/meta.yml"] = b"frames: true\nmodality: screen\n"
+    return {name: content for name, content in tree.items() if not name.startswith("treadmill/")}
+
+
+def dataset() -> Tree:
+    """The session of `experanto` as tables of `datasets`."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = write_tree(experanto(mem=False), Path(folder) / "source")
+        open_recording(source).to_dataset(Path(folder) / "tables")
+        session = next(path for path in (Path(folder) / "tables").iterdir() if path.is_dir())
+        return {path.name: path.read_bytes() for path in sorted(session.iterdir())}
+
+
 def write_tree(tree: Tree, folder: Path) -> Path:
     """Lay a tree out below a folder; names that clash with others are left out, as no disk could hold them."""
     folder.mkdir(parents=True)
@@ -206,4 +254,7 @@ READERS: dict[str, Reader] = {
     "experanto-tar": Reader(_experanto_mem, write_tar, ".tar"),
     "sensorium-2023": Reader(sensorium_2023),
     "sensorium-2023-zip": Reader(sensorium_2023, write_zip, ".zip"),
+    "sensorium-2022": Reader(sensorium_2022),
+    "experanto-named": Reader(experanto_named),
+    "datasets": Reader(dataset),
 }

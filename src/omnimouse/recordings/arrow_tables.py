@@ -128,6 +128,8 @@ class MappedTable:
         pa = require_pyarrow()
         self.path, self.layout = path, layout
         try:
+            if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+                raise ValueError("a folder or a special file")
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size != layout.bytes:

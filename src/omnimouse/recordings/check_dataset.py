@@ -42,15 +42,26 @@ def check_tables(parts: SessionParts, findings: Findings, *, frame_size: tuple[i
         if device is None or not device.shape[1]:
             continue
         noted = Findings()
-        check_device(device, noted)
+        try:
+            check_device(device, noted)
+        except ValueError as error:  # a batch that does not decode
+            found = str(error).partition(": ")[2] or str(error)
+            findings.fatal(device.file, "rows", expected="batches as they were written", found=found, do=EXPORT_AGAIN)
+            continue
         for finding in noted:  # which names the files that a session folder has
             per_signal = Path(finding.path).parent.name == "meta"
             file = screen.folder / signals_table(device.name) if per_signal else device.file
             findings.append(replace(finding, path=str(file)))
+    if findings.has_fatal:
+        return
     eye_tracker = parts.devices["eye_tracker"]
     if eye_tracker is not None and eye_tracker.channels is None:
         check_channel_order(eye_tracker, findings)
-    _check_pictures(screen, findings)
+    try:
+        _check_pictures(screen, findings)
+    except ValueError as error:
+        found = str(error).partition(": ")[2] or str(error)
+        findings.fatal(screen.folder / SCREEN, "pictures", expected="one per frame", found=found, do=EXPORT_AGAIN)
 
 
 def _check_pictures(screen: TableScreen, findings: Findings) -> None:

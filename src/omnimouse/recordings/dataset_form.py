@@ -31,7 +31,7 @@ import numpy as np
 from omnimouse.recordings.arrow_tables import Layout, MappedTable, require_pyarrow, stored_dtype
 from omnimouse.recordings.devices import CHUNK_BYTES, SequenceDevice
 from omnimouse.recordings.experanto import SEQUENCE_DEVICES, SessionParts, clock_is_sound
-from omnimouse.recordings.files import RECOPY, Findings, is_lfs_pointer, read_mapping
+from omnimouse.recordings.files import RECOPY, Findings, is_lfs_pointer, read_mapping, shown
 from omnimouse.recordings.screen import Screen, Trial
 
 METADATA = "recording.json"
@@ -184,12 +184,12 @@ def read_metadata(path: Path, findings: Findings) -> dict[str, Any] | None:
     if content is None:
         return None
     if content.get("format") != FORMAT:
-        findings.fatal(file, "format", expected=repr(FORMAT), found=repr(content.get("format")), do=EXPORT_AGAIN)
+        findings.fatal(file, "format", expected=repr(FORMAT), found=shown(content.get("format")), do=EXPORT_AGAIN)
         return None
     if content.get("version") != VERSION:
         newer = isinstance(content.get("version"), int) and content["version"] > VERSION
         do = "Upgrade omnimouse: `pip install --upgrade omnimouse`." if newer else EXPORT_AGAIN
-        findings.fatal(file, "version", expected=str(VERSION), found=repr(content.get("version")), do=do)
+        findings.fatal(file, "version", expected=str(VERSION), found=shown(content.get("version")), do=do)
         return None
     return content
 
@@ -210,7 +210,7 @@ def load_dataset_form(path: Path, findings: Findings) -> SessionParts:
         screen = _screen(path, content["frames"], tables, findings)
         withheld = tuple(map(str, content["withheld_tiers"]))
         return SessionParts(path, str(content["session_key"]), str(content["animal_id"]), devices, screen, withheld)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         findings.fatal(path / METADATA, "content", expected="a complete description", found=found, do=EXPORT_AGAIN)
         return parts
@@ -252,6 +252,8 @@ def _device(
 ) -> SequenceDevice | None:
     n_rows, n_signals = (int(size) for size in content["shape"])
     file, dtype = device_table(name), np.dtype(str(content["dtype"]))
+    if dtype.kind not in "fiub":
+        raise ValueError(f"{name} of dtype {dtype}, expected numbers")
     table = tables.get(file)
     if n_signals and (table is None or not _expect(table, findings, name, stored_dtype(dtype, name), n_signals)):
         return None

@@ -110,7 +110,7 @@ def _channel_names(file: Path, meta: dict[str, Any], n_signals: int, findings: F
         file,
         "channel_names",
         expected=f"a list of {n_signals} names, one per signal",
-        found=repr(names)[:200],
+        found=shown(names),
         do="Correct the list, or remove it where the channels are the usual ones.",
     )
     return None

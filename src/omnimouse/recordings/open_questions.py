@@ -59,7 +59,8 @@ def _stored(device: SequenceDevice) -> dict[str, Any]:
 
 def _ranges(device: SequenceDevice) -> list[dict[str, float | None]]:
     step = max(1, device.shape[0] // LOOKED_AT)
-    values = np.asarray(device.data[::step], dtype=np.float64)
+    blocks = [block[-low % step :: step] for low, block in device.chunks()]  # rows that `step` divides
+    values = np.concatenate([np.asarray(block, dtype=np.float64) for block in blocks])
     columns = []
     for column in values.T:
         seen = column[usable(column)]

@@ -20,6 +20,7 @@ Source: Willeke et al., "The Sensorium competition on predicting large-scale mou
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ import numpy as np
 from omnimouse.processing_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings import sensorium_meta as meta
 from omnimouse.recordings import sensorium_stills as stills
+from omnimouse.recordings.array_files import usable
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings, Tally, open_array
@@ -91,7 +93,7 @@ def _scan(path: Path, n_trials: int, n_units: int | None, findings: Findings) ->
     for trial in range(n_trials):
         for kind in STILL_KINDS:
             file = path / "data" / kind / f"{trial}.npy"
-            if kind == "responses" and not file.is_file():
+            if kind == "responses" and not os.path.lexists(file):
                 continue  # of a tier that has none
             problems = Findings()
             array = open_array(file, problems)
@@ -110,7 +112,7 @@ def _scan(path: Path, n_trials: int, n_units: int | None, findings: Findings) ->
         # Stored as size, its derivative, speed; and gaze beside it.
         behavior = np.concatenate([behavior[:, :2], np.stack(stored["pupil_center"]), behavior[:, 2:]], axis=1)
         _check_gaps(path, behavior, tally)
-        behavior[~np.isfinite(behavior)] = np.nan  # of which windows keep clear
+        behavior[~usable(behavior)] = np.nan  # of which windows keep clear
     tally.report(findings)
     if tally.has_fatal:
         return None
@@ -150,8 +152,9 @@ def _check_shapes(
 def _check_gaps(path: Path, behavior: np.ndarray, tally: Tally) -> None:
     """Trials in which a behaviour channel is missing."""
     kinds = {"pupil_size": "behavior", "pupil_size_derivative": "behavior", "running_speed": "behavior"}
-    for trial in np.flatnonzero(~np.isfinite(behavior).all(axis=1)):
-        lost = [name for name, value in zip(BEHAVIOR_CHANNELS, behavior[trial], strict=True) if not np.isfinite(value)]
+    for trial in np.flatnonzero(~usable(behavior).all(axis=1)):
+        sound = usable(behavior[trial])
+        lost = [name for name, is_sound in zip(BEHAVIOR_CHANNELS, sound, strict=True) if not is_sound]
         kind = kinds.get(lost[0], "pupil_center")
         tally.add(
             "warning",
@@ -223,7 +226,7 @@ def _image_ids(path: Path, n_trials: int, findings: Findings) -> list[str] | Non
     ids = meta.per_trial(file, problems)
     if ids is not None and len(ids) == n_trials:
         # Numbers that a missing value turned into floats: 7017.0 is image 7017.
-        whole = ids.dtype.kind == "f" and np.isfinite(ids).all() and (ids == np.floor(ids)).all()
+        whole = ids.dtype.kind == "f" and (np.abs(ids) < 2**53).all() and (ids == np.floor(ids)).all()
         return [str(value) for value in (ids.astype(np.int64) if whole else ids).tolist()]
     findings.warning(
         file,
