@@ -27,7 +27,9 @@ def draw(runs: list[list[dict]]) -> str:
     tasks = [name for name, score in runs[0][-1]["scores"].items() if score["score"] is not None]
     with drawing(8.0, 3.2) as figure:
         panels = figure.subplots(1, 2, sharex=True)
-        for axes, kind, label in zip(panels, ("score", "loss"), ("single-trial correlation", "loss"), strict=True):
+        for axes, kind, label in zip(
+            panels, ("score", "loss"), ("correlation, held-out", "loss, held-out"), strict=True
+        ):
             for task, colour in zip(tasks, COLOURS, strict=False):
                 for number, rows in enumerate(runs):
                     # A fork begins at the last evaluation of its run.
@@ -40,7 +42,7 @@ def draw(runs: list[list[dict]]) -> str:
                         label=task if number == 0 else None,
                     )
             axes.set_xlabel("steps (dashed: rate falls to zero)")
-            axes.set_ylabel(f"{label}, held-out trials")
+            axes.set_ylabel(label)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
         return as_svg(figure)
 

@@ -97,6 +97,6 @@ def test_the_shipped_core_loads_as_float32_and_is_small():
     assert sum(path.stat().st_size for path in CORE.rglob("*") if path.is_file()) <= 4 << 20
     model = OmniMouseModel.from_pretrained("OmniMouse_Tiny", sessions="all")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert len(model.session_keys) == 4 and model.processor.profile == "strict"
+    assert len(model.session_keys) == 12 and model.processor.profile == "strict"
     card = (ROOT / "model_cards" / "omnimouse-tiny.md").read_text()
     assert f"{model.num_core_parameters():,} parameters" in card

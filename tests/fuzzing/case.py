@@ -112,8 +112,8 @@ def _use(path: Path, scratch: Path) -> tuple[str, int]:
         if not any(finding.severity == "fatal" for finding in findings):
             raise ViolationError("refused, but nothing that the check found is fatal") from None
         return "refused", 0
-    describe(recording)
     try:
+        describe(recording)
         _look_over(recording, processor)
     except ValueError:  # what lies in arrays is found out when they are read
         if not any(finding.severity == "fatal" for finding in findings):

@@ -184,7 +184,10 @@ def value(tree: Tree, rng: random.Random) -> str:
             new = place[key] * rng.choice((0.5, 2, 1e3, 1e-3, -1)) + rng.choice((0, 1))
         place[key] = new
         done = f"{key} of {name} is {str(new)[:40]}"
-    dumped = json.dumps(parsed) if name.endswith(".json") else yaml.safe_dump(parsed)
+    try:
+        dumped = json.dumps(parsed) if name.endswith(".json") else yaml.safe_dump(parsed)
+    except ValueError:  # an alias that an earlier mutation wrote may refer to itself
+        dumped = yaml.safe_dump(parsed)
     tree[name] = dumped.encode("utf-8", "surrogatepass")
     return done
 

@@ -27,11 +27,6 @@ def check_tables(parts: SessionParts, findings: Findings, *, frame_size: tuple[i
     screen = parts.screen
     assert isinstance(screen, TableScreen)
     check_tiers(screen, screen.folder / TRIALS, findings)
-    last = max(trial.first_frame + trial.n_frames for trial in screen.trials)
-    if last > len(screen.timestamps) or min(trial.first_frame for trial in screen.trials) < 0:
-        expected, found = f"frames 0 to {len(screen.timestamps) - 1}", f"frames up to {last - 1}"
-        findings.fatal(screen.folder / TRIALS, "first_frame", expected=expected, found=found, do=EXPORT_AGAIN)
-        return
     if screen.frame_size is not None and screen.frame_size != frame_size:
         expected, found = (f"{height} x {width}" for height, width in (frame_size, screen.frame_size))
         do = "Resize the stimuli of the source, and write it again; nothing is resized here."

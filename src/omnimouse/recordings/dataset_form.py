@@ -157,6 +157,8 @@ class TableScreen(Screen):
             rows = places[frames]
             at = np.flatnonzero(rows >= 0)
             if len(at):
+                if name not in self.tables:
+                    raise ValueError(f"{self.folder / METADATA}: lists no table {name}; {EXPORT_AGAIN}")
                 first, last = int(rows[at[0]]), int(rows[at[-1]])
                 if last >= len(self.tables[name]) or (np.diff(rows[at]) < 0).any():
                     raise ValueError(
@@ -255,7 +257,10 @@ def _device(
     if dtype.kind not in "fiub":
         raise ValueError(f"{name} of dtype {dtype}, expected numbers")
     table = tables.get(file)
-    if n_signals and (table is None or not _expect(table, findings, name, stored_dtype(dtype, name), n_signals)):
+    if n_signals and table is None:
+        findings.fatal(path / METADATA, "tables", expected=f"{file} among them", found="it is not", do=EXPORT_AGAIN)
+        return None
+    if table is not None and n_signals and not _expect(table, findings, name, stored_dtype(dtype, name), n_signals):
         return None
     if table is not None and len(table) != n_rows:
         findings.fatal(path / file, "rows", expected=str(n_rows), found=str(len(table)), do=EXPORT_AGAIN)
@@ -297,6 +302,8 @@ def _screen(
     sound = [_expect(screen, findings, "timestamp", np.float64)]
     sound += [_expect(screen, findings, name, np.int64) for name in ("row", "between")]
     size, dtype = None, str(np.dtype(str(content["dtype"])))
+    if np.dtype(dtype).kind not in "fiub":
+        raise ValueError(f"frames of dtype {dtype}, expected numbers")
     if content["size"] is not None:
         height, width = size = (int(content["size"][0]), int(content["size"][1]))
         pictures = [tables[name] for name in (RECORDING, BETWEEN) if name in tables]
@@ -305,6 +312,11 @@ def _screen(
         return None
     timestamps, trials = np.array(screen.rows("timestamp")), read_trials(tables[TRIALS])
     if not clock_is_sound(path / SCREEN, timestamps, findings):
+        return None
+    last = max((trial.first_frame + trial.n_frames for trial in trials), default=0)
+    if not 0 < last <= len(timestamps) or min(min(trial.first_frame, trial.n_frames - 1) for trial in trials) < 0:
+        expected, found = f"frames 0 to {len(timestamps) - 1}", f"frames up to {last - 1}"
+        findings.fatal(path / TRIALS, "first_frame", expected=expected, found=found, do=EXPORT_AGAIN)
         return None
     return TableScreen(
         path, timestamps, trials, frame_size=size, frame_dtype=dtype, tables=tables,
