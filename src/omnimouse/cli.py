@@ -14,7 +14,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnimouse import __version__, commands, corpus_commands, export_commands, import_commands, training_commands
+from omnimouse import (
+    __version__,
+    check_commands,
+    commands,
+    corpus_commands,
+    export_commands,
+    import_commands,
+    training_commands,
+)
 from omnimouse.command_options import add_json
 from omnimouse.demo import DemoSettings
 
@@ -59,13 +67,7 @@ examples:
 example:
   omnimouse simulate my-simulation/ --seed 3 --n-neurons 100 --minutes 10
   omnimouse check my-simulation/""",
-    "check": """\
-examples:
-  omnimouse check my-recording/
-  omnimouse check my-recording/ --plot my-recording.png
-  omnimouse check my-recording/ --json | jq '.findings[] | select(.severity == "fatal")'
-
-The exit status is 1 when a finding is fatal, 0 otherwise.""",
+    "check": check_commands.CHECK_EXAMPLES,
     "finetune": """\
 examples:
   omnimouse finetune my-recording/ --output my-mouse/
@@ -152,7 +154,8 @@ def build_parser() -> argparse.ArgumentParser:
     corpus_commands.add_download(command("download", corpus_commands.download, summary))
     summary = "Make a session folder of an NWB file"
     import_commands.add_import(command("import", import_commands.import_recording, summary))
-    _add_check(command("check", commands.check, "Say what is in a recording, and whether it is sound"))
+    summary = "Say what is in a recording, and whether it is sound"
+    check_commands.add_check(command("check", check_commands.check, summary))
     _add_finetune(command("finetune", commands.finetune, "Train a session adapter for a recording"))
     summary = "Train a core on many recordings, with the tables of their sessions"
     training_commands.add_train(command("train", training_commands.train, summary))
@@ -230,17 +233,6 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n-neurons", type=int, metavar="N", default=100, help="neurons of the population")
     parser.add_argument("--minutes", type=float, metavar="N", default=10.0, help="length of the recording")
     parser.add_argument("--animal", metavar="NAME", default="sim001", help="name of the animal")
-
-
-def _add_check(parser: argparse.ArgumentParser) -> None:
-    _add_recording(parser)
-    parser.add_argument(
-        "--plot",
-        metavar="FILE",
-        type=Path,
-        help="also draw it: responses, behavior, stimuli, frame times, windows; .png, .svg or .html",
-    )
-    add_json(parser)
 
 
 def _add_finetune(parser: argparse.ArgumentParser) -> None:

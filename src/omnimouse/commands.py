@@ -7,22 +7,18 @@ progress to standard error.
 from __future__ import annotations
 
 import argparse
-import json
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnimouse import __version__
+from omnimouse.command_options import print_json
 from omnimouse.outputs import check_output
 
 if TYPE_CHECKING:
     from omnimouse.evaluation import Scores, StaticScores
     from omnimouse.modeling_omnimouse import OmniMouseModel
-    from omnimouse.recordings import Finding, Recording
-
-EXIT_UNSOUND = 1
-"""Exit status of `check` when a recording has a fatal finding."""
+    from omnimouse.recordings import Recording
 
 
 def demo(args: argparse.Namespace) -> int:
@@ -44,48 +40,6 @@ def simulate(args: argparse.Namespace) -> int:
     )
     print(f"Wrote {args.folder}; look at it with: omnimouse check {args.folder}")
     return 0
-
-
-def check(args: argparse.Namespace) -> int:
-    """List what is in a recording and all findings; status 1 when one is fatal."""
-    from omnimouse.describe import describe_recording, to_text
-    from omnimouse.recordings import open_questions, open_recording, plot_recording
-    from omnimouse.recordings.check import check_recording
-    from omnimouse.recordings.open_questions import question_lines
-    from omnimouse.recordings.sensorium_clips import ClipScreen
-
-    if args.plot is not None:
-        check_output(args.plot, args.recording)
-    findings = check_recording(args.recording)
-    counts = {s: sum(f.severity == s for f in findings) for s in ("fatal", "warning", "info")}
-    # A recording with a fatal finding may not even open: then the findings are all there is to say.
-    recording = None if counts["fatal"] else open_recording(args.recording)
-    description = None if recording is None else describe_recording(recording)
-    # In separate clips on a clock of ours, most of the answers would be our own.
-    asked = recording is not None and not isinstance(recording.screen, ClipScreen)
-    answers = open_questions(recording) if recording is not None and asked else None
-    drawn = args.plot is not None
-    if args.plot is not None:
-        try:
-            plot_recording(args.recording, args.plot, findings=findings)
-        except ValueError as error:  # the findings say more, and come below
-            warnings.warn(str(error), stacklevel=2)
-            drawn = False
-    if args.json:
-        sound, listed = not counts["fatal"], [vars(finding) for finding in findings]
-        _print_json({"sound": sound, "recording": description, "open_questions": answers, "findings": listed})
-    else:
-        if description is not None:
-            print(to_text(description) + "\n")
-        if answers is not None:
-            print("\n".join(question_lines(answers)) + "\n")
-        if drawn:
-            print(f"Drawn in {args.plot}\n")
-        for finding in findings:
-            print(_finding_text(finding, args.recording))
-        verdict = "Not usable as it is" if counts["fatal"] else "Sound"
-        print(f"{verdict}: {counts['fatal']} fatal findings, {counts['warning']} warnings, {counts['info']} remarks.")
-    return EXIT_UNSOUND if counts["fatal"] else 0
 
 
 def finetune(args: argparse.Namespace) -> int:
@@ -125,7 +79,7 @@ def finetune(args: argparse.Namespace) -> int:
         "seconds": result.seconds,
     }
     if args.json:
-        _print_json(summary)
+        print_json(summary)
         return 0
     option = "--core" if args.train_core else "--session-adapter"
     losses = ""
@@ -156,7 +110,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.output is not None:
         scores.save(args.output)
     if args.json:
-        _print_json(scores.to_dict(per_neuron=False))
+        print_json(scores.to_dict(per_neuron=False))
     else:
         print(scores.table())
     return 0
@@ -183,7 +137,7 @@ def predict(args: argparse.Namespace) -> int:
             model, recording, args.output, args.tier, task=args.task, batch_size=args.batch_size
         )
         if args.json:
-            _print_json({"output": str(args.output), "task": args.task, "tier": args.tier})
+            print_json({"output": str(args.output), "task": args.task, "tier": args.tier})
         else:
             print(f"Wrote {args.output}: a submission for tier {args.tier}, predicted from {args.task}")
         return 0
@@ -193,7 +147,7 @@ def predict(args: argparse.Namespace) -> int:
     )  # fmt: skip
     arrays = {name: list(a.shape) for name, a in vars(predictions).items() if getattr(a, "ndim", 0)}
     if args.json:
-        _print_json({"output": str(args.output), "task": predictions.task, "tier": predictions.tier, "arrays": arrays})
+        print_json({"output": str(args.output), "task": predictions.task, "tier": predictions.tier, "arrays": arrays})
     else:
         print(f"Wrote {args.output}: task {predictions.task}, tier {predictions.tier}")
         for name, shape in arrays.items():
@@ -209,7 +163,7 @@ def convert(args: argparse.Namespace) -> int:
     convert_checkpoint(args.source, args.out, size=args.size, revision=args.revision)
     description = describe(args.out)
     if args.json:
-        _print_json(description)
+        print_json(description)
     else:
         print(f"{to_text(description)}\n\nWrote {args.out}; use it with --core {args.out}")
     return 0
@@ -242,7 +196,7 @@ def push(args: argparse.Namespace) -> int:
         model = _load_core(args.source, sessions=sessions or None)
         commit = model.push_to_hub(args.repo, prune=args.prune, **options)
     if args.json:
-        _print_json({"commit": commit.oid, "url": commit.commit_url, "pull_request": commit.pr_url})
+        print_json({"commit": commit.oid, "url": commit.commit_url, "pull_request": commit.pr_url})
     else:
         print(f"Pushed {args.source}: {commit.pr_url or commit.commit_url}")
     return 0
@@ -280,21 +234,10 @@ def info(args: argparse.Namespace) -> int:
             ]
         )
     if args.json:
-        _print_json(description)
+        print_json(description)
     else:
         print(text)
     return 0
-
-
-def _finding_text(finding: Finding, folder: Path) -> str:
-    """A finding as lines, its path relative to the recording."""
-    path = Path(finding.path)
-    if path.is_relative_to(folder.absolute()) and path != folder.absolute():
-        path = path.relative_to(folder.absolute())
-    return (
-        f"{finding.severity}: {path}: {finding.field}\n    expected {finding.expected}\n    found {finding.found}\n"
-        f"    {finding.what_to_do}\n"
-    )
 
 
 def _one_static_task(args: argparse.Namespace) -> str:
@@ -403,7 +346,3 @@ def _load_core(name: str, **options: Any) -> OmniMouseModel:
 
     logging.disable_progress_bar()
     return OmniMouseModel.from_pretrained(name, **options)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, allow_nan=False))

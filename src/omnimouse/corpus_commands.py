@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omnimouse.command_options import add_json
+from omnimouse.command_options import add_json, print_json
 from omnimouse.corpus import (
     CorpusSession,
     choose_sessions,
@@ -93,7 +92,7 @@ def list_sessions(args: argparse.Namespace) -> int:
         "hours": round(sum(session.duration_s for session in sessions) / 3600, 3),
     }
     if args.json:
-        _print_json({"sessions": [asdict(s) for s in sessions], "totals": totals, "not_in_manifest": missing})
+        print_json({"sessions": [asdict(s) for s in sessions], "totals": totals, "not_in_manifest": missing})
         return 0
     if sessions:
         print(f"{'session':13} {'animal':>8} {'neurons':>8} {'minutes':>8} {'scan Hz':>8}  shown")
@@ -121,12 +120,12 @@ def download(args: argparse.Namespace) -> int:
         keep_tars=args.keep_tars,
     )  # fmt: skip
     if args.dry_run:
-        _print_json(_plan_json(plan)) if args.json else print(_plan_text(plan, each=True))
+        print_json(_plan_json(plan)) if args.json else print(_plan_text(plan, each=True))
         return 0
     print(_plan_text(plan), file=sys.stderr)
     result = carry_out(plan)
     if args.json:
-        _print_json(
+        print_json(
             {
                 "repo": result.repo,
                 "commit": result.commit,
@@ -187,7 +186,3 @@ def _plan_json(plan: DownloadPlan) -> dict[str, Any]:
         "needed_bytes": plan.needed_bytes,
         "free_bytes": plan.free_bytes,
     }
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, allow_nan=False))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from omnimouse.command_options import add_json
+from omnimouse.command_options import add_json, print_json
 
 EXPORT_EXAMPLES = """\
 examples:
@@ -49,5 +48,5 @@ def export(args: argparse.Namespace) -> int:
         if not args.json:
             print(f"Session {key}: {', '.join(filter(None, (folder, commit)))}")
     if args.json:
-        print(json.dumps({"recordings": done}, indent=2))
+        print_json({"recordings": done})
     return 0

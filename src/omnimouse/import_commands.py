@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from omnimouse.command_options import add_json
+from omnimouse.command_options import add_json, print_json
 
 IMPORT_EXAMPLES = """\
 examples:
@@ -45,7 +44,7 @@ def import_recording(args: argparse.Namespace) -> int:
     if args.list:
         entries = nwb_entries(args.file)
         if args.json:
-            print(json.dumps([asdict(entry) for entry in entries], indent=2))
+            print_json([asdict(entry) for entry in entries])
         else:
             for entry in entries:
                 rate = f", {entry.rate:.4g} Hz" if entry.rate else ""
@@ -66,7 +65,7 @@ def import_recording(args: argparse.Namespace) -> int:
     )
     if args.json:
         content = {"folder": str(args.folder), "session_key": recording.session_key, "n_neurons": recording.n_neurons}
-        print(json.dumps(content, indent=2))
+        print_json(content)
     else:
         print(f"Wrote {args.folder}; look at it with: omnimouse check {args.folder}")
     return 0

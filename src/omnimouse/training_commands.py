@@ -6,11 +6,10 @@ The first two run in every process that `accelerate launch` starts; the main one
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from omnimouse.command_options import add_json
+from omnimouse.command_options import add_json, print_json
 
 TRAIN_EXAMPLES = """\
 examples:
@@ -120,7 +119,7 @@ def scaling(args: argparse.Namespace) -> int:
     report = collect(args.runs, data_axis=args.data_axis)
     written = [] if args.output is None else report.save(args.output)
     if args.json:
-        print(json.dumps(report.to_json(), indent=2, allow_nan=False))
+        print_json(report.to_json())
     else:
         print(report.to_markdown(), end="")
         for path in written:
@@ -146,7 +145,7 @@ def _report(results: list[Any], *, as_json: bool) -> None:
             for result in results
         ]
         if as_json:
-            print(json.dumps(summaries[0] if len(summaries) == 1 else summaries, indent=2, allow_nan=False))
+            print_json(summaries[0] if len(summaries) == 1 else summaries)
         else:
             for summary in summaries:
                 print(
