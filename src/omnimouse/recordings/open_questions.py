@@ -42,7 +42,7 @@ def open_questions(recording: Recording) -> dict[str, Any]:
         "channel_order": _order(recording.eye_tracker),
         "screen_start": {
             "seconds_after_responses": round(after, 6),
-            "sample_phase": round((after * responses.sampling_rate) % 1.0, 4),
+            "sample_phase": round((after * responses.sampling_rate) % 1.0, 4) % 1.0,
         },
     }
 
