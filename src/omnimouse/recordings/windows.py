@@ -246,7 +246,11 @@ class Windows:
 
     def _prepare_statistics(self, quiet: bool) -> None:
         recording, processor = self.recording, self.processor
-        missing = [device.name for device in recording.devices if device.means is None or device.stds is None]
+        missing = [
+            device.name
+            for device in recording.devices
+            if device.shape[1] and (device.means is None or device.stds is None)
+        ]
         if missing and recording.stores_statistics and not quiet:
             warnings.warn(
                 f"{recording.path}: no stored statistics for {', '.join(missing)}; "
