@@ -53,7 +53,7 @@ def staged_folders(*places: Path) -> Iterator[tuple[Path, ...]]:
     The first place is renamed last: once it is there, the others are too.
 
     Raises:
-        ValueError: something lies at a place that is not an empty folder.
+        ValueError: something lies at a place that is not an empty folder, or appeared there meanwhile.
     """
     for place in places:
         if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
@@ -67,9 +67,12 @@ def staged_folders(*places: Path) -> Iterator[tuple[Path, ...]]:
             part.mkdir()
         yield parts
         for part, place in reversed(list(zip(parts, places, strict=False))):
-            if place.exists():
-                place.rmdir()
-            os.replace(part, place)
+            try:
+                if place.exists():
+                    place.rmdir()
+                os.replace(part, place)
+            except OSError as error:
+                raise ValueError(f"{place}: appeared while it was written ({error}); choose another folder.") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

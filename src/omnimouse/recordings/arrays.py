@@ -6,10 +6,9 @@ written. Shape letters: T response samples, N neurons, F displayed frames, K sto
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,77 +16,21 @@ import numpy as np
 
 from omnimouse.processing_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.array_clocks import Clock, as_clock, hold, tier_blocks
+from omnimouse.recordings.array_devices import ArrayDevice, ArrayScreen, Held
 from omnimouse.recordings.base import Finding, Recording
 from omnimouse.recordings.clock import frame_indices
 from omnimouse.recordings.devices import MissingDevice, SequenceDevice
 from omnimouse.recordings.files import Findings
-from omnimouse.recordings.resampling import area_resize
 from omnimouse.recordings.screen import NoVideo, Screen, Trial
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 DEFAULT_SPLIT = {"train": 0.8, "validation": 0.1, "final_test": 0.1}
 """Shares of the recording's time."""
 
 _RUNNING = BEHAVIOR_CHANNELS[4]
 _SIZE, _DERIVATIVE = BEHAVIOR_CHANNELS[:2]
-
-
-class Shared:
-    """What holds arrays of somebody else: a copy, as for another thread, holds the same ones.
-
-    They may be as large as a session, and files of h5py cannot be copied; slices can be read from several threads.
-    """
-
-    def __getstate__(self) -> dict:
-        return dict(self.__dict__)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return copy.copy(self)
-
-
-@dataclass
-class ArrayDevice(Shared, SequenceDevice):
-    """A sampled device over an array that somebody else holds."""
-
-
-@dataclass
-class ArrayScreen(Shared, Screen):
-    """What was shown, from one array of frames.
-
-    Attributes:
-        frames: `[K, H, W]`, sliced along its first axis only.
-        index: `[F]`, which stored frame each displayed frame is, negative for a blank; None where each is its own.
-        levels: stored values of black and white.
-        blank: grey level (0-255) of a blank.
-    """
-
-    frames: Any = field(kw_only=True)
-    index: np.ndarray | None = field(kw_only=True)
-    levels: tuple[float, float] = field(kw_only=True)
-    blank: float = field(kw_only=True)
-
-    def frames_at(self, times: np.ndarray, *, height: int, width: int) -> np.ndarray:
-        """Frames on screen at increasing `times` `[T']`: grey levels `[T', height, width]`, float32."""
-        return self._pictures(frame_indices(times, self.timestamps), height, width)
-
-    def _trial_frames(self, trial: Trial, within: np.ndarray, height: int, width: int) -> np.ndarray:
-        return self._pictures(trial.first_frame + within, height, width)
-
-    def _pictures(self, shown: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Displayed frames by their numbers."""
-        stored = shown if self.index is None else self.index[shown]
-        rows, where = np.unique(stored, return_inverse=True)
-        images = np.full((len(rows), height, width), self.blank, dtype=np.float32)
-        visible = np.flatnonzero(rows >= 0)
-        black, white = self.levels
-        # Runs of consecutive rows are read together: datasets on disk are slow at picking single rows.
-        for run in np.split(visible, np.flatnonzero(np.diff(rows[visible]) > 1) + 1) if len(visible) else ():
-            block = np.asarray(self.frames[int(rows[run[0]]) : int(rows[run[-1]]) + 1], dtype=np.float32)
-            block = block.reshape(len(block), *block.shape[1:3])
-            images[run] = (area_resize(block, height, width) - black) * np.float32(255 / (white - black))
-        return images[where]
 
 
 @dataclass
@@ -162,7 +105,7 @@ def recording_from_arrays(
     clock = as_clock("responses", n_samples, rate, times)
     if clock.rows is not None and (clock.rows < 0).any():
         raise ValueError("responses: their times have gaps. Pass each stretch as a recording of its own.")
-    neurons = _Held(responses, clock.rows) if clock.rows is not None else responses
+    neurons = Held(responses, clock.rows) if clock.rows is not None else responses
     device = _device("responses", where, neurons, clock, None)
     device.unit_ids = _unit_ids(unit_ids, n_neurons)
     eye_tracker, treadmill = _behavior(behavior, channels, rate, times, clock, where, found)
@@ -189,29 +132,6 @@ def recording_from_arrays(
         screen=screen,
         findings=tuple(found),
     )
-
-
-@dataclass
-class _Held:
-    """An array seen through the row that each sample holds."""
-
-    source: Any
-    rows: np.ndarray
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(self.source.dtype)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.rows), self.source.shape[1]
-
-    def __getitem__(self, part: slice) -> np.ndarray:
-        rows = self.rows[part]
-        if not len(rows):
-            return np.zeros((0, self.shape[1]), dtype=self.dtype)
-        low = int(rows.min())
-        return np.asarray(self.source[low : int(rows.max()) + 1])[rows - low]
 
 
 def _shape(array: Any, name: str, n_axes: int, layout: str) -> tuple[int, ...]:

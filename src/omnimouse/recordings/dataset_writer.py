@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from omnimouse.files import staged_folders
 from omnimouse.outputs import check_output
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import dataset_form as form
-from omnimouse.recordings.arrays import ArrayScreen
+from omnimouse.recordings.array_devices import ArrayScreen
 from omnimouse.recordings.arrow_tables import (
     Layout,
     as_column,
@@ -59,27 +57,10 @@ def to_dataset(recording: Recording, folder: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{target}: exists already; remove it, or choose another folder")
     pictures = Pictures.of(recording.screen)
     trials_schema = form.trials_schema(recording.trials)
-    with _staged(target) as work:
+    with staged_folders(target) as (work, _):
         Writer(recording, work, pictures).write(trials_schema)
     write_card(target.parent)
     return datasets.Dataset.from_file(os.fspath(target / form.RECORDING), split=SPLIT)
-
-
-@contextmanager
-def _staged(target: Path) -> Iterator[Path]:
-    """A folder that takes the name of `target` when all went well, and vanishes otherwise."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    try:
-        work = staging / target.name
-        work.mkdir()
-        yield work
-        try:
-            os.rename(work, target)
-        except OSError as error:
-            raise ValueError(f"{target}: appeared while the recording was written ({error}); nothing is kept") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 @dataclass(frozen=True)

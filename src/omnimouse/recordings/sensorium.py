@@ -20,6 +20,7 @@ Source: Turishcheva et al., "The Dynamic Sensorium competition" (2023), and the 
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from omnimouse.recordings.array_files import usable
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
-from omnimouse.recordings.sensorium_clips import KINDS, RATE, ClipDevice, Clips, ClipScreen
+from omnimouse.recordings.sensorium_clips import KINDS, ClipDevice, Clips, ClipScreen
 from omnimouse.recordings.sensorium_scan import Scan, files_are_complete, scan_trials
 
 
@@ -76,23 +77,7 @@ def _assemble(
         do="It is derived: central differences of the pupil size within each trial, per second.",
     )
 
-    def device(name: str, kind: str, reader: Any, n: int, dtype: str, statistics: Any, **options: Any) -> ClipDevice:
-        means, stds = statistics
-        return ClipDevice(
-            name=name,
-            file=path / "data" / kind,
-            sampling_rate=RATE,
-            start_time=0.0,
-            end_time=clips.n_rows / RATE,
-            shape=(clips.n_rows, n),
-            dtype=dtype,
-            means=means,
-            stds=stds,
-            clips=clips,
-            reader=reader,
-            **options,
-        )
-
+    device = functools.partial(ClipDevice.over, clips)
     neurons = device(
         "responses", "responses", stored.responses, scan.neurons, scan.dtypes["responses"], response_statistics,
         unit_ids=unit_ids, withheld=hidden,

@@ -14,12 +14,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from omnimouse.recordings.array_files import map_array
 from omnimouse.recordings.devices import CHUNK_BYTES, SequenceDevice
 from omnimouse.recordings.screen import Screen, Trial
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 KINDS = ("videos", "responses", "behavior", "pupil_center")
 RATE = 30.0
@@ -121,6 +125,35 @@ class ClipDevice(SequenceDevice):
     clips: Clips = field(kw_only=True)
     reader: Callable[[Clips, int, slice], np.ndarray] = field(kw_only=True, repr=False)
     withheld: frozenset[int] = field(default=frozenset(), kw_only=True)
+
+    @classmethod
+    def over(
+        cls,
+        clips: Clips,
+        name: str,
+        kind: str,
+        reader: Callable[[Clips, int, slice], np.ndarray],
+        n_signals: int,
+        dtype: str,
+        statistics: tuple[np.ndarray | None, np.ndarray | None],
+        **options: Any,
+    ) -> Self:
+        """The device `name` of all clips, whose files are those of `kind`; `statistics` are means and stds `[S]`."""
+        means, stds = statistics
+        return cls(
+            name=name,
+            file=clips.root / "data" / kind,
+            sampling_rate=RATE,
+            start_time=0.0,
+            end_time=clips.n_rows / RATE,
+            shape=(clips.n_rows, n_signals),
+            dtype=dtype,
+            means=means,
+            stds=stds,
+            clips=clips,
+            reader=reader,
+            **options,
+        )
 
     @property
     def data(self) -> np.ndarray:

@@ -20,10 +20,10 @@ Source: Willeke et al., "The Sensorium competition on predicting large-scale mou
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +34,6 @@ from omnimouse.recordings.array_files import usable
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings, Tally, open_array
-from omnimouse.recordings.sensorium_clips import RATE
 from omnimouse.recordings.sensorium_scan import files_are_complete, most_common
 from omnimouse.recordings.sensorium_stills import STILL_KINDS, StillDevice, Stills
 
@@ -185,22 +184,7 @@ def _assemble(
         "others can copy what is held constant. Score with evaluate_static.",
     )
 
-    def device(name: str, kind: str, reader: Any, n: int, dtype: str, statistics: Any, **options: Any) -> StillDevice:
-        return StillDevice(
-            name=name,
-            file=path / "data" / kind,
-            sampling_rate=RATE,
-            start_time=0.0,
-            end_time=clips.n_rows / RATE,
-            shape=(clips.n_rows, n),
-            dtype=dtype,
-            means=statistics[0],
-            stds=statistics[1],
-            clips=clips,
-            reader=reader,
-            **options,
-        )
-
+    device = functools.partial(StillDevice.over, clips)
     hidden = frozenset(trial for trial, tier in enumerate(tiers) if tier in withheld)
     devices: dict[str, SequenceDevice | None] = {
         "responses": device(
