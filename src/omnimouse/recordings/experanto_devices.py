@@ -9,19 +9,13 @@ import numpy as np
 
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.files import RECOPY, Findings, is_lfs_pointer, open_array, read_mapping, read_number, shown
+from omnimouse.recordings.plausible import LATEST, LONGEST
 
 RATE_TOLERANCE = 0.01
 """Relative disagreement of rate and duration that is reported."""
 
 USUAL_OVERSHOOT = 0.3
 """Seconds by which stored end times usually lie after the last sample (0.09-0.24 s in the corpus)."""
-
-
-LONGEST = 7 * 86_400.0
-"""Seconds of a recording; one that lasts longer counts time in another unit."""
-
-LATEST = 1e11
-"""Seconds since 1970, some 3,000 years; what is later is milliseconds or nanoseconds."""
 
 
 def _device_folder(path: Path, name: str, findings: Findings) -> Path | None:

@@ -1,0 +1,318 @@
+"""What a number of a recording can mean: rates, times, durations, axes, trials, missing values and identities.
+
+Pure functions that every reader shares. Those whose names begin with `doubt_about` return None where all is well, else
+a `Doubt`: its text is the message of a ValueError, its parts are those of a finding. Nothing here reads a file or does
+work in proportion to a number that was given. Shape letters: T samples, N neurons, K trials.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+LONGEST = 7 * 86_400.0
+"""Seconds of the longest recording."""
+
+LATEST = 1e11
+"""Seconds since 1970, some 3,000 years; what is later is milliseconds or nanoseconds."""
+
+RATES: dict[str, tuple[float, float]] = {"responses": (1.0, 1000.0), "behavior": (1.0, 1e5), "video": (0.02, 1000.0)}
+"""Hz between which devices sample: spikes in bins of 1 ms at most, slides of up to 50 s at least."""
+
+ADJOIN = 1e-3
+"""Seconds by which intervals that follow each other may overlap, since clocks round."""
+
+FILLS = (-99.0, -999.0, -9999.0, -99999.0, 9999.0, 99999.0, -32768.0)
+"""Numbers that labs and file formats write where there is no value."""
+
+UNHELD = 1e19
+"""Magnitude from which a number is no measurement."""
+
+_UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
+_FRAME_RATES = (2.0, 250.0)
+_NO_IDENTITY = re.compile(r"\W*|nan|nat|none|null|n/?a|n\.a\.|<na>|-1(\.0*)?|-9999(\.0*)?|missing|undefined", re.I)
+
+
+class Doubt(NamedTuple):
+    """Why something cannot be what it is said to be.
+
+    Attributes:
+        expected: what a sound recording has there.
+        found: what is there.
+        do: what it looks like, and what to do; whole sentences.
+    """
+
+    expected: str
+    found: str
+    do: str
+
+    def __str__(self) -> str:
+        return f"{self.found}, expected {self.expected}. {self.do}"
+
+
+def doubt_about_rate(rate: object, kind: str = "responses") -> Doubt | None:
+    """Whether a number can be the sampling rate of a device in Hz.
+
+    Args:
+        rate: what was given as one.
+        kind: "responses", "behavior" or "video".
+    """
+    low, high = RATES[kind]
+    expected = f"Hz, {low:g} to {high:g}"
+    number = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
+    if not number or not np.isfinite(rate) or rate <= 0:  # type: ignore[call-overload,operator]
+        return Doubt(expected, f"rate {rate!r}", "Pass how many samples were taken in a second.")
+    value = float(rate)  # type: ignore[arg-type]
+    if low <= value <= high:
+        return None
+    interval, do = 1 / value, "Pass how many samples were taken in a second."
+    if value < low and _FRAME_RATES[0] <= interval:
+        do = f"It looks like the sampling interval in seconds; as a rate that is {interval:.6g} Hz."
+    elif value < low and any(_FRAME_RATES[0] <= value * factor <= _FRAME_RATES[1] for factor in (1e3, 1e6)):
+        do = "It looks like kHz, or like a rate of times in another unit than seconds; pass Hz."
+    elif value > high:
+        do = "It looks like a rate in mHz, or a sampling interval in microseconds; pass Hz."
+    return Doubt(expected, f"rate {value:.6g} Hz", do)
+
+
+def doubt_about_times(times: Any, kind: str = "responses") -> Doubt | None:
+    """Whether a vector can be the seconds at which the rows of a device were sampled, by its type, steps and length.
+
+    Whether they increase is not asked: a fault of that kind has its own row, which the caller can name.
+
+    Args:
+        times: `[T]`.
+        kind: "responses", "behavior" or "video".
+    """
+    given = np.asarray(times)
+    expected = "seconds as numbers"
+    if given.dtype.kind == "m":
+        return Doubt(expected, f"dtype {given.dtype}", 'Divide it by numpy.timedelta64(1, "s").')
+    if given.dtype.kind == "M":
+        do = 'Pass (times - times[0]) / numpy.timedelta64(1, "s"), with one zero for all devices and trials.'
+        return Doubt(expected, f"dtype {given.dtype}", do)
+    if given.dtype.kind not in "fiu":
+        return Doubt(expected, f"dtype {given.dtype}", "Convert them to float64 seconds.")
+    steps = np.diff(given.astype(np.float64).reshape(-1))
+    steps = steps[np.isfinite(steps) & (steps > 0)]
+    if not len(steps):
+        return None
+    step = float(np.median(steps))
+    low, high = RATES[kind]
+    seconds = float(steps.sum())
+    whole = bool((steps == np.round(steps)).all())
+    if kind != "video" and whole and step <= 3:
+        do = "They look like frame numbers: divide them by the frame rate (or milliseconds: divide them by 1000)."
+        return Doubt("seconds", f"whole numbers in steps of {step:g}", do)
+    if low <= 1 / step <= high and seconds <= LONGEST and np.nanmax(np.abs(given)) <= LATEST:
+        return None
+    do = "Pass seconds."
+    for unit, factor in _UNITS:
+        if _FRAME_RATES[0] <= factor / step <= _FRAME_RATES[1]:
+            do = f"They look like {unit}: divide them by {factor:.0e}."
+            break
+    if 1 / step > high:
+        do = "They look like minutes, hours or days: convert them to seconds."
+    found = f"times in steps of {step:.6g} over {seconds:.6g}"
+    return Doubt(f"seconds, {low:g} to {high:g} samples in each, at most a week", found, do)
+
+
+def doubt_about_duration(n_rows: int, rate: float) -> Doubt | None:
+    """Whether so many rows at so many Hz are a recording of at most a week."""
+    seconds = n_rows / rate
+    if seconds <= LONGEST:
+        return None
+    found = f"{n_rows} rows at {rate:.6g} Hz, {seconds / 86_400:.4g} days"
+    return Doubt("at most a week", found, "Correct the rate (Hz) or the times (s).")
+
+
+def doubt_about_axes(
+    shape: tuple[int, int], rate: float, *, n_units: int | None = None, n_times: int | None = None
+) -> tuple[Doubt, bool] | None:
+    """Whether an array `[T, N]` of responses looks as if neurons came first.
+
+    Args:
+        shape: of the array.
+        rate: Hz.
+        n_units: how many neurons something else names (ids, a table of regions), None for unknown.
+        n_times: how many samples something else names (time stamps, behaviour at the same rate), None for unknown.
+
+    Returns:
+        The doubt, and whether it is proven: another length contradicts the shape as it is and fits it transposed. What
+        only looks so has fewer samples than neurons, and they last less than a minute.
+    """
+    n_samples, n_neurons = shape
+    expected, turn = "[samples, neurons], time along the first axis", "Transpose it (array.T)."
+    if n_samples == n_neurons:
+        return None
+    for length, mine, other, what in (
+        (n_units, n_neurons, n_samples, "neurons are named"),
+        (n_times, n_samples, n_neurons, "times are given"),
+    ):
+        if length is not None and length != mine and length == other:
+            return Doubt(expected, f"shape {tuple(shape)}, but {length} {what}", turn), True
+    if n_samples < n_neurons and n_samples / rate < 60 and n_units is None and n_times is None:
+        found = f"shape {tuple(shape)}, {n_samples / rate:.3g} s of {n_neurons} neurons at {rate:.4g} Hz"
+        do = f"It looks transposed: {n_neurons} samples would last {n_neurons / rate:.4g} s. If so, pass array.T."
+        return Doubt(expected, found, do), False
+    return None
+
+
+def doubt_about_pictures(height: int, width: int) -> Doubt | None:
+    """Whether frames look transposed: monitors that mice look at are wider than high."""
+    if height <= width:
+        return None
+    do = "If x comes before y in them, swap these axes (frames.swapaxes(1, 2))."
+    return Doubt("frames at least as wide as high, [frames, height, width]", f"{height} rows of {width} pixels", do)
+
+
+def doubt_about_trials(
+    starts: np.ndarray, ends: np.ndarray, *, start: float, end: float, rate: float
+) -> tuple[Doubt, bool] | None:
+    """Whether trials lie on the clock of the recording.
+
+    Args:
+        starts, ends: seconds `[K]`.
+        start, end: of the recording, seconds.
+        rate: Hz of the responses, in which trials may have been counted.
+
+    Returns:
+        The doubt, and whether more than half of the trials begin outside the recording, so that they must be on another
+        clock. None where no trial leaves it by more than a second. A few that do may be a recording that ended early.
+    """
+    outside = (starts < start - 1) | (ends > end + 1)
+    if not outside.any():
+        return None
+    ratio = (float(ends.max()) - start) / (end - start)
+    do = "Pass seconds on the clock of the responses."
+    for unit, factor in (("frame numbers", rate), *_UNITS):
+        if ratio > 1.5 and 0.2 < ratio / factor < 1.1:
+            do = f"They look like {unit}: divide them by {factor:.6g}."
+            break
+    earliest = float(starts.min())
+    if min(start, earliest) < 1e8 < max(start, earliest):
+        do = "One counts from the start of the recording, the other from 1970: use one clock."
+    at = int(np.argmax(outside))
+    found = (
+        f"{np.count_nonzero(outside)} of {len(starts)} trials outside, the first from {starts[at]:.6g} to "
+        f"{ends[at]:.6g} s"
+    )
+    begun = (starts < start - 1) | (starts > end + 1)
+    return Doubt(f"trials within the recording, {start:.6g} to {end:.6g} s", found, do), bool(begun.mean() > 0.5)
+
+
+def doubt_about_range(
+    name: str, own: tuple[float, float], others: tuple[float, float], rate: float | None = None, *, share: float = 0.9
+) -> Doubt | None:
+    """Whether a device ends long before, or long after, the responses.
+
+    Args:
+        name: of the device, which the doubt names.
+        own: its first and last second.
+        others: those of the responses.
+        rate: Hz of the device, None where it has none; the one that would fit is named.
+        share: of the longer one's time that both may differ by no more than; 10 s are always forgiven.
+    """
+    (start, end), (first, last) = own, others
+    longer = max(end, last) - min(start, first)
+    if not np.isfinite(longer) or abs(end - last) <= max(10.0, (1 - share) * longer):
+        return None
+    when = "before" if end < last else "after"
+    do = "Correct its rate (Hz) or times (s), unless it was really stopped then; windows need both."
+    if rate is not None and last > start and end > start:
+        do = f"At {rate * (end - start) / (last - start):.6g} Hz instead of {rate:.6g} Hz both would end together. {do}"
+    found = f"{name} ends at {end:.6g} s, {abs(end - last):.6g} s {when} the responses, which end at {last:.6g} s"
+    return Doubt("devices that end at about the same time", found, do)
+
+
+def adjoining(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Ends `[K]` of intervals sorted by start, cut back where one overlaps the next by no more than `ADJOIN`.
+
+    Larger overlaps stay as they are, for the caller to refuse.
+    """
+    ends = np.array(ends, dtype=np.float64)
+    if len(ends) > 1:
+        over = ends[:-1] - np.asarray(starts, dtype=np.float64)[1:]
+        ends[:-1] = np.where((over > 0) & (over <= ADJOIN), starts[1:], ends[:-1])
+    return ends
+
+
+def no_value(values: np.ndarray) -> np.ndarray:
+    """Which numbers are written where there is no value; bool like `values`.
+
+    NaN, infinity, masked entries of a masked array, magnitudes from 1e19 on (1e20, netCDF's 9.97e36), and those of
+    `FILLS` that lie further from all other numbers than these from each other, as -9999 does from pupil sizes and does
+    not among counts of an encoder.
+    """
+    array = np.ma.getdata(values)
+    missing = np.array(np.ma.getmaskarray(values)) if np.ma.isMaskedArray(values) else np.zeros(array.shape, dtype=bool)
+    if array.dtype.kind not in "fi":
+        return missing
+    if array.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            missing |= ~np.isfinite(array) | (np.abs(array) >= UNHELD)
+    filled = is_fill(array) & ~missing
+    if not filled.any():
+        return missing
+    others = array[~(filled | missing)].astype(np.float64)
+    low, high = (float(others.min()), float(others.max())) if others.size else (0.0, 0.0)
+    for value in np.unique(array[filled]).tolist():
+        if max(low - value, value - high) > high - low:
+            missing |= array == value
+    return missing
+
+
+def is_fill(array: np.ndarray) -> np.ndarray:
+    """Which numbers are exactly one of `FILLS`, as the array's type rounds it; bool like `array`."""
+    if array.dtype.kind not in "fi":
+        return np.zeros(array.shape, dtype=bool)
+    fills = np.array(FILLS)
+    limits = np.iinfo(array.dtype) if array.dtype.kind == "i" else np.finfo(array.dtype)
+    fills = fills[(fills >= float(limits.min)) & (fills <= float(limits.max))]
+    found = np.zeros(array.shape, dtype=bool)
+    for fill in fills.astype(array.dtype):
+        found |= array == fill
+    return found
+
+
+def as_missing(values: np.ndarray) -> np.ndarray:
+    """Numbers as floating ones with NaN where `no_value` finds none; the same array where all are values."""
+    missing = no_value(values)
+    array = np.ma.getdata(values)
+    if not missing.any():
+        return array
+    return np.where(missing, np.nan, array.astype(np.result_type(array.dtype, np.float32)))
+
+
+def identity(value: object) -> str | None:
+    """An identity (of a stimulus, a neuron, an animal) as text, None where nothing is identified.
+
+    Placeholders in any spelling identify nothing: None, NaN, NaT, pandas.NA, masked entries, "", "nan", "none", "null",
+    "n/a", punctuation alone, -1 and -9999.
+    """
+    if value is None or value is np.ma.masked:
+        return None
+    if isinstance(value, np.generic):
+        value = value.item() if value.dtype.kind not in "mM" else str(value)
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return None if _NO_IDENTITY.fullmatch(text.strip()) else text
+
+
+def doubt_about_ids(ids: Any, n: int) -> Doubt | None:
+    """Whether a vector names each of `n` neurons by an identity of its own."""
+    values = np.asarray(ids).reshape(-1) if not isinstance(ids, np.ma.MaskedArray) else ids.reshape(-1)
+    names = [_unit(value) for value in (values.tolist() if len(values) <= 10_000_000 else [])]
+    missing, distinct = sum(name is None for name in names), len({name for name in names if name is not None})
+    if len(names) == n and not missing and distinct == n:
+        return None
+    found = f"{len(names)} ids, {missing} of them missing, {distinct} distinct"
+    return Doubt(f"{n} distinct ids, one a neuron", found, "Restore them, or leave them out if neurons have none.")
+
+
+def _unit(value: object) -> object:
+    """A neuron's identity; whole numbers, -1 included, are identities."""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return str(int(value))
+    return identity(value)
