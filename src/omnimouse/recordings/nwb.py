@@ -18,6 +18,7 @@ import numpy as np
 from omnimouse.processing_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.arrays import recording_from_arrays
 from omnimouse.recordings.base import Recording
+from omnimouse.recordings.channel_names import NAMES
 from omnimouse.recordings.nwb_file import (
     ImageStack,
     Series,
@@ -34,20 +35,17 @@ from omnimouse.recordings.nwb_mapping import AUTO, NONE, NwbMapping, as_mapping
 from omnimouse.recordings.session_writer import save_recording
 
 _DECONVOLVED = re.compile(r"deconv|spike|event|inferred", re.IGNORECASE)
-_SIZE = r"pupil_?(size|area|diameter|radius|width)"
-
 CHANNEL_NAMES: dict[str, tuple[str, ...]] = {
-    "pupil_size": (rf".*/{_SIZE}", r"pupiltracking/.*"),
-    "pupil_size_derivative": (rf".*/({_SIZE}|pupil)_(derivative|velocity|change)",),
-    "gaze_x": (r".*/gaze_x",),
-    "gaze_y": (r".*/gaze_y",),
-    "running_speed": (
-        r".*/running_?speed",
-        r".*/(running|treadmill|wheel|locomotion)_?(speed|velocity)",
-        r"(?!.*(pupil|eye|gaze)).*/(running|treadmill|locomotion|speed|velocity)",
-    ),
+    channel: tuple(f".*/({pattern})" for pattern in patterns) for channel, patterns in NAMES.items()
 }
 """Channel -> patterns of "type of the container/its name/name of the series", the better ones first."""
+
+CHANNEL_NAMES["pupil_size"] = (CHANNEL_NAMES["pupil_size"][0], r"pupiltracking/.*")
+# A bare word, such as the speed of something, counts only away from the eye.
+CHANNEL_NAMES["running_speed"] = (
+    *CHANNEL_NAMES["running_speed"][:-1],
+    f"(?!.*(pupil|eye|gaze)){CHANNEL_NAMES['running_speed'][-1]}",
+)
 
 GAZE_NAMES = (r".*/(gaze|gaze_position|eye_position|pupil_?(center|position|location))", r"eyetracking/.*")
 """The same for series of both coordinates, x first."""
