@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -336,6 +338,18 @@ def test_errors_that_were_not_foreseen_are_one_line_too(error, expected, tmp_pat
     monkeypatch.setattr("omnimouse.describe.describe", fail)
     status, _, err = run(capsys, "info", tmp_path)
     assert status == 2 and expected in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_character_that_the_terminal_lacks_costs_that_character_only(encoding, tmp_path, monkeypatch):
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding=encoding) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    assert main(["check", str(tmp_path / "実験")]) == 1
+    assert main(["info", str(tmp_path / "実験")]) == 2
+    for stream in streams.values():
+        stream.flush()
+        assert b"\\u5b9f\\u9a13" in stream.buffer.getvalue()
 
 
 def test_debug_shows_the_traceback(tmp_path, capsys):

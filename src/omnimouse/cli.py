@@ -7,6 +7,7 @@ commands do is in `commands.py`.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import traceback
 import warnings
@@ -182,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 when all went well, 1 when `check` found something fatal, 2 when the command failed.
     """
+    _escape_what_cannot_be_shown()
     args = build_parser().parse_args(argv)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
@@ -200,6 +202,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 traceback.print_exc()
             print(f"omnimouse: error: {_unforeseen(error)}", file=sys.stderr)
             return EXIT_ERROR
+
+
+def _escape_what_cannot_be_shown() -> None:
+    """Has characters that the terminal's code page lacks written as escapes; they would cost the whole output."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _unforeseen(error: Exception) -> str:

@@ -85,9 +85,9 @@ def make_readable(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text, atomically."""
+    """Writes UTF-8 text, atomically; names of files that are no text are escaped in it."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8"))  # line endings stay as they are
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))  # line endings stay as they are
 
 
 def write_json(path: Path, content: Any) -> None:

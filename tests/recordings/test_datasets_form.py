@@ -282,6 +282,22 @@ def test_load_dataset_finds_every_table(written, write_session, tmp_path, monkey
     assert trials["tier"][:] == [trial.tier for trial in open_recording(written).trials]
 
 
+def test_load_dataset_sees_that_a_recording_was_written_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    values = np.random.default_rng(0).gamma(1.0, 1.0, (900, 3)).astype(np.float32)
+    cards = []
+    for written in (values, values + 1, values + 1):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        recording_from_arrays(written, 15.0, session_key="m1-1-1").to_dataset(tmp_path / "out")
+        rows = datasets.load_dataset(
+            str(tmp_path / "out"), "m1-1-1", split="recording", cache_dir=str(tmp_path / "cache")
+        )
+        assert rows[0]["responses"] == written[0].tolist()
+        cards.append((tmp_path / "out/README.md").read_text())
+    assert cards[0] != cards[1] == cards[2], "the same content has the same card"
+
+
 # Using it.
 
 

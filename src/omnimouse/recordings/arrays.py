@@ -22,6 +22,7 @@ from omnimouse.recordings.clock import frame_indices
 from omnimouse.recordings.devices import MissingDevice, SequenceDevice
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.screen import NoVideo, Screen, Trial
+from omnimouse.recordings.session_names import animal_of
 
 if TYPE_CHECKING:
     pass
@@ -91,7 +92,7 @@ def recording_from_arrays(
         block_seconds: length of these blocks; a tenth of the recording where that is shorter.
         unit_ids: `[N]` identities of the neurons.
         session_key: name of the session, such as "m1-2-1".
-        animal_id: name of the animal; default: the session key up to its first "-".
+        animal_id: name of the animal; default: the one that the session key names (`animal_of`).
 
     Returns:
         The recording; `validate()` reads the arrays and reports what is wrong with them.
@@ -125,7 +126,7 @@ def recording_from_arrays(
     return ArrayRecording(
         path=where,
         session_key=session_key,
-        animal_id=session_key.split("-")[0] if animal_id is None else str(animal_id),
+        animal_id=animal_of(session_key) if animal_id is None else str(animal_id),
         responses=device,
         eye_tracker=eye_tracker,
         treadmill=treadmill,

@@ -7,6 +7,7 @@ of every batch, which takes seconds when a large file is not in memory. Shape le
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 from collections.abc import Iterable, Sequence
@@ -96,11 +97,44 @@ class Layout:
             raise ValueError(f"{len(self.batches)} batches of {self.step} rows do not make a table of {self.rows}")
 
 
-def write_table(path: Path, schema: pa.Schema, batches: Iterable[Sequence[pa.Array]]) -> Layout:
-    """Writes batches of columns as they come, all of one length but for the last, which may be shorter."""
+class _HashedFile(io.RawIOBase):
+    """A file to write to that tells a digest of all that was written."""
+
+    def __init__(self, path: Path, digest: Any) -> None:
+        self._file, self._digest = path.open("wb"), digest
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write bytes, and tell the digest."""
+        if self._digest is not None:
+            self._digest.update(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+
+def write_table(path: Path, schema: pa.Schema, batches: Iterable[Sequence[pa.Array]], digest: Any = None) -> Layout:
+    """Writes batches of columns as they come, all of one length but for the last, which may be shorter.
+
+    Args:
+        path: the file.
+        schema: names and types of the columns.
+        batches: columns of each batch.
+        digest: a hash of `hashlib`, which is updated with all bytes of the file.
+    """
     pa = require_pyarrow()
     lengths, offsets = [], []
-    with pa.OSFile(os.fspath(path), "wb") as sink:
+    with pa.PythonFile(_HashedFile(path, digest), mode="w") as sink:
         with pa.ipc.new_stream(sink, schema) as writer:
             for columns in batches:
                 batch = pa.RecordBatch.from_arrays(list(columns), schema=schema)

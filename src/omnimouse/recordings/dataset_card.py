@@ -14,30 +14,40 @@ import jinja2
 from omnimouse.files import write_text
 from omnimouse.hub import PACKAGED_FOLDER
 from omnimouse.recordings.dataset_form import BETWEEN, METADATA, RECORDING, SCREEN, TRIALS
+from omnimouse.recordings.files import Findings, read_mapping
 
 CARD = "README.md"
 
 TEMPLATE = PACKAGED_FOLDER / "cards" / "dataset.md"
 
 
-def configurations(session: str, files: Iterable[str]) -> list[dict[str, Any]]:
-    """The entries of a card for the tables of one recording, that of the responses first."""
+def configurations(session: str, files: Iterable[str], content: str | None) -> list[dict[str, Any]]:
+    """The entries of a card for the tables of one recording, that of the responses first.
+
+    `load_dataset` caches a table under what its entry says, not under what is in its file: so the entry has to change
+    with the content.
+    """
     order = {RECORDING: 0, "eye_tracker.arrow": 1, "treadmill.arrow": 2, SCREEN: 3, BETWEEN: 4, TRIALS: 5}
     tables = sorted((name for name in files if name.endswith(".arrow")), key=lambda name: (order.get(name, 9), name))
     return [
         {
             "config_name": session if name == RECORDING else f"{session}.{name.removesuffix('.arrow')}",
             "data_files": [{"split": "recording", "path": f"{session}/{name}"}],
+            **({} if content is None else {"description": content}),
         }
         for name in tables
     ]
 
 
-def card_text(sessions: Mapping[str, Iterable[str]], *, place: str, old: str | None) -> str:
+def card_text(
+    sessions: Mapping[str, Iterable[str]], contents: Mapping[str, str | None], *, place: str, old: str | None
+) -> str:
     """A card for recordings.
 
     Args:
         sessions: file names of every recording by its session key.
+        contents: what tells the content of each from others (`content_of`); of those that are not named, the old card
+            says it.
         place: what to open it by.
         old: the card that is there, whose text and other entries are kept.
     """
@@ -50,8 +60,24 @@ def card_text(sessions: Mapping[str, Iterable[str]], *, place: str, old: str | N
         card = DatasetCard(f"---\n{data.to_yaml()}\n---\n{body}")
     else:
         card = DatasetCard(old)
-    card.data["configs"] = [entry for key in sorted(sessions) for entry in configurations(key, sessions[key])]
+    known = {
+        str(entry.get("config_name")): entry.get("description")
+        for entry in card.data.get("configs") or []
+        if isinstance(entry, dict)
+    }
+    card.data["configs"] = [
+        entry
+        for key in sorted(sessions)
+        for entry in configurations(key, sessions[key], contents.get(key, known.get(key)))
+    ]
     return str(card)
+
+
+def content_of(session: Path) -> str | None:
+    """What changes with the content of a recording's tables; None where its writer did not say."""
+    content = read_mapping(session / METADATA, Findings())
+    fingerprint = None if content is None else content.get("fingerprint")
+    return f"content {fingerprint}" if isinstance(fingerprint, str) else None
 
 
 def write_card(folder: Path) -> None:
@@ -62,4 +88,5 @@ def write_card(folder: Path) -> None:
     }
     sessions = {key: names for key, names in found.items() if not key.startswith(".")}
     old = file.read_text(encoding="utf-8") if file.is_file() else None
-    write_text(file, card_text(sessions, place=folder.name, old=old))
+    contents = {key: content_of(folder / key) for key in sessions}
+    write_text(file, card_text(sessions, contents, place=folder.name, old=old))

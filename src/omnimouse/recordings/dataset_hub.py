@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnimouse.files import write_text
 from omnimouse.hub import HubOptions, download, quiet
-from omnimouse.recordings.dataset_card import CARD, card_text
+from omnimouse.recordings.dataset_card import CARD, card_text, content_of
 from omnimouse.recordings.dataset_form import METADATA, looks_like_dataset
 from omnimouse.recordings.files import Findings
 
@@ -99,7 +99,8 @@ def push_recording(recording: Recording, repo: str, options: dict[str, Any]) -> 
         ours = {path.name: path for path in sorted(source.iterdir()) if path.is_file()}
         sessions = _sessions_of(target.files)
         gone = [f"{key}/{file}" for file in sessions.get(key, []) if file not in ours]
-        write_text(card / CARD, card_text({**sessions, key: list(ours)}, place=target.repo, old=old))
+        text = card_text({**sessions, key: list(ours)}, {key: content_of(source)}, place=target.repo, old=old)
+        write_text(card / CARD, text)
         return target.commit(
             card, gone, f"session {key}", others={f"{key}/{file}": path.resolve() for file, path in ours.items()}
         )

@@ -5,6 +5,7 @@ Shape letters: T response samples, F displayed frames, R rows of one chunk, S si
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -59,7 +60,7 @@ def to_dataset(recording: Recording, folder: str | os.PathLike[str]) -> Any:
     trials_schema = form.trials_schema(recording.trials)
     with staged_folders(target) as (work, _):
         Writer(recording, work, pictures).write(trials_schema)
-    write_card(target.parent)
+    write_card(target.parent)  # which tells `datasets` by the fingerprint that what it may have cached has changed
     return datasets.Dataset.from_file(os.fspath(target / form.RECORDING), split=SPLIT)
 
 
@@ -147,6 +148,7 @@ class Writer:
     def __init__(self, recording: Recording, folder: Path, pictures: Pictures) -> None:
         self.recording, self.folder, self.pictures = recording, folder, pictures
         self.tables: dict[str, Layout] = {}
+        self.digest = hashlib.sha256()
         screen, responses = recording.screen, recording.responses
         first = np.array([trial.first_frame for trial in recording.trials])
         counts = np.array([trial.n_frames for trial in recording.trials])
@@ -182,6 +184,7 @@ class Writer:
             "devices": {device.name: _describe(device) for device in recording.devices},
             "frames": {"size": size, "dtype": str(self.pictures.dtype), "recorded": recording.has_video},
             "tables": {name: asdict(layout) for name, layout in self.tables.items()},
+            "fingerprint": self.digest.hexdigest()[:32],
         }
         (self.folder / form.METADATA).write_text(form.encode_metadata(content), encoding="utf-8")
 
@@ -198,7 +201,7 @@ class Writer:
             for low in range(step, n_rows, step):
                 yield list(columns(low, min(low + step, n_rows)).values())
 
-        self.tables[name] = write_table(self.folder / name, schema, batches())
+        self.tables[name] = write_table(self.folder / name, schema, batches(), self.digest)
 
     def _table(self, name: str, columns: dict[str, Any]) -> None:
         self._stream(name, 1, 1, lambda low, high: columns)

@@ -46,6 +46,7 @@ from omnimouse.recordings.files import (
     shown,
 )
 from omnimouse.recordings.screen import NoVideo, Screen, Trial
+from omnimouse.recordings.session_names import animal_of
 
 SEQUENCE_DEVICES = ("responses", "eye_tracker", "treadmill")
 MODALITIES = ("video", "image", "blank", "invalid")
@@ -101,7 +102,7 @@ def load_parts(path: Path, findings: Findings) -> SessionParts:
 def _identity(path: Path, findings: Findings) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
     """Session key and animal, from meta.json or the folder's name; devices declared missing, and withheld tiers."""
     from_name = re.match(r"dynamic([^-]+)-", path.name)
-    animal = from_name.group(1) if from_name else path.name
+    animal = from_name.group(1) if from_name else animal_of(path.name)
     fallback: tuple[str, str, tuple[str, ...], tuple[str, ...]] = (path.name, animal, (), ())
     file = path / "meta.json"
     if not file.is_file():
@@ -132,7 +133,7 @@ def _identity(path: Path, findings: Findings) -> tuple[str, str, tuple[str, ...]
         )
     return (
         fallback[0] if key is None else key,
-        fallback[1] if numbers[0] is None else numbers[0],
+        numbers[0] or (fallback[1] if from_name or key is None else animal_of(key)),
         _names(file, meta, "missing", SEQUENCE_DEVICES[1:], findings),
         _names(file, meta, "withheld_tiers", None, findings),
     )

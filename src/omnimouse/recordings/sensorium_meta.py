@@ -10,6 +10,7 @@ import numpy as np
 from omnimouse.recordings.array_files import map_array, usable
 from omnimouse.recordings.files import RECOPY, Findings, open_array
 from omnimouse.recordings.sensorium_scan import is_silent
+from omnimouse.recordings.session_names import animal_of
 
 FOLDER_NAME = re.compile(r"(?:dynamic|static)(?P<key>(?P<animal>[^-]+)-[^-]+-[^-]+)-")
 
@@ -29,7 +30,7 @@ def identity(path: Path, findings: Findings) -> tuple[str, str]:
         found=repr(path.name),
         do="The folder's name is taken as session key and animal; rename it to name animal, session and scan.",
     )
-    return path.name, path.name
+    return path.name, animal_of(path.name)
 
 
 def per_trial(path: Path, findings: Findings) -> np.ndarray | None:
