@@ -238,6 +238,58 @@ def test_a_checkpoint_of_another_run_is_refused(killed_run, recording, tmp_path)
     assert "recipe.steps" not in message
 
 
+def other_data(recording_path, folder):
+    """The same mouse and the same windows, with responses that were corrected."""
+    shutil.copytree(recording_path, folder)
+    file = folder / "responses" / "data.npy"
+    np.save(file, np.load(file) * 3 + 1)
+    return folder
+
+
+def test_a_run_goes_on_with_a_copy_of_its_recording_and_not_with_other_data(killed_run, recording_path, tmp_path):
+    run(killed_run.small_model(), recording_path, output_dir=tmp_path / "run")
+    shutil.copytree(recording_path, tmp_path / "copy")
+    assert run(killed_run.small_model(), tmp_path / "copy", output_dir=tmp_path / "run").resumed_from == 4
+    corrected = other_data(recording_path, tmp_path / "corrected")
+    with pytest.raises(ValueError, match=r"recording\.responses: .*in the checkpoint.* now.*\n.*resume=False"):
+        run(killed_run.small_model(), corrected, output_dir=tmp_path / "run")
+    assert run(killed_run.small_model(), corrected, output_dir=tmp_path / "run", resume=False).resumed_from is None
+
+
+def test_what_is_trained_and_what_is_frozen_belong_to_a_run(killed_run, recording, tmp_path):
+    def sibling(shift):
+        model = killed_run.small_model()
+        model.add_session("sibling", n_neurons=3, animal_id=recording.animal_id)
+        with torch.no_grad():
+            model.sessions.animal("sibling").add_(shift)
+        return model
+
+    settings = {"output_dir": tmp_path, "train_animal": False, "start_from": "mean"}
+    run(sibling(1.0), recording, **settings)
+    assert run(sibling(1.0), recording, **settings).resumed_from == 4
+    with pytest.raises(ValueError, match="animal_vector"):
+        run(sibling(2.0), recording, **settings)
+    with pytest.raises(ValueError, match=r"trained: .*animal_embedding"):
+        run(sibling(1.0), recording, **settings | {"train_animal": True})
+    other = sibling(1.0)
+    other.config.softplus_beta = 3.0
+    with pytest.raises(ValueError, match="architecture"):
+        run(other, recording, **settings)
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_says_what_is_not_known(killed_run, recording, tmp_path):
+    run(killed_run.small_model(), recording, output_dir=tmp_path)
+    file = tmp_path / "checkpoint-00000004" / "state.json"
+    document = json.loads(file.read_text())
+    later = ("recording.", "architecture", "trained", "animal_vector")
+    document["identity"] = {n: v for n, v in document["identity"].items() if not n.startswith(later)}
+    file.write_text(json.dumps(document))
+    with pytest.warns(UserWarning, match=r"earlier version.*recording\.responses.*make sure"):
+        assert run(killed_run.small_model(), recording, output_dir=tmp_path).resumed_from == 4
+    with pytest.warns(UserWarning, match="earlier version"), pytest.raises(ValueError, match="seed"):
+        run(killed_run.small_model(), recording, output_dir=tmp_path, seed=9)
+
+
 # Bad input
 
 

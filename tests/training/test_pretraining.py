@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,6 +56,27 @@ def test_another_run_is_refused_with_every_difference(small_recipe, corpus_path,
     paths = {"paths": [str(corpus_path / "m1")]}
     with pytest.raises(ValueError, match=r"sessions: \"5 with 50 neurons.*1 with 12 neurons"):
         train(small_recipe(tmp_path / "run", recordings=paths), progress=False)
+
+
+def test_a_recording_that_changed_is_refused_by_name(small_recipe, corpus_path, tmp_path):
+    shutil.copytree(corpus_path, tmp_path / "corpus")
+    recordings = {"paths": [str(tmp_path / "corpus" / "m*")]}
+    train(small_recipe(tmp_path / "run", steps=2), progress=False)
+    assert (
+        train(small_recipe(tmp_path / "run", recordings=recordings), overrides=["steps=3"], progress=False).steps == 3
+    )
+    file = tmp_path / "corpus" / "m2" / "responses" / "data.npy"
+    np.save(file, np.load(file) * 2)
+    with pytest.raises(
+        ValueError, match=r"another run:\n  responses of b-2-1: .*in the checkpoint, .* now\n.*resume=False"
+    ):
+        train(small_recipe(tmp_path / "run", recordings=recordings), overrides=["steps=4"], progress=False)
+    state = tmp_path / "run" / "checkpoint-00000003" / "state.json"
+    document = json.loads(state.read_text())
+    del document["recordings"]  # as earlier versions wrote it
+    state.write_text(json.dumps(document))
+    with pytest.warns(UserWarning, match="earlier version.*recordings"):
+        assert train(small_recipe(tmp_path / "run"), overrides=["steps=4"], progress=False).resumed_from == 3
 
 
 def test_what_a_run_cannot_do_is_refused_before_it_begins(small_recipe, tmp_path):

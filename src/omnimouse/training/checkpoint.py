@@ -29,6 +29,8 @@ FORMAT_VERSION = 1
 _TENSORS, STATE_FILE = "tensors.safetensors", "state.json"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{8})")
 PARTIAL = ".partial-"
+NOTED_LATER = ("recording.", "architecture", "trained", "animal_vector")
+"""How entries of a fine-tune's identity begin that checkpoints of earlier versions lack."""
 
 
 @dataclass
@@ -236,15 +238,32 @@ def check_identity(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: lists every entry that differs, as it was and as it is, and what to do.
+
+    Warns:
+        UserWarning: the checkpoint is of an earlier version, which did not note all that is compared.
     """
-    differences = identity_differences(checkpoint.identity, identity)
+    unknown = [name for name in identity if name.startswith(NOTED_LATER) and name not in checkpoint.identity]
+    if unknown:
+        warn_of_unknown(checkpoint.path, unknown)
+    known = {name: value for name, value in identity.items() if name not in unknown}
+    differences = identity_differences(checkpoint.identity, known)
     if differences:
         raise ValueError(
             f"The checkpoint {checkpoint.path} belongs to another run:\n"
             + "\n".join(differences)
-            + "\nRepeat the call with the checkpoint's values to continue that run, pass resume=False "
-            "(--no-resume) to discard it and begin anew, or choose another output_dir."
+            + "\nRepeat the call with the checkpoint's values (and its recording) to continue that run, pass "
+            "resume=False (--no-resume) to discard it and begin anew, or choose another output_dir."
         )
+
+
+def warn_of_unknown(path: Path, names: Sequence[str]) -> None:
+    """Says that a checkpoint of an earlier version cannot be compared in some respects; the run goes on."""
+    warnings.warn(
+        f"The checkpoint {path} is of an earlier version of omnimouse, which did not note {', '.join(names)}. The run "
+        "goes on from it: make sure that recording and model are those that it was begun with. The next checkpoint "
+        "will say.",
+        stacklevel=2,
+    )
 
 
 def identity_differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:

@@ -25,6 +25,7 @@ from omnimouse.training.checkpoint import (
     write_history,
 )
 from omnimouse.training.data import choose_masks
+from omnimouse.training.identity import run_identity
 from omnimouse.training.loop import HISTORY_FILE, TrainingRun, only_trainable, run_steps
 from omnimouse.training.preparation import (
     add_session,
@@ -36,7 +37,6 @@ from omnimouse.training.preparation import (
     make_validation,
     open_validation_windows,
     open_windows,
-    run_identity,
     shares_animal,
     start_at_matches,
     validation_masks,
@@ -226,7 +226,7 @@ def finetune(
             all_neurons=validation_all_neurons,
         )
     matching = wants_matching(model, key, start_from)
-    identity = run_identity(model, recording, key, recipe, processor, windows, choice, validation)
+    identity = run_identity(model, key, recipe, windows, choice, validation)
     identity["start_from"] = start_from
     checkpoint = find_checkpoint(output_dir, identity, resume=resume)
     is_new = key not in model.session_keys

@@ -1,16 +1,13 @@
-"""What a fine-tune is made of before its first step: device and precision, session, windows, validation, identity.
+"""What a fine-tune is made of before its first step: device and precision, session, windows, validation.
 
 Every function here refuses what cannot work, with a message for the caller of `finetune`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +18,6 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs
 
-from omnimouse.files import hash_tensors
 from omnimouse.masks import Mask, as_mask, build_tasks, lacking
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, Windows, is_static, mean_responses
@@ -30,7 +26,7 @@ from omnimouse.training.checkpoint import Checkpoint, check_identity, newest_che
 from omnimouse.training.data import MaskChoice, needed_arrays, validation_neuron_ids
 from omnimouse.training.loop import Validation
 from omnimouse.training.matching import match_neurons
-from omnimouse.training.recipe import FinetuneRecipe, ScheduleRecipe, open_core_parameters
+from omnimouse.training.recipe import ScheduleRecipe
 
 if TYPE_CHECKING:
     from omnimouse.configuration_omnimouse import OmniMouseConfig
@@ -302,45 +298,3 @@ def make_validation(
         needs=needed_arrays(list(usable.values()), population, config),
         neuron_ids=None if all_neurons else ids,
     )
-
-
-def run_identity(
-    model: OmniMouseModel,
-    recording: Recording,
-    key: str,
-    recipe: FinetuneRecipe,
-    processor: OmniMouseProcessor,
-    windows: Windows,
-    choice: MaskChoice,
-    validation: Validation | None,
-) -> dict[str, Any]:
-    """Returns what a checkpoint must have in common with a run that continues from it."""
-    identity: dict[str, Any] = {f"recipe.{name}": value for name, value in asdict(recipe).items()}
-    identity |= {
-        "session": key,
-        "n_neurons": recording.n_neurons,
-        "unit_ids": hash_unit_ids(recording.unit_ids),
-        "processor": json.loads(processor.to_json_string()),
-        "masks": [asdict(mask) for mask in choice.masks],
-        "mask_weights": list(choice.weights),
-        "training_windows": window_fingerprint(windows.starts),
-        "validation": None,
-    }
-    if validation is not None:
-        identity["validation"] = {
-            "windows": window_fingerprint(validation.windows.starts[validation.indices]),
-            "masks": {name: asdict(mask) for name, mask in validation.masks.items()},
-            "all_neurons": validation.neuron_ids is None,
-        }
-    trained = {} if recipe.core is None else open_core_parameters(model)
-    tables = {name for name, _ in model.session_named_parameters()}
-    if any(name not in trained and name not in tables for name, _ in model.named_parameters()):
-        # Checkpoints hold what is trained only, and continue on whatever else there is.
-        frozen = {name: t for name, t in model.state_dict().items() if name not in trained and name not in tables}
-        identity["core_hash"] = hash_tensors(frozen)
-    return identity
-
-
-def window_fingerprint(starts: np.ndarray) -> str:
-    """Returns a short description of window starts in which two different lists differ."""
-    return f"{len(starts)} windows, sha256 {hashlib.sha256(starts.astype('<f8').tobytes()).hexdigest()[:16]}"

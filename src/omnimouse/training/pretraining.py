@@ -15,7 +15,13 @@ from accelerate import Accelerator
 
 from omnimouse.files import hash_tensors, write_text
 from omnimouse.sessions import TENSORS
-from omnimouse.training.checkpoint import PARTIAL, identity_differences, pack_moments, restore_moments
+from omnimouse.training.checkpoint import (
+    PARTIAL,
+    identity_differences,
+    pack_moments,
+    restore_moments,
+    warn_of_unknown,
+)
 from omnimouse.training.corpus_sessions import pack_session, restore_session, session_spec
 from omnimouse.training.distributed import Processes
 from omnimouse.training.loop import StopRequest
@@ -232,12 +238,23 @@ def _check_identity(checkpoint: RunCheckpoint, run: PretrainingRun) -> None:
         for key, found in run.windows.items()
         if checkpoint.state["windows"].get(key) != found
     ]
+    noted = checkpoint.state.get("recordings")
+    if noted is None:  # a run begun before recordings had fingerprints
+        if run.processes.is_main:
+            warn_of_unknown(checkpoint.path, ["recordings"])
+    else:
+        differences += [
+            f"  {part} of {key}: {noted.get(key, {}).get(part)} in the checkpoint, {text} now"
+            for key, parts in run.data.items()
+            for part, text in parts.items()
+            if noted.get(key, {}).get(part) != text
+        ]
     if differences:
         raise ValueError(
             f"The checkpoint {checkpoint.path} belongs to another run:\n"
             + "\n".join(differences)
-            + "\nGive the recipe the checkpoint's values to continue that run, pass resume=False (--no-resume) to "
-            "discard it and begin anew, or choose another output."
+            + "\nGive the recipe the checkpoint's values (and its recordings) to continue that run, pass "
+            "resume=False (--no-resume) to discard it and begin anew, or choose another output."
         )
 
 
@@ -313,6 +330,7 @@ def save(run: PretrainingRun, monitor: Monitor, step: int) -> Path:
         core={name: tensor.detach().cpu() for name, tensor in core.items()},
         sessions={key: pack_session(run.tables[key], run.animals[info.animal_id]) for key, info in run.owned.items()},
         windows=run.windows,
+        data=run.data,
         state={
             "step": step,
             "last": run.last,

@@ -22,9 +22,9 @@ from omnimouse.training.corpus_sessions import FirstVectors, animal_groups, sess
 from omnimouse.training.data import MaskChoice, choose_masks, named_masks
 from omnimouse.training.distributed import GradientSum, Processes
 from omnimouse.training.expected_targets import require_truth
+from omnimouse.training.identity import architecture, data_fingerprint, window_fingerprint
 from omnimouse.training.initialization import open_stimulus_path
 from omnimouse.training.monitor import STEP_NUMBERS
-from omnimouse.training.preparation import window_fingerprint
 from omnimouse.training.pretraining_recipe import PretrainingRecipe
 from omnimouse.training.recipe import ParameterGroup, build_group
 from omnimouse.training.run_folder import RunFolder
@@ -80,6 +80,7 @@ class PretrainingRun:
         recordings: windows to train on, of the sessions of this process.
         evaluation: what is scored in between, or None.
         windows: session of this process -> fingerprint of its windows.
+        data: session of this process -> fingerprint of its recording, part by part.
         core: optimizer of the core.
         tables: session -> optimizer of its tables.
         animals: animal -> optimizer of its vector.
@@ -100,6 +101,7 @@ class PretrainingRun:
     recordings: OpenRecordings
     evaluation: CorpusEvaluation | None
     windows: dict[str, str]
+    data: dict[str, dict[str, str]]
     core: ParameterGroup
     tables: dict[str, ParameterGroup]
     animals: dict[str, ParameterGroup]
@@ -142,10 +144,10 @@ def prepare_run(
         model = build_model(recipe, processor)
         masks = _choose_masks(recipe, sessions, model)
         recordings = _open(recipe, owned, recipe.recordings.tiers, processor)
-        windows = {}
+        windows, data = {}, {}
         for key in owned:
             with recordings.lend(key) as found:
-                windows[key] = window_fingerprint(found.starts)
+                windows[key], data[key] = window_fingerprint(found.starts), data_fingerprint(found)
                 if recipe.recordings.targets == "expected":
                     require_truth(found)
         evaluation = _make_evaluation(recipe, sessions, keys, processes.rank, model, processor)
@@ -173,6 +175,7 @@ def prepare_run(
         recordings=recordings,
         evaluation=evaluation,
         windows=windows,
+        data=data,
         core=core,
         tables=table_groups(model, owned, recipe.optimizer.session),
         animals=animals,
@@ -323,12 +326,11 @@ def run_identity(
         for name, value in to_mapping(getattr(recipe, section)).items()
         if section != "recordings" or name not in HOW_SESSIONS_ARE_FOUND
     }
-    config = json.loads(model.config.to_json_string(use_diff=False))
     identity |= {
         "batch_size": recipe.batch_size,
         "seed": recipe.seed,
         "mixed_precision": precision,
-        "architecture": {name: config[name] for name in sorted(type(model.config).__annotations__) if name in config},
+        "architecture": architecture(model),
         "start_from": recipe.model.start_from,
     }
     if recipe.recordings.targets == "recorded":

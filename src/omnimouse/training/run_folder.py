@@ -118,7 +118,7 @@ class RunCheckpoint:
 
     Attributes:
         path: its folder.
-        state: content of `state.json`: step, seconds, identity, processes, log, sessions, windows, files.
+        state: content of `state.json`: step, seconds, identity, processes, log, sessions, windows, recordings, files.
     """
 
     path: Path
@@ -190,6 +190,7 @@ def write_checkpoint(
     state: Mapping[str, Any],
     keep_newest: int,
     keep_every: int | None,
+    data: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Path:
     """Writes a checkpoint together with the other processes, then removes older ones that need not be kept.
 
@@ -205,6 +206,7 @@ def write_checkpoint(
         state: the rest of `state.json`, of the main process.
         keep_newest: so many of the newest checkpoints are kept.
         keep_every: those at multiples of it are kept too.
+        data: key -> fingerprint of the recording, of the same sessions as `windows`.
 
     Returns:
         The folder written.
@@ -223,7 +225,7 @@ def write_checkpoint(
         if processes.is_main:
             tensors[CORE_FILE] = core
         files = {name: _write(partial / name, values) for name, values in tensors.items()}
-        note = {"files": files, "windows": dict(windows)}
+        note = {"files": files, "windows": dict(windows), "recordings": dict(data or {})}
         (partial / f"process-{processes.rank}.json").write_text(json.dumps(note), encoding="utf-8")
     with processes.together("complete a checkpoint"):
         if processes.is_main:
@@ -244,20 +246,18 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> str:
 
 def _complete(partial: Path, target: Path, n_processes: int, state: Mapping[str, Any]) -> None:
     """Gathers what the processes noted, writes `state.json` and renames the folder."""
-    files: dict[str, str] = {}
-    windows: dict[str, str] = {}
+    gathered: dict[str, dict[str, Any]] = {"files": {}, "windows": {}, "recordings": {}}
     for rank in range(n_processes):
         path = partial / f"process-{rank}.json"
         note = read_json(path, "what a process wrote")
-        files |= note["files"]
-        windows |= note["windows"]
+        for name, entries in gathered.items():
+            entries |= note[name]
         path.unlink()
     document = {
         "format_version": FORMAT_VERSION,
         **state,
         "processes": n_processes,
-        "files": dict(sorted(files.items())),
-        "windows": dict(sorted(windows.items())),
+        **{name: dict(sorted(entries.items())) for name, entries in gathered.items()},
     }
     complete_checkpoint(partial, target, document, written=[partial / SESSIONS_FOLDER])
 
