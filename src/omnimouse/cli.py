@@ -241,7 +241,7 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="which mouse, and which stimuli")
     parser.add_argument("--n-neurons", type=int, metavar="N", default=100, help="neurons of the population")
     parser.add_argument("--minutes", type=float, metavar="N", default=10.0, help="length of the recording")
-    parser.add_argument("--animal", metavar="NAME", default="sim001", help="name of the animal")
+    parser.add_argument("--animal", metavar="NAME", help="name of the animal (default: one for every seed)")
 
 
 def _add_finetune(parser: argparse.ArgumentParser) -> None:

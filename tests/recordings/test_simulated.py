@@ -45,6 +45,16 @@ def test_folder_opens_without_complaint(folder: Path) -> None:
     assert {trial.modality for trial in recording.trials} == {"video", "blank"}
 
 
+def test_mice_of_different_seeds_are_different_animals_with_different_neurons(tmp_path):
+    one, other = (
+        simulate_recording(tmp_path / f"{seed}", seed, n_neurons=4, minutes=0.5, settings=TINY) for seed in (1, 2)
+    )
+    assert (one.session_key, one.animal_id, other.session_key) == ("sim001-1-1", "sim001", "sim002-1-1")
+    assert not set(one.unit_ids) & set(other.unit_ids)
+    again = simulate_recording(tmp_path / "more", 1, n_neurons=6, minutes=0.5, session=2, settings=TINY)
+    assert again.animal_id == "sim001" and set(one.unit_ids) < set(again.unit_ids), "the same animal"
+
+
 def test_windows_hold_video_and_behavior(folder: Path) -> None:
     windows = Windows(open_recording(folder), ["train"], stride=5)
     assert len(windows) > 0

@@ -72,7 +72,7 @@ def simulate_recording(
     *,
     n_neurons: int = 256,
     minutes: float = 20.0,
-    animal: str = "sim001",
+    animal: str | None = None,
     session: int = 1,
     scan: int = 1,
     stimulus_seed: int | None = None,
@@ -89,7 +89,7 @@ def simulate_recording(
         seed: Seed of neurons, behavior and noise, zero or more.
         n_neurons: Number of neurons.
         minutes: Length of the responses.
-        animal: Name of the animal.
+        animal: Name of the animal; None: one of its own for every seed, such as "sim007".
         session: Number of the session.
         scan: Number of the scan.
         stimulus_seed: Seed of the movies and their order; recordings that share it (and ``minutes`` and ``settings``)
@@ -105,6 +105,7 @@ def simulate_recording(
     """
     settings = SimulationSettings() if settings is None else settings
     stimulus_seed = seed if stimulus_seed is None else stimulus_seed
+    animal = f"sim{seed:03}" if animal is None and isinstance(seed, (int, np.integer)) else animal
     _check_arguments(seed, stimulus_seed, n_neurons, minutes, animal, session, scan)
     shape = {"n_neurons": int(n_neurons), "seed": int(seed), "stimulus_seed": int(stimulus_seed)}
     target = Path(os.path.abspath(folder))
@@ -223,7 +224,7 @@ def _correlation(first: np.ndarray, second: np.ndarray, rows: np.ndarray, chunk:
 
 
 def _check_arguments(
-    seed: int, stimulus_seed: int, n_neurons: int, minutes: float, animal: str, session: int, scan: int
+    seed: int, stimulus_seed: int, n_neurons: int, minutes: float, animal: str | None, session: int, scan: int
 ) -> None:
     """Refuse arguments that make no recording."""
     numbers = {"seed": seed, "stimulus_seed": stimulus_seed, "n_neurons": n_neurons, "session": session, "scan": scan}

@@ -211,7 +211,8 @@ def _write_responses(
         stds=np.sqrt(np.maximum(squares / shape[0] - means**2, 0)),
         neuron_properties={
             "cell_motor_coordinates": _coordinates(population, settings, seed),
-            "unit_ids": np.arange(1, shape[1] + 1, dtype=np.int64),
+            # Those of another animal are others: ids tell whether vectors belong to these neurons.
+            "unit_ids": seed % 2**40 * 1_000_000 + np.arange(1, shape[1] + 1, dtype=np.int64),
         },
     )
 
