@@ -67,6 +67,9 @@ RULES: MappingProxyType[str, tuple[Any, ...]] = MappingProxyType(
     }
 )
 
+ABSURD_STD = 100.0
+"""Times the median std from which a neuron is none like the others: rules made from means would be made by it."""
+
 BEHAVIOR_CHANNELS = ("pupil_size", "pupil_size_derivative", "gaze_x", "gaze_y", "running_speed")
 
 
@@ -84,7 +87,8 @@ class OmniMouseProcessor(FeatureExtractionMixin):
         nan_vicinity: seconds around a NaN of eye tracker or treadmill that no window may touch.
         response_std_floor: "absolute" raises stds below 1 to 1; "relative" raises those below 1 % of the mean std.
         std_guard: a behaviour std that is zero, negative or not finite becomes 1 (a NaN mean 0), and a
-            response std of that kind becomes the floor.
+            response std of that kind becomes the floor; stds of more than 100 times their median, which no neuron
+            like the others has, do not count for the floor.
         time_rule: "linspace" and "integer" (10 us ticks) as the two experanto branches; "exact" keeps
             ``start + i / rate`` with a tolerance of 10 us at sample boundaries.
         nan_buffer_rule: "vicinity" excludes +-nan_vicinity; "widened" adds ``max(2 / rate, nan_vicinity / 10)``.
@@ -198,6 +202,9 @@ class OmniMouseProcessor(FeatureExtractionMixin):
             stds[stds < 1.0] = 1.0
             return stds
         sound = stds[np.isfinite(stds) & (stds >= 0)] if self.std_guard else stds[~np.isnan(stds)]
+        if self.std_guard and (sound > 0).any():
+            # A single absurd neuron would raise the mean until all others are silent.
+            sound = sound[sound <= ABSURD_STD * np.median(sound[sound > 0])]
         floor = 0.01 * float(np.mean(sound)) if sound.size else float("nan")
         stds[stds < floor] = floor
         if self.std_guard:

@@ -167,7 +167,8 @@ def _write(path: Path, result: _Trials) -> None:
     stds = recording.statistics(recording.responses)[1]
     ours = result.inputs.processor.floored_response_stds(stds)
     # The floor of this profile is the competition's.
-    scale = ours / OmniMouseProcessor(profile="strict").floored_response_stds(stds)
+    theirs = OmniMouseProcessor(profile="experanto-main").floored_response_stds(stds)
+    scale = np.divide(ours, theirs, out=np.ones_like(ours), where=np.isfinite(theirs) & (theirs > 0))
     unit_ids = np.asarray(recording.unit_ids).tolist()
     neurons = "[" + ", ".join(map(str, unit_ids)) + "]"
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from omnimouse.processing_omnimouse import ABSURD_STD
 from omnimouse.recordings.array_files import usable
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto_devices import USUAL_OVERSHOOT
 from omnimouse.recordings.files import Findings, open_array
+from omnimouse.recordings.plausible import FILLS, PASS_ACTIVITY, UNHELD, doubt_about_negatives, is_fill
 
 EXPECTED_CHANNELS = {
     "eye_tracker": (4, "pupil size, its derivative, gaze x, gaze y"),
@@ -20,24 +22,68 @@ EXPECTED_CHANNELS = {
 SCALE_FACTOR = 3.0
 """Typical ratio of stored and actual std above which the statistics look like another session's."""
 
+FILLS_FROM = max(fill for fill in FILLS if fill < 0), min(fill for fill in FILLS if fill > 0)
+"""Between these, no number stands for no value."""
+
 ORDER_ROWS = 200_000
 """Samples of the eye trace that the channel-order check reads, almost three hours at 20 Hz."""
 
 
+@dataclass
+class Fills:
+    """Numbers that may stand for no value (`plausible.FILLS`), which are left out of the extremes beside them.
+
+    Attributes:
+        count: of them, per signal `[S]`.
+        lowest, highest: of them, per signal `[S]`; infinite where there are none.
+    """
+
+    count: np.ndarray
+    lowest: np.ndarray
+    highest: np.ndarray
+
+    @classmethod
+    def none(cls, n: int) -> Fills:
+        """Of n signals without any."""
+        return cls(np.zeros(n), np.full(n, np.inf), np.full(n, -np.inf))
+
+    def add(self, block: np.ndarray, finite: np.ndarray) -> np.ndarray:
+        """Counts those of a block `[T', S]` and returns where its other finite values are."""
+        if block.dtype.kind not in "fi" or not ((block.min() <= FILLS_FROM[0]) or (block.max() >= FILLS_FROM[1])):
+            return finite
+        filled = finite & (is_fill(block) | (np.abs(block) >= UNHELD))
+        self.count += filled.sum(axis=0)
+        self.lowest = np.minimum(self.lowest, np.where(filled, block, np.inf).min(axis=0))
+        self.highest = np.maximum(self.highest, np.where(filled, block, -np.inf).max(axis=0))
+        return finite & ~filled
+
+    def apart(self, lowest: np.ndarray, highest: np.ndarray) -> np.ndarray:
+        """Which signals have them further from their other values than these from each other, bool `[S]`."""
+        with np.errstate(invalid="ignore"):
+            beyond = np.fmax(lowest - self.lowest, self.highest - highest)
+            return (self.count > 0) & ~(beyond <= highest - lowest)
+
+
 @dataclass(frozen=True)
 class ArraySummary:
-    """Per-signal counts and moments `[S]` of the finite values of an array."""
+    """Per-signal counts, moments and extremes `[S]` of the finite values of an array; NaN where there are none."""
 
     rows: int
     n_nan: np.ndarray
     n_inf: np.ndarray
     mean: np.ndarray
     std: np.ndarray
+    n_negative: np.ndarray
+    lowest: np.ndarray
+    highest: np.ndarray
+    fills: Fills
 
 
 def summarize(device: SequenceDevice) -> ArraySummary:
     """One pass over the array in chunks; moments about the first chunk's mean, so that large offsets keep digits."""
-    n_nan, n_inf, count, total, squares = (np.zeros(device.shape[1]) for _ in range(5))
+    n_nan, n_inf, count, total, squares, n_negative = (np.zeros(device.shape[1]) for _ in range(6))
+    fills = Fills.none(device.shape[1])
+    lowest, highest = (np.full(device.shape[1], extreme) for extreme in (np.inf, -np.inf))
     rows = 0
     origin: np.ndarray | None = None
     for _, block in device.chunks():
@@ -49,6 +95,11 @@ def summarize(device: SequenceDevice) -> ArraySummary:
             n_nan += nan
             n_inf += len(block) - present - nan
             block = np.where(finite, block, 0)
+        n_negative += np.count_nonzero(block < 0, axis=0)
+        known = fills.add(block, finite)
+        every = bool(known.all())
+        lowest = np.minimum(lowest, (block if every else np.where(known, block, np.inf)).min(axis=0))
+        highest = np.maximum(highest, (block if every else np.where(known, block, -np.inf)).max(axis=0))
         if origin is None:
             origin = block.sum(axis=0, dtype=np.float64) / np.maximum(present, 1)
         centred = block - origin
@@ -59,7 +110,9 @@ def summarize(device: SequenceDevice) -> ArraySummary:
     shift = total / np.maximum(count, 1)
     variance = np.maximum(squares / np.maximum(count, 1) - shift**2, 0)
     mean = np.where(count > 0, (0 if origin is None else origin) + shift, np.nan)
-    return ArraySummary(rows, n_nan, n_inf, mean, np.where(count > 0, np.sqrt(variance), np.nan))
+    std = np.where(count > 0, np.sqrt(variance), np.nan)
+    lowest, highest = (np.where(np.isfinite(values), values, np.nan) for values in (lowest, highest))
+    return ArraySummary(rows, n_nan, n_inf, mean, std, n_negative, lowest, highest, fills)
 
 
 def check_device(device: SequenceDevice, findings: Findings) -> None:
@@ -97,7 +150,7 @@ def _check_end(device: SequenceDevice, findings: Findings) -> None:
 
 
 def check_values(device: SequenceDevice, summary: ArraySummary, findings: Findings) -> None:
-    """NaN and infinite values, signals without any value and constant ones."""
+    """NaN and infinite values, signals without any value and constant ones, and responses that no model can mean."""
     neurons = device.name == "responses"
     for kind, counts in (("NaN", summary.n_nan), ("infinite", summary.n_inf)):
         affected = np.flatnonzero(counts)
@@ -128,6 +181,20 @@ def check_values(device: SequenceDevice, summary: ArraySummary, findings: Findin
             found=f"{len(lost)}: {_listed(lost)}",
             do="Drop these neurons." if neurons else "No window avoids them, so the strict profile has none.",
         )
+    filled = np.flatnonzero(summary.fills.apart(summary.lowest, summary.highest))
+    if len(filled):
+        first, fills = filled[0], summary.fills
+        extreme = fills.lowest[first] if fills.lowest[first] < 0 else fills.highest[first]
+        findings.warning(
+            device.file,
+            "fill values",
+            expected="NaN where there is no value",
+            found=f"{len(filled)} of {device.shape[1]} signals with numbers far from all others, such as {extreme:.6g} "
+            f"in {fills.count[first] / summary.rows:.2%} of signal {first}",
+            do="They are read as values. Where they stand for none, write NaN.",
+        )
+    if neurons:
+        check_responses(device.file, summary, findings)
     constant = np.flatnonzero(summary.std == 0)
     if len(constant):
         findings.warning(
@@ -183,6 +250,37 @@ def check_statistics(
             expected="about the means of the stored array",
             found=f"typically {np.median(apart):.3g} stds apart",
             do="The statistics may belong to another session; delete them to have them computed.",
+        )
+
+
+def check_responses(path: Path, summary: ArraySummary, findings: Findings) -> None:
+    """Responses that a model of deconvolved activity cannot mean: its rates are above 0, its loss is a Poisson one."""
+    spread = summary.std[np.isfinite(summary.std) & (summary.std > 0)]
+    if not len(spread):
+        return
+    counted = summary.rows * len(summary.std) - (summary.n_nan + summary.n_inf).sum()
+    typical = float(np.nanmedian(summary.mean / np.where(summary.std > 0, summary.std, np.nan)))
+    negative = doubt_about_negatives(int(summary.n_negative.sum()), int(counted), typical)
+    if negative is not None:
+        findings.warning(path, "negative responses", **negative._asdict())
+    elif typical > 4 and float(np.nanmedian((summary.lowest - 2 * summary.std)[summary.std > 0])) > 0:
+        findings.warning(
+            path,
+            "silence",
+            expected="activity that returns to about 0",
+            found=f"typically a mean of {typical:.3g} stds, and never less than 2",
+            do=f"It looks like fluorescence, or has an offset. {PASS_ACTIVITY}",
+        )
+    loud = np.flatnonzero(summary.std > ABSURD_STD * np.median(spread))
+    if len(loud):
+        worst = int(np.nanargmax(summary.std))
+        findings.warning(
+            path,
+            "scale",
+            expected=f"stds within a factor of {ABSURD_STD:g} of their median",
+            found=f"{len(loud)} of {len(summary.std)} neurons above: {_listed(loud)}; neuron {worst} has "
+            f"{summary.std[worst] / np.median(spread):.3g} times the median",
+            do="Leave these neurons out, or repair them: under the published profiles, they silence the others.",
         )
 
 

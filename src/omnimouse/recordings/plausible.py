@@ -30,6 +30,11 @@ FILLS = (-99.0, -999.0, -9999.0, -99999.0, 9999.0, 99999.0, -32768.0)
 UNHELD = 1e19
 """Magnitude from which a number is no measurement."""
 
+NEGATIVE_SHARE = 0.001
+"""Share of negative responses that is more than rounding."""
+
+PASS_ACTIVITY = "Pass deconvolved activity (spks of Suite2p, events, inferred spikes) or spike counts, as they are."
+
 _UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
 _FRAME_RATES = (2.0, 250.0)
 _NO_IDENTITY = re.compile(r"\W*|nan|nat|none|null|n/?a|n\.a\.|<na>|-1(\.0*)?|-9999(\.0*)?|missing|undefined", re.I)
@@ -225,6 +230,22 @@ def doubt_about_range(
         do = f"At {rate * (end - start) / (last - start):.6g} Hz instead of {rate:.6g} Hz both would end together. {do}"
     found = f"{name} ends at {end:.6g} s, {abs(end - last):.6g} s {when} the responses, which end at {last:.6g} s"
     return Doubt("devices that end at about the same time", found, do)
+
+
+def doubt_about_negatives(n_negative: int, n: int, typical: float) -> Doubt | None:
+    """Whether responses are negative, which a model whose rates are above 0 and whose loss is Poisson's cannot mean.
+
+    Args:
+        n_negative: values below 0.
+        n: values.
+        typical: mean of a typical neuron, in units of its std.
+    """
+    share = n_negative / max(n, 1)
+    if share <= NEGATIVE_SHARE:
+        return None
+    look = "with means of about 0, so mean-subtracted or z-scored" if abs(typical) < 0.05 else "as dF/F has"
+    found = f"{share:.2%} negative values, {look}"
+    return Doubt("activity of 0 and above, which a Poisson model can predict", found, PASS_ACTIVITY)
 
 
 def adjoining(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

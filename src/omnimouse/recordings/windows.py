@@ -27,6 +27,7 @@ from omnimouse.recordings.clock import (
     time_grid,
 )
 from omnimouse.recordings.devices import SequenceDevice
+from omnimouse.recordings.plausible import doubt_about_negatives
 
 
 class Windows:
@@ -325,11 +326,16 @@ def mean_responses(
             f"the tiers of this recording are: {have}"
         )
     stds = processor.floored_response_stds(recording.statistics(recording.responses)[1])
-    total, count = np.zeros(recording.n_neurons), np.zeros(recording.n_neurons)
+    total, count, n_negative = np.zeros(recording.n_neurons), np.zeros(recording.n_neurons), 0
     for rows in ranges:
         for _, block in recording.responses.chunks(rows):
             finite = usable(block)
             total += np.where(finite, block, 0).sum(axis=0, dtype=np.float64)
             count += np.count_nonzero(finite, axis=0)
+            n_negative += int(np.count_nonzero(block < 0))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return total / count / stds
+        means = total / count / stds
+    doubt = doubt_about_negatives(n_negative, int(count.sum()), float(np.median(means)))
+    if doubt is not None:
+        warnings.warn(f"{recording.path}: responses: {doubt}", stacklevel=2)
+    return means
