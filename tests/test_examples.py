@@ -32,6 +32,14 @@ def test_new_mouse(tmp_path, monkeypatch, capsys):
         assert stored["predictions"].shape[1:] == (30, 12)
 
 
+def test_trainer(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["trainer.py", "--steps", "2", "--minutes", "1.5", "--n-neurons", "12"])
+    load("trainer").main()
+    assert "validation loss" in capsys.readouterr().out
+    assert (tmp_path / "my-mouse-trainer" / "adapter" / "adapter_model.safetensors").is_file()
+
+
 def test_lora(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["lora.py", "--steps", "2", "--minutes", "1.5", "--n-neurons", "12"])

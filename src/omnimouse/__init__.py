@@ -13,7 +13,7 @@ from .pretrained_omnimouse import session_keys
 from .processing_omnimouse import OmniMouseProcessor
 from .recordings import Recording, Windows, import_nwb, open_recording, recording_from_arrays, save_recording
 from .recordings.simulated import simulate_recording
-from .training import anneal, finetune, train
+from .training import WindowCollator, anneal, finetune, train
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,7 @@ __all__ = [
     "OmniMouseOutput",
     "OmniMouseProcessor",
     "Recording",
+    "WindowCollator",
     "Windows",
     "anneal",
     "convert",

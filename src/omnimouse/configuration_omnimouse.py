@@ -57,6 +57,7 @@ _WRITTEN_BY_OTHERS = frozenset(
         "extra_config_files",
         "name_or_path",
         "quantization_config",
+        "use_cache",
     }
 )
 """What transformers writes beside the architecture."""
@@ -127,6 +128,15 @@ class OmniMouseConfig(PreTrainedConfig):
     """
 
     model_type = "omnimouse"
+    # What `transformers.Trainer.predict` does not collect: losses, and what only says where predictions belong.
+    keys_to_ignore_at_inference = [  # noqa: RUF012 (as transformers)
+        "response_loss",
+        "behavior_loss",
+        "response_targets",
+        "target_mask",
+        "target_neuron_ids",
+        "target_start",
+    ]
 
     response_rate: int = 30
     num_response_samples: int = 60

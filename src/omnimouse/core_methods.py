@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from .configuration_omnimouse import OmniMouseConfig
 from .files import hash_tensors, write_tensors
 from .hub import Source
-from .sessions import SessionTables
+from .sessions import PREFIX, SessionTables
 from .tokens import Identity
 
 T = TypeVar("T", bound=Tensor)
@@ -64,31 +64,47 @@ class WithCore(PreTrainedModel):
         """Number of parameters of the core."""
         return sum(p.numel() for _, p in self.core_named_parameters())
 
-    def save_core(self, folder: Path, **kwargs: Any) -> None:
-        """Writes the configuration and the core's weights, and no session.
+    def whole_state(self, given: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """All tensors that generic code wants saved, core and sessions: the given ones, else the model's.
+
+        Raises:
+            ValueError: The given ones are not those of this model, name by name.
+        """
+        own = self.state_dict()
+        if given is None:
+            return own
+        lacking, unknown = (sorted(a.keys() - b.keys()) for a, b in ((own, given), (given, own)))
+        if lacking or unknown:
+            said = [f"{what} {', '.join(names[:4])}{', ...' * (len(names) > 4)} ({len(names)} tensors)" for what, names
+                    in (("it lacks", lacking), ("the model has no", unknown)) if names]  # fmt: skip
+            raise ValueError(
+                f"The state_dict to save is not one of this model: {'; '.join(said)}. Pass all of model.state_dict(), "
+                "with values of your own, or remove sessions that are not to be saved (model.remove_session) first."
+            )
+        return {name: given[name] for name in own}
+
+    def save_weights(self, folder: Path, weights: Mapping[str, Tensor], **kwargs: Any) -> None:
+        """Writes the configuration and `model.safetensors`, and no file of a session.
 
         Args:
             folder: Where to.
+            weights: What goes into `model.safetensors`, by name in the model.
             **kwargs: As for any transformers model; with any of them (shards, a variant, ...), transformers writes the
                 files, which takes twice the memory.
         """
-        state = kwargs.pop("state_dict", None)
-        if state is None:
-            state = self.core_state_dict()
-        core = {name: tensor for name, tensor in state.items() if not name.startswith("sessions.")}
-        if kwargs or any(tensor.is_meta for tensor in core.values()):
-            PreTrainedModel.save_pretrained(self, folder, state_dict=core, **kwargs)
+        if kwargs or any(tensor.is_meta for tensor in weights.values()):
+            PreTrainedModel.save_pretrained(self, folder, state_dict=dict(weights), **kwargs)
             for path in sorted(folder.glob("*.safetensors")):
                 write_tensors(path, load_file(path))
             return
         self.config.dtype = str(self.identity.neuron.weight.dtype).removeprefix("torch.")
         self.config.architectures = [type(self).__name__]
         self.config.save_pretrained(folder)
-        write_tensors(folder / "model.safetensors", core)
+        write_tensors(folder / "model.safetensors", weights)
 
 
 def _without_sessions(named: Iterable[tuple[str, T]]) -> dict[str, T]:
-    return {name: tensor for name, tensor in named if not name.startswith("sessions.")}
+    return {name: tensor for name, tensor in named if not name.startswith(PREFIX)}
 
 
 def split_injected(tensors: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from .card_writer import CardOptions, write_model_card
 from .files import hash_tensors, make_readable
 from .session_files import read_index, select_sessions, write_index, write_session
+from .sessions import PREFIX
 
 if TYPE_CHECKING:
     from .session_methods import WithSessions
@@ -41,17 +42,19 @@ def core_weight_files(names: Iterable[str], variant: str | None = None) -> list[
 def stored_core(folder: Path) -> dict[str, Tensor]:
     """The core's tensors in a model folder, memory-mapped, whether in one file or in shards; empty without any.
 
-    One file goes before shards, as it does for transformers.
+    One file goes before shards, as it does for transformers. Tables of sessions, which lie beside the core in folders
+    that generic code wrote, are left out.
     """
-    one = folder / CORE_WEIGHTS
-    if one.is_file():
-        return load_file(one)
     found = core_weight_files(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    core: dict[str, Tensor] = {}
+    found = [CORE_WEIGHTS] if CORE_WEIGHTS in found else [name for name in found if name.endswith(".safetensors")]
+    stored: dict[str, Tensor] = {}
     for name in found:
-        if name.endswith(".safetensors"):
-            core |= load_file(folder / name)
-    return core
+        stored |= load_file(folder / name)
+    return _core_of(stored)
+
+
+def _core_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
 
 
 def write_model_folder(
@@ -61,6 +64,7 @@ def write_model_folder(
     sessions: str | Sequence[str],
     card: CardOptions,
     name: str | None = None,
+    state: Mapping[str, Tensor] | None = None,
     **kwargs: Any,
 ) -> None:
     """Writes a model's files into a folder, each whole or not at all, `config.json` last.
@@ -71,6 +75,8 @@ def write_model_folder(
         sessions: Which of its sessions to write: `"all"`, or keys, short keys and globs.
         card: What the caller says for the card.
         name: The repo that the folder will be, if any.
+        state: All of the model's tensors as generic code wants them saved (`whole_state`). They then lie in
+            `model.safetensors` together, where such code looks for them, and those of the sessions in `sessions/` too.
         **kwargs: For transformers' own `save_pretrained`.
 
     Raises:
@@ -79,15 +85,19 @@ def write_model_folder(
     """
     refuse_injected(model)
     keys = select_sessions(model.sessions.specs, sessions, "The model")
-    index = other_sessions(model, folder, keys)
+    names = {key: model.sessions.parameter_names(key) for key in keys}
+    core = model.core_state_dict() if state is None else _core_of(state)
+    weights = core if state is None else core | {n: state[n] for key in keys for n in names[key].values()}
+    index = other_sessions(core, folder, keys)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as place:
         temporary = Path(place)
-        model.save_core(temporary, **kwargs)
+        model.save_weights(temporary, weights, **kwargs)
         if model.processor is not None:
             model.processor.save_pretrained(temporary)
         for key in keys:
-            index[key] = write_session(temporary, model.sessions.specs[key], model.sessions.state(key))
+            tables = model.sessions.state(key) if state is None else {n: state[own] for n, own in names[key].items()}
+            index[key] = write_session(temporary, model.sessions.specs[key], tables)
         write_index(temporary, index)
         write_model_card(model, temporary, folder, index, card, name)
         variant = kwargs.get("variant")
@@ -114,7 +124,7 @@ def refuse_injected(model: WithSessions) -> None:
         )
 
 
-def other_sessions(model: WithSessions, folder: Path, written: Sequence[str]) -> dict[str, Any]:
+def other_sessions(core: Mapping[str, Tensor], folder: Path, written: Sequence[str]) -> dict[str, Any]:
     """Index entries of a folder's sessions that will not be written; they stay listed.
 
     Raises:
@@ -122,7 +132,7 @@ def other_sessions(model: WithSessions, folder: Path, written: Sequence[str]) ->
     """
     others: Mapping[str, Any] = {key: entry for key, entry in read_index(folder).items() if key not in written}
     stored = stored_core(folder) if others else {}
-    if stored and hash_tensors(stored) != model.core_hash():
+    if stored and hash_tensors(stored) != hash_tensors(core):
         raise ValueError(
             f"{folder} holds sessions of another core ({', '.join(list(others)[:5])}). Saving this core over it "
             "would orphan them. Choose another folder, or delete that one first."

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils.generic import ModelOutput
@@ -135,6 +136,7 @@ class OmniMouseModel(OmniMousePreTrainedModel):
         neuron_ids: Tensor | None = None,
         all_neurons: bool = False,
         return_dict: bool | None = None,
+        return_loss: bool = True,
     ) -> OmniMouseOutput | tuple[Any, ...]:
         """Predicts what the mask hides in a batch of windows of one session.
 
@@ -151,6 +153,7 @@ class OmniMouseModel(OmniMousePreTrainedModel):
                 By default a fresh random order, cut to `config.max_population`.
             all_neurons: Take every neuron in the session's order instead.
             return_dict: `False` returns a tuple of what is not `None`.
+            return_loss: Whether to compute the losses; `transformers.Trainer` evaluates by it.
 
         Raises:
             ValueError: Unknown session or task, a needed input is missing or misshapen, or the mask leaves nothing to
@@ -168,7 +171,9 @@ class OmniMouseModel(OmniMousePreTrainedModel):
         x = self._fuse(x, video, plan)
         x = self._decode(x, identity, meta, plan)
         out = self._read_out(x, session, plan, ids, batch)
-        self._add_losses(out, responses, behavior, plan)
+        self._add_targets(out, responses, plan)
+        if return_loss:
+            self._add_losses(out, behavior, plan)
         if return_dict is False:
             return out.to_tuple()
         return out
@@ -245,7 +250,7 @@ class OmniMouseModel(OmniMousePreTrainedModel):
             predictions = x.new_full((batch, mask.target_length, mask.n_target), torch.nan, dtype=torch.float32)
             for piece, start, stop in plan.query_pieces:
                 logits = self.response_readout(x[:, start:stop]).float()
-                logits = logits.unflatten(1, (-1, piece.last - piece.first)).transpose(2, 3).flatten(1, 2)
+                logits = rearrange(logits, "b (step n) s -> b (step s) n", n=piece.last - piece.first)
                 logits = logits + bias[:, None, piece.first : piece.last].float()
                 rows = slice(piece.start - mask.target_start, piece.stop - mask.target_start)
                 predictions[:, rows, piece.first - first :] = F.softplus(logits, beta=self.config.softplus_beta)
@@ -258,23 +263,23 @@ class OmniMouseModel(OmniMousePreTrainedModel):
             out.behavior_predictions = torch.einsum("bcd,ctd->bct", channels, self.behavior_readout.to(x.dtype)).float()
         return out
 
-    def _add_losses(
-        self, out: OmniMouseOutput, responses: Tensor | None, behavior: Tensor | None, plan: WindowPlan
-    ) -> None:
-        config = self.config
-        terms = []
-        if out.response_predictions is not None and out.target_neuron_ids is not None and responses is not None:
+    def _add_targets(self, out: OmniMouseOutput, responses: Tensor | None, plan: WindowPlan) -> None:
+        if out.target_neuron_ids is not None and responses is not None:
             rows = slice(plan.mask.target_start, plan.mask.target_start + plan.mask.target_length)
             out.response_targets = _gather_neurons(responses[:, rows], out.target_neuron_ids).float()
-            if plan.mask.predicts_responses:
-                predicted = plan.target_mask
-                out.response_loss = poisson_loss(
-                    out.response_predictions[:, predicted],
-                    out.response_targets[:, predicted],
-                    epsilon=config.response_loss_epsilon,
-                    clamp=config.response_loss_clamp,
-                )
-                terms.append(out.response_loss)
+
+    def _add_losses(self, out: OmniMouseOutput, behavior: Tensor | None, plan: WindowPlan) -> None:
+        config = self.config
+        terms = []
+        if out.response_predictions is not None and out.response_targets is not None and plan.mask.predicts_responses:
+            predicted = plan.target_mask
+            out.response_loss = poisson_loss(
+                out.response_predictions[:, predicted],
+                out.response_targets[:, predicted],
+                epsilon=config.response_loss_epsilon,
+                clamp=config.response_loss_clamp,
+            )
+            terms.append(out.response_loss)
         if out.behavior_predictions is not None and behavior is not None and plan.channels:
             channels = slice(None) if len(plan.channels) == behavior.shape[1] else list(plan.channels)
             out.behavior_loss = clamped_squared_error(

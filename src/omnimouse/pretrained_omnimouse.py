@@ -134,11 +134,14 @@ class OmniMousePreTrainedModel(WithSharing):
             sessions: Which of the model's sessions to write: `"all"`, or keys, short keys and globs.
             push_to_hub: Push as well; `repo_id` and the options of `push_to_hub` may then be given.
             **kwargs: As for any transformers model; and for the card, `scores` (what `evaluate` returned; scores of
-                other weights than these are refused), `training`, `training_data`, `license` and `tags`.
+                other weights than these are refused), `training`, `training_data`, `license` and `tags`. With
+                `state_dict` (averaged weights, say, or `None` for the model's own), as `transformers.Trainer` and
+                scripts of Accelerate call it, `model.safetensors` holds the sessions' tables too: such code takes that
+                file for the whole state.
 
         Raises:
             ValueError: A session is not in the model, the folder holds sessions of another core, which saving would
-                orphan, or scores are those of other weights.
+                orphan, scores are those of other weights, or a `state_dict` is not one of this model.
         """
         folder = Path(save_directory)
         if folder.exists() and not folder.is_dir():
@@ -147,6 +150,8 @@ class OmniMousePreTrainedModel(WithSharing):
         card = {name: kwargs.pop(name) for name in CardOptions.__dataclass_fields__ if name in kwargs}
         is_main_process = kwargs.pop("is_main_process", True)
         if is_main_process:
+            if "state_dict" in kwargs:
+                kwargs["state"] = self.whole_state(kwargs.pop("state_dict"))
             write_model_folder(self, folder, sessions=sessions, card=CardOptions(**card), **kwargs)
             if self._source is None:
                 self._source = Source(str(folder.resolve()), folder.resolve())

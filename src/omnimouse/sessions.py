@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 TENSORS = ("neuron_embedding", "neuron_bias", "session_embedding", "animal_embedding")
 
+PREFIX = "sessions."
+"""What the names of all sessions' and animals' tensors in a model's state dict begin with; no other name does."""
+
 AnimalConflict = Literal["error", "model", "adapter"]
 
 _LONG_KEY = re.compile(r"(?:dynamic|static)?(\d+-\d+-\d+)(?:-.*|_.*)?")
@@ -213,6 +216,13 @@ class SessionTables(nn.Module):
     def animal_vector(self, animal_id: str) -> Tensor | None:
         name = _module_name(animal_id)
         return self.animals[name].detach() if name in self.animals else None
+
+    def parameter_names(self, key: str) -> dict[str, str]:
+        """What a model's state dict calls the four tensors of a session."""
+        spec = self.check(key)
+        table = f"{PREFIX}tables.{_module_name(spec.key)}"
+        names = {name: f"{table}.{name}" for name in TENSORS[:3]}
+        return names | {TENSORS[3]: f"{PREFIX}animals.{_module_name(spec.animal_id)}"}
 
     def state(self, key: str) -> dict[str, Tensor]:
         """Copies of the four tensors of a session, on the CPU."""

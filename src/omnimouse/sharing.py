@@ -255,7 +255,7 @@ class WithSharing(WithSessions):
             folder = Path(name)
             target.seed(folder, [seed for seed in SEEDS if not (prune and seed == INDEX)])
             others = [key for key in read_index(folder) if key not in keys]
-            shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+            shards: dict[str, Any] = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
             write_model_folder(self, folder, sessions=sessions, card=card, name=target.repo, **shards)
             if others and not target.holds_core(folder, self.core_hash):
                 raise ValueError(

@@ -407,9 +407,6 @@ def test_what_cannot_be_written_is_refused_before_anything_is(write_session, wri
     refused(open_recording(folder), tmp_path / "no", "Arrow has no type for")
     (source.path / "meta.json").write_text(json.dumps({"data_key": "a/b"}))
     refused(open_recording(source.path), tmp_path / "no", "'a/b' cannot name a folder")
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(ImportError, match=r'pip install "omnimouse\[datasets\]"'):
-        source.to_dataset(tmp_path / "no")
 
 
 def test_several_recordings_are_told_apart_by_their_session(written, tmp_path):

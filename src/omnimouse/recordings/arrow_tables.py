@@ -13,42 +13,12 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from omnimouse.recordings.devices import fetch_bytes_ahead
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-INSTALL = 'pip install "omnimouse[datasets]"'
-
-
-def require_datasets() -> Any:
-    """The module `datasets`, imported when it is needed.
-
-    Raises:
-        ImportError: it is not installed; the message has the command that installs it.
-    """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(f"The `datasets` form of recordings needs the library of that name: {INSTALL}") from error
-    return datasets
-
-
-def require_pyarrow() -> Any:
-    """The module `pyarrow`, imported when it is needed.
-
-    Raises:
-        ImportError: it is not installed; the message has the command that installs it.
-    """
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise ImportError(f"Recordings in the `datasets` form are read with pyarrow: {INSTALL}") from error
-    return pyarrow
 
 
 def stored_dtype(dtype: np.dtype | str, what: str) -> np.dtype:
@@ -67,7 +37,6 @@ def stored_dtype(dtype: np.dtype | str, what: str) -> np.dtype:
 
 def as_column(values: np.ndarray) -> pa.Array:
     """Values `[R, ...]` as a column of numbers, or of lists whose lengths are the other dimensions; not copied."""
-    pa = require_pyarrow()
     flat = np.ascontiguousarray(values, dtype=stored_dtype(values.dtype, "column"))
     column = pa.array(flat.reshape(-1))
     for size in values.shape[:0:-1]:
@@ -132,7 +101,6 @@ def write_table(path: Path, schema: pa.Schema, batches: Iterable[Sequence[pa.Arr
         batches: columns of each batch.
         digest: a hash of `hashlib`, which is updated with all bytes of the file.
     """
-    pa = require_pyarrow()
     lengths, offsets = [], []
     with pa.PythonFile(_HashedFile(path, digest), mode="w") as sink:
         with pa.ipc.new_stream(sink, schema) as writer:
@@ -159,7 +127,6 @@ class MappedTable:
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
-        pa = require_pyarrow()
         self.path, self.layout = path, layout
         try:
             if path.exists() and not path.is_file():  # opening a pipe would wait for ever
@@ -189,7 +156,6 @@ class MappedTable:
 
     def has_column(self, name: str, dtype: np.dtype | str, shape: tuple[int, ...] = ()) -> bool:
         """Whether there is a column of numbers of a type, in lists of certain lengths."""
-        pa = require_pyarrow()
         kind = pa.from_numpy_dtype(np.dtype(dtype))
         for size in reversed(shape):
             kind = pa.list_(kind, size)
@@ -219,7 +185,7 @@ class MappedTable:
         return self._columns[batch, name]
 
     def _batch(self, index: int) -> pa.RecordBatch:
-        pa, step = require_pyarrow(), self.layout.step
+        step = self.layout.step
         if index not in self._batches:
             expected = min(step, len(self) - index * step)
             try:
@@ -244,7 +210,6 @@ class MappedTable:
 
 def _view(column: pa.Array) -> np.ndarray:
     """One batch of a column as `[R, ...]`: a view of its buffer."""
-    pa = require_pyarrow()
     shape = [len(column)]
     while pa.types.is_fixed_size_list(column.type):
         size = column.type.list_size

@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from omnimouse.recordings.arrow_tables import Layout, MappedTable, require_pyarrow, stored_dtype
+from omnimouse.recordings.arrow_tables import Layout, MappedTable, stored_dtype
 from omnimouse.recordings.devices import CHUNK_BYTES, SequenceDevice
 from omnimouse.recordings.experanto import SEQUENCE_DEVICES, SessionParts, clock_is_sound
 from omnimouse.recordings.files import RECOPY, Findings, is_lfs_pointer, read_mapping, shown
@@ -338,7 +339,6 @@ def trials_schema(trials: list[Trial]) -> dict[str, Any]:
     Raises:
         ValueError: some trial ids are numbers and others names.
     """
-    pa = require_pyarrow()
     ids = [trial.trial_id for trial in trials]
     kinds = {type(value) for value in ids if value is not None}
     if len(kinds) > 1:

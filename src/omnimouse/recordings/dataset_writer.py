@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pyarrow as pa
 
 from omnimouse.files import staged_folders
 from omnimouse.outputs import check_output
@@ -23,8 +25,6 @@ from omnimouse.recordings.array_devices import ArrayScreen
 from omnimouse.recordings.arrow_tables import (
     Layout,
     as_column,
-    require_datasets,
-    require_pyarrow,
     stored_dtype,
     write_table,
 )
@@ -46,7 +46,6 @@ SPLIT = "recording"
 
 def to_dataset(recording: Recording, folder: str | os.PathLike[str]) -> Any:
     """Write a recording into a folder in the `datasets` form, in bounded memory; see `Recording.to_dataset`."""
-    datasets = require_datasets()
     key = recording.session_key
     if not SESSION_NAME.fullmatch(key):
         raise ValueError(
@@ -172,7 +171,6 @@ class Writer:
                 self._write_device(device)
             self._write_signals(device)
         self._write_screen()
-        pa = require_pyarrow()
         columns = [pa.array([_plain(trial, name) for trial in recording.trials], kind) for name, kind in
                    trials_schema.items()]  # fmt: skip
         self._table(form.TRIALS, dict(zip(trials_schema, columns, strict=True)))
@@ -190,10 +188,9 @@ class Writer:
 
     def _stream(self, name: str, n_rows: int, row_bytes: int, columns: Callable[[int, int], dict[str, Any]]) -> None:
         """Write a table in chunks of bounded size; `columns` gives those of a range of rows."""
-        datasets = require_datasets()
         step = max(1, CHUNK_BYTES // max(1, row_bytes))
         first = columns(0, min(step, n_rows))
-        kinds = require_pyarrow().schema([(column, values.type) for column, values in first.items()])
+        kinds = pa.schema([(column, values.type) for column, values in first.items()])
         schema = datasets.Features.from_arrow_schema(kinds).arrow_schema
 
         def batches() -> Iterator[list[Any]]:
@@ -207,7 +204,7 @@ class Writer:
         self._stream(name, 1, 1, lambda low, high: columns)
 
     def _write_rows(self) -> None:
-        pa, recording, pictures = require_pyarrow(), self.recording, self.pictures
+        recording, pictures = self.recording, self.pictures
         device, trials = recording.responses, recording.trials
         beside = [other for other in recording.devices[1:] if other.shape[1]]
         text = {name: np.array([*(getattr(trial, name) for trial in trials), None], dtype=object)
@@ -238,7 +235,7 @@ class Writer:
         offset = device.start_time - self.recording.responses.start_time
 
         def columns(low: int, high: int) -> dict[str, Any]:
-            t = require_pyarrow().array(offset + np.arange(low, high) / device.sampling_rate)
+            t = pa.array(offset + np.arange(low, high) / device.sampling_rate)
             return {"t": t, device.name: as_column(np.asarray(device._block(low, high)))}
 
         row_bytes = device.shape[1] * np.dtype(device.dtype).itemsize + 8
@@ -252,7 +249,7 @@ class Writer:
 
     def _write_screen(self) -> None:
         """One row per displayed frame: where its picture is; and the pictures that no row shows."""
-        pa, screen = require_pyarrow(), self.recording.screen
+        screen = self.recording.screen
         frames = np.arange(len(screen.timestamps))
         row = np.searchsorted(self.frame_of_row, frames)
         within = row < len(self.frame_of_row)

@@ -28,7 +28,6 @@ class WithExports:
             frame and behaviour beside. `omnimouse.recordings.dataset_form` describes all tables.
 
         Raises:
-            ImportError: `datasets` is not installed; the message has the command.
             ValueError: the session lies there already, its key cannot name a folder, stimuli differ in size or are
                 incomplete, or a type that Arrow lacks.
         """
@@ -53,7 +52,6 @@ class WithExports:
             The commit; as a string, its address.
 
         Raises:
-            ImportError: `datasets` is not installed; the message has the command.
             ValueError: As `to_dataset` says; or an unknown option.
             OSError: The Hub refuses, cannot be reached, or the repo was changed meanwhile.
         """

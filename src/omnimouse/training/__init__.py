@@ -1,6 +1,7 @@
 """Training: recipes, the data order, the loop, checkpoints, fine-tuning on one recording and pre-training on many."""
 
 from omnimouse.training.annealing import AnnealSchedule, anneal
+from omnimouse.training.collation import WindowCollator
 from omnimouse.training.finetune import FinetuneResult, finetune
 from omnimouse.training.pretraining import PretrainingResult, train
 from omnimouse.training.pretraining_recipe import PretrainingRecipe, load_recipe
@@ -14,6 +15,7 @@ __all__ = [
     "PretrainingRecipe",
     "PretrainingResult",
     "ScheduleRecipe",
+    "WindowCollator",
     "anneal",
     "finetune",
     "load_recipe",
