@@ -5,11 +5,11 @@ Lengths are in samples of the responses (or frames of the video) from the window
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeVar
 
 from .configuration_omnimouse import OmniMouseConfig
 from .mask_rules import Count, Mask, Piece, ResolvedMask
@@ -19,11 +19,13 @@ __all__ = [
     "TASKS",
     "TRAINING_MASKS",
     "Mask",
+    "NotRecordedError",
     "Piece",
     "ResolvedMask",
     "as_mask",
     "build_tasks",
-    "lacking",
+    "fit_mask",
+    "fit_masks",
     "usable_masks",
     "without_modalities",
 ]
@@ -31,6 +33,7 @@ __all__ = [
 # The release's masks, as the rules they follow. A window of 60 samples is shared between responses and video: the
 # last `n_frames` frames are shown together with `60 - n_frames` samples of responses.
 
+Key = TypeVar("Key", bound=Hashable)
 _Behavior = Literal["encoded", "decoded", "absent"]
 _ENCODED: _Behavior = "encoded"
 _DECODED: _Behavior = "decoded"
@@ -231,6 +234,13 @@ def as_mask(mask: Mask | str, config: OmniMouseConfig | None = None) -> Mask:
     )
 
 
+class NotRecordedError(ValueError):
+    """A mask needs what a recording lacks; the message says what."""
+
+
+_WHAT_IS_MISSING = {"video": "this recording has no video", "behavior": "this recording has no behavior"}
+
+
 def without_modalities(mask: Mask, missing: Collection[str]) -> Mask:
     """Returns the mask for a recording that lacks "video", "behavior" or both: it shows and decodes none of them."""
     if "video" in missing and mask.n_frames:
@@ -238,13 +248,60 @@ def without_modalities(mask: Mask, missing: Collection[str]) -> Mask:
     return replace(mask, behavior="absent") if "behavior" in missing and mask.behavior != "absent" else mask
 
 
-def lacking(mask: Mask, missing: Collection[str]) -> str | None:
-    """Returns why a mask cannot be scored on a recording that lacks "video", "behavior" or both; None if it can."""
-    if "video" in missing and mask.n_frames:
-        return "it shows the stimulus, but the recording has no video"
-    if "behavior" in missing and mask.behavior != "absent":
-        return f"it {'shows' if mask.behavior == 'encoded' else 'decodes'} behavior, but the recording has none"
-    return None
+def fit_mask(
+    mask: Mask, n_neurons: int, config: OmniMouseConfig, missing: Collection[str] = (), *, go_without: bool = False
+) -> Mask:
+    """Fits a mask to what was recorded, or says why it does not fit.
+
+    Behaviour that was not recorded is not decoded: nothing is asked for that nobody can answer. A mask that *shows*
+    what was not recorded would be another task without it, and does not fit, unless it is to `go_without`.
+
+    Args:
+        mask: What is asked for.
+        n_neurons: Neurons of the population, after any cut.
+        config: The model's configuration.
+        missing: Of "video" and "behavior" what the recording lacks.
+        go_without: Also hide what the mask shows and the recording lacks, as training masks do.
+
+    Returns:
+        The mask itself, or its like for this recording.
+
+    Raises:
+        NotRecordedError: It shows or predicts nothing but what is missing, or shows it and may not go without.
+        ValueError: The population cannot serve it; see `Mask.resolve`.
+    """
+    shown = {"video": mask.n_frames > 0, "behavior": mask.behavior == "encoded"}
+    lacks = [name for name, is_shown in shown.items() if is_shown and name in missing]
+    reason = " and ".join(_WHAT_IS_MISSING[name] for name in lacks)
+    if lacks and not go_without:
+        raise NotRecordedError(f"it shows {' and '.join(lacks)}, but {reason}")
+    fitted = without_modalities(mask, missing)
+    if lacks and not (fitted.prefix_length or fitted.n_frames or fitted.behavior == "encoded"):
+        raise NotRecordedError(f"it shows nothing but {' and '.join(lacks)}, and {reason}")
+    try:
+        fitted.resolve(n_neurons, config)
+    except ValueError:
+        mask.resolve(n_neurons, config)  # where this fails too, it is the population's fault
+        raise NotRecordedError(f"it predicts nothing but behavior, and {_WHAT_IS_MISSING['behavior']}") from None
+    return fitted
+
+
+def fit_masks(
+    masks: Mapping[Key, Mask],
+    n_neurons: int,
+    config: OmniMouseConfig,
+    missing: Collection[str] = (),
+    *,
+    go_without: bool = False,
+) -> tuple[dict[Key, Mask], dict[Key, str]]:
+    """Sorts masks into those that fit, as `fit_mask` returns them, and the reasons of those that do not."""
+    fitted, reasons = {}, {}
+    for key, mask in masks.items():
+        try:
+            fitted[key] = fit_mask(mask, n_neurons, config, missing, go_without=go_without)
+        except ValueError as error:
+            reasons[key] = str(error)
+    return fitted, reasons
 
 
 def usable_masks(masks: Sequence[Mask], n_neurons: int, config: OmniMouseConfig) -> tuple[list[int], dict[int, str]]:
@@ -258,11 +315,5 @@ def usable_masks(masks: Sequence[Mask], n_neurons: int, config: OmniMouseConfig)
     Returns:
         Indices of usable masks, and for each other index the reason.
     """
-    usable, reasons = [], {}
-    for index, mask in enumerate(masks):
-        try:
-            mask.resolve(min(n_neurons, config.max_population), config)
-            usable.append(index)
-        except ValueError as error:
-            reasons[index] = str(error)
-    return usable, reasons
+    fitted, reasons = fit_masks(dict(enumerate(masks)), min(n_neurons, config.max_population), config)
+    return list(fitted), reasons

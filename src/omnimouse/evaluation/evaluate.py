@@ -28,7 +28,7 @@ from omnimouse.evaluation.inputs import (
 )
 from omnimouse.evaluation.scores import Scores, TaskScore
 from omnimouse.files import hash_tensors
-from omnimouse.masks import Mask, ResolvedMask, as_mask, build_tasks, lacking
+from omnimouse.masks import Mask, NotRecordedError, ResolvedMask, as_mask, build_tasks, fit_mask, without_modalities
 from omnimouse.recordings import Recording, mean_responses
 from omnimouse.recordings.simulated import load_truth
 
@@ -63,8 +63,9 @@ def evaluate(
     Args:
         model: holds the session of this recording.
         recording: an open recording or its folder.
-        tasks: "all" (every task the population can serve; the others are listed in `Scores.left_out`), a task name or
-            "suite/name", a `Mask`, a list of these, or a dict from your own names to them.
+        tasks: "all" (every task that fits the population and what was recorded), a task name or "suite/name", a `Mask`,
+            a list of these, or a dict from your own names to them. Behaviour that was not recorded is not decoded;
+            tasks that show what was not recorded are left out, with the reason in `Scores.left_out`.
         tier: the trials to score.
         stride: use every stride-th possible window start. 30 (the published choice) scores every sample of a contiguous
             run once, apart from its first 30; the published scores of the tier "validation" used 60.
@@ -80,7 +81,8 @@ def evaluate(
 
     Raises:
         ValueError: unknown session, tier or task; a task asked for by name that the population cannot serve; another
-            number of neurons than the session has; no window; NaN in every window.
+            number of neurons than the session has; no task that can do without what was not recorded; no window; NaN
+            in every window.
 
     Warns:
         UserWarning: some windows hold NaN where a task needs values; they are left out of that task and counted. (The
@@ -124,7 +126,8 @@ def evaluate(
         "n_windows": len(indices),
         "profile": inputs.processor.profile,
         "recording": inputs.recording.path.name,
-        "own_masks": [run.name for run in runs if not _is_named(run.name, run.mask, model.config)],
+        "missing": list(missing),
+        "own_masks": [run.name for run in runs if not _is_named(run.name, run.mask, model.config, missing)],
     }
     return Scores(
         inputs.session_key,
@@ -141,33 +144,42 @@ def evaluate(
 def select_tasks(
     tasks: Tasks, n_neurons: int, config: OmniMouseConfig, missing: Sequence[str] = ()
 ) -> tuple[dict[str, tuple[Mask, ResolvedMask]], dict[str, str]]:
-    """Turn the `tasks` argument into masks that the population can serve, without the modalities that are missing.
+    """Turn the `tasks` argument into masks that fit the population and what was recorded, see `fit_mask`.
 
     Returns:
-        (name -> (mask, resolved mask), name -> why it was left out); the second is empty unless `tasks` is "all".
+        (name -> (mask, resolved mask), name -> why it was left out). Left out are tasks that need what is missing and,
+        when `tasks` is "all", those that the population cannot serve.
 
     Raises:
-        ValueError: unknown task, none given, or one asked for by name that the population cannot serve.
+        ValueError: unknown task, none given, one asked for by name that the population cannot serve, or none that can
+            do without what is missing.
     """
-    asked = _named(tasks, config)
+    asked = name_tasks(tasks, config)
     if not asked:
         raise ValueError(f"tasks is empty; pass 'all' or some of {', '.join(build_tasks(config))}")
     chosen, left_out = {}, {}
     for name, mask in asked.items():
-        reason = lacking(mask, missing)
-        if reason is None:
-            try:
-                chosen[name] = (mask, mask.resolve(n_neurons, config))
-                continue
-            except ValueError as error:
-                reason = str(error)
-        if not (isinstance(tasks, str) and tasks == "all"):
-            raise ValueError(f"task {name!r} cannot be scored with {n_neurons} neurons: {reason}")
-        left_out[name] = reason
+        try:
+            fitted = fit_mask(mask, n_neurons, config, missing)
+            chosen[name] = (fitted, fitted.resolve(n_neurons, config))
+        except NotRecordedError as error:
+            left_out[name] = str(error)
+        except ValueError as error:
+            if not (isinstance(tasks, str) and tasks == "all"):
+                raise ValueError(f"task {name!r} cannot be scored with {n_neurons} neurons: {error}") from None
+            left_out[name] = str(error)
+    if not chosen:
+        reasons = "; ".join(f"task {name!r}: {reason}" for name, reason in left_out.items())
+        raise ValueError(f"nothing can be scored: {reasons}; choose another task")
     return chosen, left_out
 
 
-def _named(tasks: Tasks, config: OmniMouseConfig) -> dict[str, Mask]:
+def name_tasks(tasks: Tasks, config: OmniMouseConfig) -> dict[str, Mask]:
+    """Looks up what was asked for: name -> mask.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     known = build_tasks(config)
     if isinstance(tasks, str):
         return known if tasks == "all" else {tasks: as_mask(tasks, config)}
@@ -179,10 +191,10 @@ def _named(tasks: Tasks, config: OmniMouseConfig) -> dict[str, Mask]:
     return {label: as_mask(item, config) for label, item in zip(labels, items, strict=True)}
 
 
-def _is_named(name: str, mask: Mask, config: OmniMouseConfig) -> bool:
+def _is_named(name: str, mask: Mask, config: OmniMouseConfig, missing: Sequence[str]) -> bool:
     """Whether a name, looked up, gives this very mask; a caller may give any name to a mask of their own."""
     try:
-        return as_mask(name, config) == mask
+        return without_modalities(as_mask(name, config), missing) == mask
     except ValueError:
         return False
 

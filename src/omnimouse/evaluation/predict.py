@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from omnimouse.evaluation.evaluate import select_tasks
+from omnimouse.evaluation.evaluate import name_tasks
 from omnimouse.evaluation.inputs import (
     Inputs,
     Needs,
@@ -28,7 +28,7 @@ from omnimouse.evaluation.inputs import (
     usable,
 )
 from omnimouse.files import atomic_path
-from omnimouse.masks import lacking
+from omnimouse.masks import fit_mask
 from omnimouse.outputs import check_output
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def predict(
     Args:
         model: holds the session of this recording.
         recording: an open recording or its folder.
-        task: a task name, "suite/name" or a `Mask`.
+        task: a task name, "suite/name" or a `Mask`. Behaviour that was not recorded is not decoded.
         tier: the trials to predict.
         stride: use every stride-th possible window start; default: the length of the target, so that the predictions of
             a contiguous run follow each other without gap or overlap.
@@ -150,7 +150,8 @@ def predict(
         Predictions.
 
     Raises:
-        ValueError: unknown session, tier or task; a task that the population cannot serve; another number of neurons
+        ValueError: unknown session, tier or task; a task that does not fit the population or what was recorded, see
+            `fit_mask`; another number of neurons
             than the session has; no window; NaN in every window; an output that cannot be written.
 
     Warns:
@@ -161,24 +162,25 @@ def predict(
     recording = as_recording(recording)
     if output is not None:
         check_output(output, recording.path)
-    chosen, _ = select_tasks([task], recording.n_neurons, model.config)
-    ((name, (mask, resolved)),) = chosen.items()
+    ((name, asked),) = name_tasks([task], model.config).items()
     inputs = prepare(
         model,
         recording,
         tier,
-        stride=resolved.target_length or model.config.num_response_samples if stride is None else stride,
+        stride=asked.target_length or model.config.num_response_samples if stride is None else stride,
         include_blanks=include_blanks,
         processor=processor,
         session=session,
     )
-    reason = lacking(mask, inputs.windows.missing)
-    if reason is not None:
-        raise ValueError(f"task {name!r} cannot be predicted on {recording.path}: {reason}; choose another task")
-    neurons = np.arange(recording.n_neurons)
-    if not all_neurons and recording.n_neurons > model.config.max_population:
-        neurons = neurons[: model.config.max_population]
-        resolved = mask.resolve(len(neurons), model.config)
+    neurons = np.arange(recording.n_neurons)[: None if all_neurons else model.config.max_population]
+    try:
+        mask = fit_mask(asked, len(neurons), model.config, inputs.windows.missing)
+    except ValueError as error:
+        raise ValueError(
+            f"task {name!r} cannot be predicted on {recording.path} with {len(neurons)} neurons: {error}; choose "
+            "another task"
+        ) from None
+    resolved = mask.resolve(len(neurons), model.config)
     indices = list(range(len(inputs.windows)))[:max_windows]
     collected = _Collected(mask, resolved, model.config, neurons, len(indices))
     was_training = model.training

@@ -184,6 +184,8 @@ class Scores:
         """Everything a reader of the table must know: windows and tasks left out, missing baselines."""
         notes = [f"{name}: {note}" for name, task in self.tasks.items() for note in task.notes]
         notes += [f"{name}: not scored: {reason}" for name, reason in self.left_out.items()]
+        if "behavior" in self.settings.get("missing", ()):
+            notes.append("this recording has no behavior, so none is decoded")
         return notes
 
     def to_dict(self, *, per_neuron: bool = True) -> dict[str, Any]:

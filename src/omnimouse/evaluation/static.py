@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -209,12 +210,12 @@ def _predict(
             f"{recording.path} is no recording of single images (SENSORIUM 2022); score it with evaluate, predict it "
             "with predict"
         )
-    mask, resolved = _static_task(model, task, recording.n_neurons)
     inputs = prepare(
         model, recording, tier, stride=1, include_blanks=False, processor=processor, session=session,
         allow_withheld=not with_responses,
     )  # fmt: skip
     windows = inputs.windows
+    mask, resolved = _static_task(model, task, recording.n_neurons, windows.missing)
     # One window per trial; a processor with shorter windows finds several, which are all alike.
     positions, first = np.unique([windows.trial_index(i) for i in range(len(windows))], return_index=True)
     shown = tuple(name for name in Needs.of(resolved).inputs if name != "responses")
@@ -226,7 +227,7 @@ def _predict(
         with torch.inference_mode():
             done = 0
             for chosen, batch in batches(windows, first.tolist(), batch_size, progress=progress, label="images"):
-                rows = usable(finite_windows(batch), needed)
+                rows = usable(finite_windows(batch, windows.missing_channels), needed)
                 kept.append(positions[done : done + len(chosen)][rows.numpy()])
                 done += len(chosen)
                 if rows.any():
@@ -246,13 +247,13 @@ def _predict(
     return _Trials(inputs, trials, np.concatenate(predictions), truth, n_trials - len(trials))
 
 
-def _static_task(model: OmniMouseModel, task: str, n_neurons: int) -> tuple[Mask, ResolvedMask]:
+def _static_task(model: OmniMouseModel, task: str, n_neurons: int, missing: Sequence[str]) -> tuple[Mask, ResolvedMask]:
     """The mask of a task that single images can be scored by.
 
     Raises:
         ValueError: another task, and why not.
     """
-    ((_, (mask, resolved)),) = select_tasks([task], n_neurons, model.config)[0].items()
+    ((_, (mask, resolved)),) = select_tasks([task], n_neurons, model.config, missing)[0].items()
     if task in STATIC_TASKS:
         return mask, resolved
     if resolved.shows_responses:

@@ -20,8 +20,8 @@ from omnimouse.sessions import hash_unit_ids, matches_glob, same_animal, short_k
 from omnimouse.training.preparation import open_windows
 from omnimouse.training.pretraining_recipe import RecordingsRecipe
 
-_DEVICES = ("responses", "screen", "eye_tracker", "treadmill")
-"""Folders by which globs know a session folder."""
+_DEVICES = ("responses", "screen")
+"""Folders by which globs know a session folder; the other devices may be missing."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from omnimouse.evaluation.accumulate import TaskRun
 from omnimouse.evaluation.evaluate import spread
 from omnimouse.evaluation.inputs import finite_windows, run_model, usable
 from omnimouse.evaluation.scores import TaskScore
-from omnimouse.masks import Mask, lacking
+from omnimouse.masks import Mask, fit_masks
 from omnimouse.training.corpus import OpenRecordings
 from omnimouse.training.distributed import Processes
 
@@ -29,7 +29,7 @@ class CorpusEvaluation:
         recordings: windows of the held-out tier.
         keys: sessions of this process to score.
         sessions: those of all processes.
-        masks: name -> mask; sessions whose population cannot serve one are left out of it.
+        masks: name -> mask; sessions whose population or recording it does not fit are left out of it.
         max_windows: windows per session, evenly spread.
         batch_size: windows per forward pass.
     """
@@ -82,15 +82,12 @@ class CorpusEvaluation:
     def _score(self, model: OmniMouseModel, accelerator: Accelerator, key: str) -> dict[str, TaskScore]:
         """Scores one session: mask -> score, of the masks that it can serve."""
         with self.recordings.lend(key) as windows:
-            runs = []
-            for name, mask in self.masks.items():
-                if lacking(mask, windows.missing):
-                    continue
-                try:
-                    resolved = mask.resolve(windows.recording.n_neurons, model.config)
-                except ValueError:
-                    continue
-                runs.append(TaskRun(name, mask, resolved, model.config, None, windows.missing_channels))
+            n_neurons, absent = windows.recording.n_neurons, windows.missing_channels
+            fitted, _ = fit_masks(self.masks, n_neurons, model.config, windows.missing)
+            runs = [
+                TaskRun(name, mask, mask.resolve(n_neurons, model.config), model.config, None, absent)
+                for name, mask in fitted.items()
+            ]
             indices = spread(len(windows), self.max_windows)
             with torch.no_grad():
                 for start in range(0, len(indices), self.batch_size):

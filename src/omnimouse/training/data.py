@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from omnimouse.configuration_omnimouse import OmniMouseConfig
-from omnimouse.masks import TRAINING_MASKS, Mask, as_mask, usable_masks, without_modalities
+from omnimouse.masks import TRAINING_MASKS, Mask, as_mask, fit_masks
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -148,9 +148,9 @@ class MaskChoice:
 
     Attributes:
         names: what messages and the history call each mask.
-        masks: the masks the population can serve.
+        masks: the masks that fit, see `fit_mask`.
         weights: their weights, as given (equal by default).
-        left_out: name -> reason, for masks that this population cannot serve.
+        left_out: name -> reason, for masks that do not fit this population or what was recorded.
         needs: which of "responses", "video" and "behavior" any of these masks takes in or is compared with.
     """
 
@@ -182,15 +182,17 @@ def choose_masks(
     n_neurons: int,
     config: OmniMouseConfig,
     missing: Sequence[str] = (),
+    go_without: bool = True,
 ) -> MaskChoice:
-    """Picks the masks a population of `n_neurons` can serve.
+    """Picks the masks that fit a population of `n_neurons` and what was recorded.
 
     Args:
         masks: masks or task names; None for the 120 training masks.
         mask_weights: one weight of at least 0 per entry of `masks`; None weighs them equally.
         n_neurons: neurons of a training window, already cut to the largest population.
         config: the model's configuration.
-        missing: of "video" and "behavior" what the recording lacks; masks then go without.
+        missing: of "video" and "behavior" what the recording lacks.
+        go_without: whether masks that show what is missing go without; else they are left out. See `fit_mask`.
 
     Raises:
         ValueError: when weights and masks do not match, a name is unknown, or no mask with weight is left.
@@ -201,31 +203,24 @@ def choose_masks(
         raise ValueError(f"mask_weights has {len(weights)} entries for {len(resolved)} masks; give one per mask.")
     if not all(np.isfinite(weight) and weight >= 0 for weight in weights):
         raise ValueError(f"mask_weights must be finite and at least 0; got {weights}.")
-    resolved = [without_modalities(mask, missing) for mask in resolved]
-    usable, reasons = usable_masks(resolved, n_neurons, config)
-    blind = [index for index in usable if missing and _shows_nothing(resolved[index])]
-    reasons |= dict.fromkeys(blind, f"it shows nothing of a recording without {' and '.join(missing)}")
-    usable = [index for index in usable if index not in blind]
-    kept = [index for index in usable if weights[index] > 0]
+    fitted, reasons = fit_masks(dict(enumerate(resolved)), n_neurons, config, missing, go_without=go_without)
+    kept = [index for index in fitted if weights[index] > 0]
     left_out = {names[index]: reason for index, reason in reasons.items()}
     if not kept:
         examples = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
         raise ValueError(
             f"None of the {len(resolved)} masks can train a population of {n_neurons} neurons"
+            + (f" without {' and '.join(missing)}" if missing else "")
             + (f" ({examples})" if examples else " (all masks have weight 0)")
-            + ". Pass masks=[...] with task names or masks whose neuron counts fit, and a weight above 0 for one."
+            + ". Pass masks=[...] with task names or masks that fit it, and a weight above 0 for one."
         )
     return MaskChoice(
         names=tuple(names[i] for i in kept),
-        masks=tuple(resolved[i] for i in kept),
+        masks=tuple(fitted[i] for i in kept),
         weights=tuple(weights[i] for i in kept),
         left_out=left_out,
-        needs=needed_arrays([resolved[i] for i in kept], n_neurons, config),
+        needs=needed_arrays([fitted[i] for i in kept], n_neurons, config),
     )
-
-
-def _shows_nothing(mask: Mask) -> bool:
-    return not mask.prefix_length and not mask.n_frames and mask.behavior != "encoded"
 
 
 def needed_arrays(masks: Sequence[Mask], n_neurons: int, config: OmniMouseConfig) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ class FinetuneResult:
         initial_validation_loss: the same before the first step.
         stopped_early: whether patience ran out before the last step.
         resumed_from: step of the checkpoint the run was continued from, or None.
-        left_out_masks: mask name -> why this population cannot serve it.
+        left_out_masks: mask name -> why it does not fit this population or what was recorded.
         output_dir: folder with checkpoint and history, or None.
         seconds: time spent training, over all sittings of the run.
     """
@@ -149,7 +149,9 @@ def finetune(
         warmup_steps: linear warm-up; default: a tenth of the steps, at most 50.
         decay_steps: last steps over which the learning rate falls to near zero; default: a fifth of the steps.
         train_animal: whether to train the animal vector; default: unless another session in the model shares it.
-        masks: masks or task names to train on; default: the 120 training masks of the released models.
+        masks: masks or task names to train on; default: the 120 training masks of the released models, which go without
+            what the recording lacks. Behaviour that was not recorded is not decoded; of the masks given, those that
+            show what was not recorded are left out.
         mask_weights: weight of each mask; default: equal.
         processor: how windows are cut; default: the model's own, else the profile "strict". A model without one gets
             it, so that it is saved with the model.
@@ -183,7 +185,8 @@ def finetune(
 
     Raises:
         ValueError: an argument out of range; a tier that is unknown or has no window; another number of neurons, or
-            other neurons, than the session in the model has; no mask that the population can serve; NaN in the data,
+            other neurons, than the session in the model has; no mask that fits the population and what was recorded;
+            NaN in the data,
             the loss or a gradient; a checkpoint of another run in `output_dir`, or an `output_dir` that cannot be
             written to or lies in the recording.
     """
@@ -212,7 +215,10 @@ def finetune(
     )
     population = min(recording.n_neurons, model.config.max_population)
     windows = open_windows(recording, train_tiers, stride, include_blanks, processor)
-    choice = choose_masks(masks, mask_weights, n_neurons=population, config=model.config, missing=windows.missing)
+    choice = choose_masks(
+        masks, mask_weights, n_neurons=population, config=model.config, missing=windows.missing,
+        go_without=masks is None,
+    )  # fmt: skip
     if masks is None:
         warn_of_held_responses(recording, choice)
     validation = None
@@ -225,7 +231,7 @@ def finetune(
             max_windows=max_validation_windows,
             all_neurons=validation_all_neurons,
         )
-    matching = wants_matching(model, key, start_from)
+    matching = wants_matching(model, key, start_from, windows.missing)
     identity = run_identity(model, key, recipe, windows, choice, validation)
     identity["start_from"] = start_from
     checkpoint = find_checkpoint(output_dir, identity, resume=resume)
@@ -303,13 +309,14 @@ def _in_words(run: TrainingRun, state: TrainingState) -> dict[str, Any]:
 
 
 def _report_left_out(run: TrainingRun) -> None:
-    """Says once which masks this population cannot serve."""
+    """Says once which masks do not fit the session."""
     left_out = run.choice.left_out
     if left_out:
-        named = ", ".join(list(left_out)[:4]) + (", ..." if len(left_out) > 4 else "")
+        named = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:2])
         message = (
-            f"{len(left_out)} of {len(left_out) + len(run.choice.masks)} masks are left out, because the "
-            f"{run.n_neurons} neurons of session {run.session} cannot serve them: {named}"
+            f"{len(left_out)} of {len(left_out) + len(run.choice.masks)} masks are left out, because they do not fit "
+            f"the {run.n_neurons} neurons of session {run.session} or what was recorded of it ({named}"
+            f"{'; ...' if len(left_out) > 2 else ''})"
         )
         logger.info(message)
         if run.progress:

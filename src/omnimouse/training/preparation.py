@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs
 
-from omnimouse.masks import Mask, as_mask, build_tasks, lacking
+from omnimouse.masks import Mask, as_mask, fit_masks
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, Windows, is_static, mean_responses
 from omnimouse.sessions import hash_unit_ids
@@ -167,11 +167,19 @@ def add_session(
     )
 
 
-def wants_matching(model: OmniMouseModel, key: str, start_from: str) -> bool:
+def wants_matching(model: OmniMouseModel, key: str, start_from: str, missing: Sequence[str] = ()) -> bool:
     """Whether the neurons of a new session begin at known neurons that resemble them."""
     if start_from not in ("auto", "match", "mean"):
         raise ValueError(f"start_from is {start_from!r}; expected 'auto', 'match' or 'mean'.")
-    return start_from == "match" or (start_from == "auto" and any(other != key for other in model.session_keys))
+    predictable = not {"video", "behavior"} <= set(missing)
+    if start_from == "match" and not predictable:
+        raise ValueError(
+            "start_from='match' compares responses with what known neurons do under stimulus and behavior, but this "
+            "recording has no video and no behavior. Pass start_from='mean'."
+        )
+    return start_from == "match" or (
+        start_from == "auto" and predictable and any(other != key for other in model.session_keys)
+    )
 
 
 def start_at_matches(model: OmniMouseModel, key: str, windows: Windows, *, progress: bool) -> None:
@@ -244,14 +252,16 @@ def validation_masks(
 ) -> tuple[dict[str, Mask], bool]:
     """Returns name -> mask to validate on, and whether they were asked for by the caller.
 
-    Where the recording lacks a modality (`missing`), the defaults are all tasks, of which those that do without serve.
+    Where the recording lacks a modality (`missing`), the defaults are the tasks of the same families that go without.
     """
     if tasks is not None:
         names = [task if isinstance(task, str) else f"validation/{i}" for i, task in enumerate(tasks)]
         return {name: as_mask(task, config) for name, task in zip(names, tasks, strict=True)}, True
     if masks is not None and len(choice.masks) <= MAX_DEFAULT_VALIDATION_MASKS:
         return dict(zip(choice.names, choice.masks, strict=True)), False
-    return {task: as_mask(task, config) for task in (build_tasks(config) if missing else VALIDATION_TASKS)}, False
+    gone = {"video": "stimulus", "behavior": "behavior"}
+    parts = [[part for part in task.split("+") if part not in map(gone.get, missing)] for task in VALIDATION_TASKS]
+    return {task: as_mask(task, config) for task in map("+".join, parts) if task}, False
 
 
 def make_validation(
@@ -266,28 +276,24 @@ def make_validation(
     """Fixes windows, masks and neurons of the validation.
 
     Raises:
-        ValueError: when a mask asked for, or every one of the defaults, does not fit the population.
+        ValueError: when a mask asked for does not fit the population, or none fits it and what was recorded.
+
+    Warns:
+        UserWarning: some masks asked for need what was not recorded.
     """
     candidates, asked_for = wanted
     n_neurons = windows.recording.n_neurons
     population = n_neurons if all_neurons else min(n_neurons, config.max_population)
-    usable, reasons = {}, {}
-    for name, mask in candidates.items():
-        reason = lacking(mask, windows.missing)
-        if reason is not None:
-            reasons[name] = reason
-            continue
-        try:
-            mask.resolve(population, config)
-            usable[name] = mask
-        except ValueError as error:
-            reasons[name] = str(error)
-    if not usable or (asked_for and reasons):
+    usable, reasons = fit_masks(candidates, population, config, windows.missing)
+    unserved = fit_masks(candidates, population, config)[1]
+    left_out = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    if not usable or (asked_for and unserved):
         raise ValueError(
-            f"A population of {population} neurons cannot be validated on "
-            + ("; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "no task at all")
-            + ". Pass validation_tasks=[...] that it can serve, or validation_tier=None."
+            f"A population of {population} neurons cannot be validated on {left_out or 'no task at all'}. Pass "
+            "validation_tasks=[...] that it can serve, or validation_tier=None."
         )
+    if asked_for and left_out:
+        warnings.warn(f"{windows.recording.path} is not validated on {left_out}.", stacklevel=3)
     count = min(max_windows, len(windows))
     indices = np.linspace(0, len(windows) - 1, count).round().astype(int).tolist()
     ids = validation_neuron_ids(seed, count, n_neurons=n_neurons, max_population=config.max_population)

@@ -207,9 +207,10 @@ def _begin(
     )
     if run.masks.left_out:
         most = max(run.masks.left_out.values())
+        lacking = " or lack video or behavior" if run.masks.missing else ""
         monitor.say(
-            f"{len(run.masks.left_out)} of the sessions have too few neurons for some of the {len(run.masks.masks)} "
-            f"masks ({most} at most), and draw from the others"
+            f"{len(run.masks.left_out)} of the sessions have too few neurons{lacking} for some of the "
+            f"{len(run.masks.masks)} masks ({most} at most), and draw from the others"
         )
     return monitor
 
