@@ -86,7 +86,7 @@ def cached_share(files: Iterable[Path]) -> float:
 
 def prepare(case: dict[str, Any], steps: int, *, fresh: bool) -> Any:
     """A run as `omnimouse.train` sets it up."""
-    from omnimouse.training.preparation import start_accelerator
+    from omnimouse.training.accelerators import start_accelerator
     from omnimouse.training.pretraining_recipe import load_recipe
     from omnimouse.training.pretraining_setup import prepare_run
     from omnimouse.training.run_folder import RunFolder

@@ -24,7 +24,7 @@ from omnimouse import (
     import_commands,
     training_commands,
 )
-from omnimouse.command_options import add_json
+from omnimouse.command_options import add_device, add_json
 from omnimouse.demo import DemoSettings
 
 EXIT_ERROR = 2
@@ -234,6 +234,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, metavar="N", default=defaults.steps, help="training steps")
     parser.add_argument("--force", action="store_true", help="start anew in the folder of an earlier demo")
+    add_device(parser)
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
@@ -284,7 +285,7 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mixed-precision", choices=("auto", "bf16", "no"), default="auto", help="auto: bf16 where the device has it"
     )
-    _add_cpu(parser)
+    add_device(parser)
     add_json(parser)
 
 
@@ -300,7 +301,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     _add_windows(parser, stride=30)
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the scores, neuron by neuron, as JSON")
-    _add_cpu(parser)
+    add_device(parser)
     add_json(parser)
 
 
@@ -312,7 +313,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE",
         help="the .npz file to write; of single images (SENSORIUM 2022) also a .csv file, a submission",
     )  # fmt: skip
-    _add_cpu(parser)
+    add_device(parser)
     add_json(parser)
 
 
@@ -387,10 +388,6 @@ def _add_windows(parser: argparse.ArgumentParser, *, stride: int | None) -> None
     parser.add_argument("--stride", type=int, metavar="N", default=stride, help="use every n-th possible window")
     parser.add_argument("--batch-size", type=int, metavar="N", default=8, help="windows per forward pass")
     parser.add_argument("--max-windows", type=int, metavar="N", help="use at most so many windows")
-
-
-def _add_cpu(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cpu", action="store_true", help="use the CPU although there is a GPU")
 
 
 def _names(text: str) -> list[str]:

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 def demo(args: argparse.Namespace) -> int:
     """Simulate a mouse, adapt the shipped core to it, score it, write the report."""
+    from omnimouse.compute_devices import resolve_device
     from omnimouse.demo import DemoSettings, next_steps, run_demo
 
+    device = resolve_device(args.device, cpu=args.cpu)
     settings = DemoSettings(seed=args.seed, minutes=args.minutes, n_neurons=args.n_neurons, steps=args.steps)
-    result = run_demo(args.output, settings=settings, force=args.force)
+    result = run_demo(args.output, settings=settings, force=args.force, device=device)
     print(f"{result.scores.table()}\n\n{next_steps(result)}")
     return 0
 
@@ -45,8 +47,10 @@ def simulate(args: argparse.Namespace) -> int:
 def finetune(args: argparse.Namespace) -> int:
     """Train a session adapter, or the whole model, and save it."""
     from omnimouse import training
+    from omnimouse.compute_devices import resolve_device
     from omnimouse.recordings import open_recording
 
+    device = resolve_device(args.device, cpu=args.cpu)
     recording = open_recording(args.recording)
     check_output(args.output_dir, recording.path, folder=True)
     model = _load_core(args.core, sessions=_sessions_to_start_from(args, recording), revision=args.revision)
@@ -56,7 +60,7 @@ def finetune(args: argparse.Namespace) -> int:
         session_learning_rate=args.session_learning_rate, train_core=args.train_core,
         core_learning_rate=args.core_learning_rate, masks=args.masks, train_tiers=args.train_tiers,
         validation_tier=args.validation_tier, patience=args.patience, seed=args.seed, resume=args.resume,
-        mixed_precision=args.mixed_precision, cpu=args.cpu, start_from=args.start_from,
+        mixed_precision=args.mixed_precision, device=device, start_from=args.start_from,
     )  # fmt: skip
     key = recording.session_key
     if args.train_core:
@@ -268,15 +272,17 @@ def _refuse_window_options(args: argparse.Namespace, *, stride: int | None) -> N
 
 
 def _load(args: argparse.Namespace) -> tuple[OmniMouseModel, Recording]:
-    """The model with the session of the recording, and the recording; the model is on the GPU if there is one.
+    """The model with the session of the recording, and the recording; the model is where `--device` says.
 
     Raises:
         ValueError: Neither core nor adapter was named, or what was named does not hold this session.
     """
     import torch
 
+    from omnimouse.compute_devices import resolve_device
     from omnimouse.recordings import open_recording
 
+    device = resolve_device(args.device, cpu=args.cpu)
     recording = open_recording(args.recording)
     key, adapter = recording.session_key, args.session_adapter
     if args.core is None and adapter is None:
@@ -295,8 +301,8 @@ def _load(args: argparse.Namespace) -> tuple[OmniMouseModel, Recording]:
         model = _load_core(args.core)
         model.load_session(adapter, **revision)
     # Any: the type that transformers gives `to` is that of an unbound method.
-    device: Any = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
-    model.to(device)
+    place: Any = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(place)
     return model, recording
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from omnimouse.compute_devices import Device
     from omnimouse.evaluation import Scores
 
 CORE = "omnimouse-tiny"
@@ -91,6 +92,7 @@ def run_demo(
     *,
     settings: DemoSettings | None = None,
     force: bool = False,
+    device: Device = None,
 ) -> DemoResult:
     """Simulate a mouse, adapt the shipped core to it, score it on held-out trials and write a report.
 
@@ -100,16 +102,20 @@ def run_demo(
         output: folder for everything; new, empty, or of an earlier demonstration with the same settings.
         settings: the mouse and the training.
         force: start anew in the folder of an earlier demonstration, whatever its settings.
+        device: where to train and score, as for `finetune`.
 
     Raises:
-        ValueError: the folder holds something else, or a demonstration with other settings.
+        ValueError: the folder holds something else, or a demonstration with other settings; a device that is not
+            there.
         ImportError: matplotlib, which draws the report, is missing.
     """
     from omnimouse import OmniMouseModel
+    from omnimouse.compute_devices import resolve_device
     from omnimouse.evaluation import evaluate, predict, write_report
     from omnimouse.recordings import open_recording
     from omnimouse.training import finetune
 
+    device = resolve_device(device)
     _require_matplotlib()
     settings = settings or DemoSettings()
     folder = Path(output)
@@ -141,6 +147,7 @@ def run_demo(
         masks=TASKS,
         seed=settings.seed,
         resume=True,
+        device=device,
     )
     model.save_session(recording.session_key, folder / "adapter")
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .card_writer import CardOptions
+from .compute_devices import Device, resolve_device
 from .conversion import cached_copy
 from .files import read_mapping
 from .hub import HubOptions, Source, find, locate
@@ -29,6 +30,7 @@ class OmniMousePreTrainedModel(WithSharing):
         pretrained_model_name_or_path: str | Path,
         *args: Any,
         sessions: str | Sequence[str] | None = None,
+        device: Device = None,
         **kwargs: Any,
     ) -> Any:
         """Loads a core, and the sessions asked for. Only the files of these are read, or fetched.
@@ -42,13 +44,22 @@ class OmniMousePreTrainedModel(WithSharing):
             sessions: `None` (the core only), `"all"`, or keys, short keys and globs such as `["29515-*"]`;
                 `omnimouse.session_keys(name)` lists them. They keep the type they are stored in, unless
                 `dtype=torch.float32` is asked for.
+            device: Where to put the model: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"` or a `torch.device`; by default it is
+                on the CPU, or where `device_map` says.
             **kwargs: As for any transformers model (`revision`, `token`, `cache_dir`, `local_files_only`, `dtype`,
                 `device_map`, `attn_implementation`, ...).
 
         Raises:
-            ValueError: Nothing of that name, a folder without `config.json`, or a session that is not there.
+            ValueError: Nothing of that name, a folder without `config.json`, a session or a device that is not there.
             OSError: The Hub has no such repo or revision, does not give it to this token, or cannot be reached.
         """
+        if device is not None:
+            place = resolve_device(device)
+            if kwargs.get("device_map") is not None:
+                raise ValueError("device and device_map both say where the model goes; leave one of them out.")
+            loaded = cls.from_pretrained(pretrained_model_name_or_path, *args, sessions=sessions, **kwargs)
+            (loaded[0] if isinstance(loaded, tuple) else loaded).to(place)
+            return loaded
         kwargs.pop("_commit_hash", None)
         options = HubOptions.take(kwargs)
         source = locate(pretrained_model_name_or_path, options)

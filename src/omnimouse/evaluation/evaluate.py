@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from omnimouse.compute_devices import Device, computing_on, resolve_device
 from omnimouse.evaluation import baselines
 from omnimouse.evaluation.accumulate import TaskRun
 from omnimouse.evaluation.inputs import (
@@ -53,6 +54,7 @@ def evaluate(
     max_windows: int | None = None,
     progress: bool = True,
     session: str | None = None,
+    device: Device = None,
 ) -> Scores:
     """Score a model on one tier of one session.
 
@@ -75,6 +77,8 @@ def evaluate(
         max_windows: score only so many windows, evenly spread over the tier.
         progress: show a progress bar.
         session: key of the session in the model; default: the key of the recording.
+        device: where to compute ("cpu", "cuda", "cuda:1", "mps", a `torch.device`); default: where the model is. The
+            model is moved for the call, and is afterwards where it was.
 
     Returns:
         Scores; `print(scores.table())` shows them. They carry the hashes of the weights scored.
@@ -82,12 +86,13 @@ def evaluate(
     Raises:
         ValueError: unknown session, tier or task; a task asked for by name that the population cannot serve; another
             number of neurons than the session has; no task that can do without what was not recorded; no window; NaN
-            in every window.
+            in every window; a device that is not there.
 
     Warns:
         UserWarning: some windows hold NaN where a task needs values; they are left out of that task and counted. (The
             published evaluation passed the NaN video of INVALID trials to the model.)
     """
+    place = resolve_device(device)
     inputs = prepare(
         model,
         recording,
@@ -105,7 +110,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with computing_on(model, place), torch.inference_mode():
             _stream(model, inputs, indices, runs, batch_size=batch_size, progress=progress)
     finally:
         model.train(was_training)

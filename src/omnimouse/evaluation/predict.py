@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from omnimouse.compute_devices import Device, computing_on, resolve_device
 from omnimouse.evaluation.evaluate import name_tasks
 from omnimouse.evaluation.inputs import (
     Inputs,
@@ -123,6 +124,7 @@ def predict(
     include_blanks: bool = True,
     progress: bool = True,
     session: str | None = None,
+    device: Device = None,
 ) -> Predictions:
     """Predict one task on one tier of one session and return aligned arrays.
 
@@ -145,18 +147,20 @@ def predict(
         include_blanks: also predict windows on blank screens between trials.
         progress: show a progress bar.
         session: key of the session in the model; default: the key of the recording.
+        device: where to compute, as for `evaluate`.
 
     Returns:
         Predictions.
 
     Raises:
         ValueError: unknown session, tier or task; a task that does not fit the population or what was recorded, see
-            `fit_mask`; another number of neurons
-            than the session has; no window; NaN in every window; an output that cannot be written.
+            `fit_mask`; another number of neurons than the session has; no window; NaN in every window; an output that
+            cannot be written; a device that is not there.
 
     Warns:
         UserWarning: some windows hold NaN where the task needs values; they are left out and counted.
     """
+    place = resolve_device(device)
     if max_windows is not None and max_windows < 1:
         raise ValueError(f"max_windows is {max_windows}; expected 1 or more, or None for all windows")
     recording = as_recording(recording)
@@ -186,7 +190,7 @@ def predict(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with computing_on(model, place), torch.inference_mode():
             collected.run(model, inputs, indices, batch_size=batch_size, progress=progress)
     finally:
         model.train(was_training)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from omnimouse.compute_devices import Device, computing_on, resolve_device
 from omnimouse.evaluation.evaluate import select_tasks
 from omnimouse.evaluation.inputs import (
     Inputs,
@@ -57,6 +58,7 @@ def evaluate_static(
     batch_size: int = 8,
     progress: bool = True,
     session: str | None = None,
+    device: Device = None,
 ) -> StaticScores:
     """Score a model on single images, by the metrics of the SENSORIUM 2022 competition.
 
@@ -72,17 +74,18 @@ def evaluate_static(
         batch_size: trials per forward pass.
         progress: show a progress bar.
         session: key of the session in the model; default: the key of the recording.
+        device: where to compute, as for `evaluate`.
 
     Returns:
         Scores; printing them shows a table.
 
     Raises:
         ValueError: a recording of another kind; another task; an unknown session or tier; withheld responses; NaN in
-            every trial.
+            every trial; a device that is not there.
     """
     trials = _predict(
         model, recording, tier, task, processor=processor, batch_size=batch_size, progress=progress, session=session,
-        with_responses=True,
+        with_responses=True, device=device,
     )  # fmt: skip
     shown = [trial.condition_hash for trial in trials.trials]
     images = [image for image in shown if image is not None]
@@ -116,6 +119,7 @@ def write_static_submission(
     batch_size: int = 8,
     progress: bool = True,
     session: str | None = None,
+    device: Device = None,
 ) -> Path:
     """Write predictions for the SENSORIUM 2022 competition, whose responses may be withheld.
 
@@ -125,7 +129,7 @@ def write_static_submission(
     mean std are raised to that.
 
     Args:
-        model, recording, task, processor, batch_size, progress, session: as for `evaluate_static`.
+        model, recording, task, processor, batch_size, progress, session, device: as for `evaluate_static`.
         path: the file to write; it appears when it is whole. The competition's names are
             `submission_file_live_test.csv` for the tier "test" and `submission_file_final_test.csv`.
         tier: the trials to predict.
@@ -141,7 +145,7 @@ def write_static_submission(
     check_output(path, recording.path)
     result = _predict(
         model, recording, tier, task, processor=processor, batch_size=batch_size, progress=progress, session=session,
-        with_responses=False,
+        with_responses=False, device=device,
     )  # fmt: skip
     named = {
         "meta/trials/trial_idx.npy": all(trial.trial_id is not None for trial in result.trials),
@@ -203,7 +207,9 @@ def _predict(
     progress: bool,
     session: str | None,
     with_responses: bool,
+    device: Device,
 ) -> _Trials:
+    place = resolve_device(device)
     recording = as_recording(recording)
     if not is_static(recording):
         raise ValueError(
@@ -224,7 +230,7 @@ def _predict(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with computing_on(model, place), torch.inference_mode():
             done = 0
             for chosen, batch in batches(windows, first.tolist(), batch_size, progress=progress, label="images"):
                 rows = usable(finite_windows(batch, windows.missing_channels), needed)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from omnimouse.files import write_json
+from omnimouse.training.accelerators import start_accelerator
 from omnimouse.training.distributed import Processes
-from omnimouse.training.preparation import start_accelerator
 from omnimouse.training.pretraining import PretrainingResult, carry_out
 from omnimouse.training.pretraining_recipe import load_recipe
 from omnimouse.training.recipe import ScheduleRecipe, is_count, is_number, require

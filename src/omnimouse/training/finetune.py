@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm.auto import tqdm
 
+from omnimouse.compute_devices import Device, resolve_device
 from omnimouse.masks import Mask
 from omnimouse.outputs import check_output
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, open_recording
+from omnimouse.training.accelerators import make_accelerator
 from omnimouse.training.checkpoint import (
     Checkpoint,
     TrainingState,
@@ -32,7 +34,6 @@ from omnimouse.training.preparation import (
     check_counts,
     check_session,
     find_checkpoint,
-    make_accelerator,
     make_schedule,
     make_validation,
     open_validation_windows,
@@ -119,6 +120,7 @@ def finetune(
     resume: bool | Literal["auto"] = "auto",
     mixed_precision: MixedPrecision | Literal["auto"] = "auto",
     cpu: bool = False,
+    device: Device = None,
     num_workers: int = 1,
     progress: bool = True,
     session: str | None = None,
@@ -172,7 +174,9 @@ def finetune(
         resume: "auto" (or True) continues from the checkpoint in `output_dir` if there is one; False removes it and
             begins anew.
         mixed_precision: "bf16", "no", or "auto" for bf16 where the device has instructions for it (GPUs, recent CPUs).
-        cpu: train on the CPU although there is an accelerator.
+        cpu: train on the CPU although there is an accelerator; the same as `device="cpu"`.
+        device: where to train: "cpu", "cuda", "cuda:1", "mps" or a `torch.device`; default: Accelerate's choice, an
+            accelerator if there is one.
         num_workers: 1 cuts windows one batch ahead in a thread, 0 does not; the result is the same.
         progress: show a progress bar.
         session: key of the session in the model; default: the key of the recording.
@@ -188,8 +192,9 @@ def finetune(
             other neurons, than the session in the model has; no mask that fits the population and what was recorded;
             NaN in the data,
             the loss or a gradient; a checkpoint of another run in `output_dir`, or an `output_dir` that cannot be
-            written to or lies in the recording.
+            written to or lies in the recording; a device that is not there.
     """
+    place = resolve_device(device, cpu=cpu)
     inner = getattr(model, "get_base_model", None)  # of a PeftModel, which changes layers of the model in it in place
     model = model if inner is None else inner()
     recording = recording if isinstance(recording, Recording) else open_recording(recording)
@@ -199,7 +204,7 @@ def finetune(
     check_counts(checkpoint_every=checkpoint_every, max_validation_windows=max_validation_windows)
     if output_dir is not None:
         check_output(output_dir, recording.path, folder=True)
-    accelerator = make_accelerator(mixed_precision, cpu=cpu)
+    accelerator = make_accelerator(mixed_precision, place)
     processor = processor or model.processor or OmniMouseProcessor(profile="strict")
     recipe = FinetuneRecipe(
         steps=steps,
@@ -237,7 +242,8 @@ def finetune(
     checkpoint = find_checkpoint(output_dir, identity, resume=resume)
     is_new = key not in model.session_keys
     add_session(model, recording, key, processor, train_tiers)
-    model.to(accelerator.device)
+    to: Any = accelerator.device  # Any: the type that transformers gives `to` is that of an unbound method
+    model.to(to)
     if is_new and matching and checkpoint is None:
         start_at_matches(model, key, windows, progress=progress)
     run = TrainingRun(

@@ -25,6 +25,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from omnimouse.masks import Mask
+from omnimouse.training.accelerators import OneDevice
 from omnimouse.training.checkpoint import (
     TrainingState,
     append_history,
@@ -80,7 +81,7 @@ class TrainingRun:
     """
 
     model: Any
-    accelerator: Accelerator
+    accelerator: Accelerator | OneDevice
     session: str
     n_neurons: int
     recipe: FinetuneRecipe
@@ -174,9 +175,15 @@ def only_trainable(model: nn.Module, groups: Mapping[str, ParameterGroup]) -> It
 @contextmanager
 def seeded_torch(seed: int, device: torch.device) -> Iterator[None]:
     """Seeds torch within the block and gives the caller's random state back afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    kind = device.type if device.type in ("cuda", "xpu") else "cuda"  # `fork_rng` knows devices with numbers only
+    mps = torch.mps.get_rng_state() if device.type == "mps" else None
+    with torch.random.fork_rng(devices=[device] if device.type == kind else [], device_type=kind):
         torch.manual_seed(seed)
-        yield
+        try:
+            yield
+        finally:
+            if mps is not None:
+                torch.mps.set_rng_state(mps)
 
 
 def _forward(run: TrainingRun, batch: Mapping[str, torch.Tensor], mask: Mask, neuron_ids: np.ndarray | None) -> Any:
@@ -186,7 +193,7 @@ def _forward(run: TrainingRun, batch: Mapping[str, torch.Tensor], mask: Mask, ne
 
 def forward_batch(
     model: Any,
-    accelerator: Accelerator,
+    accelerator: Accelerator | OneDevice,
     session: str,
     batch: Mapping[str, torch.Tensor],
     mask: Mask,

@@ -1,4 +1,4 @@
-"""What a fine-tune is made of before its first step: device and precision, session, windows, validation.
+"""What a fine-tune is made of before its first step: session, windows, validation.
 
 Every function here refuses what cannot work, with a message for the caller of `finetune`.
 """
@@ -8,15 +8,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState, is_initialized
-from accelerate.utils import InitProcessGroupKwargs
 
 from omnimouse.masks import Mask, as_mask, fit_masks
 from omnimouse.processing_omnimouse import OmniMouseProcessor
@@ -45,58 +40,6 @@ MAX_DEFAULT_VALIDATION_MASKS = 8
 
 MAX_WARMUP_STEPS = 50
 """The most warm-up steps a run has unless told otherwise; with the core frozen, nothing needs a long one."""
-
-
-PATIENCE = timedelta(hours=1)
-"""How long processes wait for one that reads a large checkpoint or writes a model; one that dies is noticed at once."""
-
-
-def make_accelerator(mixed_precision: str, *, cpu: bool) -> Accelerator:
-    """Returns the accelerator of a fine-tune, with the precision asked for."""
-    accelerator = start_accelerator(mixed_precision, cpu=cpu)
-    if accelerator.num_processes > 1:
-        raise ValueError(
-            f"finetune trains one session on one process, but {accelerator.num_processes} were started. Start the "
-            "script with `python`, or with `accelerate launch --num_processes 1`."
-        )
-    return accelerator
-
-
-def start_accelerator(mixed_precision: str, *, cpu: bool) -> Accelerator:
-    """Returns the accelerator of this process, with the precision asked for, on as many processes as were started."""
-    if mixed_precision not in ("auto", "no", "bf16"):
-        raise ValueError(f"mixed_precision is {mixed_precision!r}; expected 'auto', 'no' or 'bf16'.")
-    if mixed_precision == "auto":
-        if is_initialized():
-            mixed_precision = AcceleratorState().mixed_precision
-        else:
-            device = PartialState(cpu=cpu, timeout=PATIENCE).device
-            mixed_precision = "bf16" if computes_in_bfloat16(device) else "no"
-    try:
-        handlers = [InitProcessGroupKwargs(timeout=PATIENCE)]
-        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=handlers)
-    except ValueError as error:
-        raise ValueError(
-            f"Accelerate cannot be set up with mixed_precision={mixed_precision!r}, cpu={cpu}: {error}. Its settings "
-            "hold for the whole process: keep to those of the first call (mixed_precision='auto' does), or start a new "
-            "process."
-        ) from error
-    if accelerator.mixed_precision not in ("no", "bf16"):
-        raise ValueError(
-            f"Accelerate is set up with mixed precision {accelerator.mixed_precision!r} in this process; training "
-            "works in 'no' or 'bf16'. Start a new process."
-        )
-    return accelerator
-
-
-def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16 products: most recent GPUs, and CPUs with AVX512-BF16 or AMX."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # older PyTorch does not tell
-        return False
-    features = torch.cpu.get_capabilities()
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
 def check_counts(**counts: int | None) -> None:

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 
 from omnimouse.files import hash_tensors, write_text
 from omnimouse.sessions import TENSORS
+from omnimouse.training.accelerators import start_accelerator
 from omnimouse.training.checkpoint import (
     PARTIAL,
     identity_differences,
@@ -26,7 +27,6 @@ from omnimouse.training.corpus_sessions import pack_session, restore_session, se
 from omnimouse.training.distributed import Processes
 from omnimouse.training.loop import StopRequest
 from omnimouse.training.monitor import Monitor
-from omnimouse.training.preparation import start_accelerator
 from omnimouse.training.pretraining_recipe import PretrainingRecipe, load_recipe
 from omnimouse.training.pretraining_setup import PretrainingRun, build_model, prepare_run
 from omnimouse.training.pretraining_step import StepResult, load_steps, train_step
