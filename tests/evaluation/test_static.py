@@ -245,6 +245,18 @@ def test_without_identities_of_images_only_single_trials_are_scored(model, copy)
     assert scores.to_dict()["feve_per_neuron"] is None
 
 
+def test_an_image_that_is_not_known_is_no_repeat_of_another_one(model, folder, copy):
+    file = copy / "meta/trials/frame_image_id.npy"
+    ids = np.load(file).astype(float)
+    ids[[trial for trial in trials_of("test") if ids[trial] == 102]] = np.nan  # shown twice
+    np.save(file, ids)
+    found, known = (evaluate_static(model, each, progress=False) for each in (copy, folder))
+    assert (known.n_images, known.n_repeated_images) == (3, 3)
+    assert (found.n_images, found.n_repeated_images) == (4, 2)
+    assert any("2 trials count as images shown once" in note for note in found.notes)
+    assert [trial.condition_hash for trial in open_recording(copy).trials][:4] == ["100", "1", "2", "101"]
+
+
 def test_without_repeats_there_is_no_feve(model, folder):
     scores = evaluate_static(model, folder, "train", progress=False)
     assert scores.feve is None and scores.to_average == pytest.approx(scores.single_trial)

@@ -309,6 +309,13 @@ GROUPS["Metadata cannot be understood"] = {
         "scan_idx",
         ("found [1]",),
     ),
+    "a placeholder for a condition_hash": (
+        lambda f: edit(f / "screen/meta/00001.yml", condition_hash="nan"),
+        "warning",
+        "screen/meta/00001.yml",
+        "condition_hash",
+        ("'nan'",),
+    ),
     "a condition_hash that is no name": (
         lambda f: edit(f / "screen/meta/00001.yml", condition_hash=["a"]),
         "fatal",

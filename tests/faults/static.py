@@ -49,6 +49,14 @@ GROUPS["Files of trials"] = {
         lambda f: np.save(f / "meta/trials/frame_image_id.npy", np.arange(21)),
         "warning", "meta/trials/frame_image_id.npy", "frame_image_id", ("found 21",),
     ),
+    "images without an id": (
+        lambda f: np.save(f / "meta/trials/frame_image_id.npy", np.where(np.arange(20) < 3, np.nan, np.arange(20.0))),
+        "warning", "meta/trials/frame_image_id.npy", "frame_image_id", ("nan", "3 of 20", "(0, 1, 2)"),
+    ),
+    "trials without a number": (
+        lambda f: np.save(f / "meta/trials/trial_idx.npy", np.where(np.arange(20) < 2, np.nan, np.arange(20.0))),
+        "warning", "meta/trials/trial_idx.npy", "trial_idx", ("2 of 20", "(0, 1)"),
+    ),
     "single images, as usual: each is held for a window": (
         lambda f: None,
         "info", "data/images", "time", ("single images, one response each",),

@@ -87,10 +87,13 @@ def evaluate_static(
         model, recording, tier, task, processor=processor, batch_size=batch_size, progress=progress, session=session,
         with_responses=True, device=device,
     )  # fmt: skip
-    shown = [trial.condition_hash for trial in trials.trials]
-    images = [image for image in shown if image is not None]
+    # An image that is not known is none that another trial showed, as far as anybody can tell.
+    images = [trial.condition_hash or f"\0 of trial {trial.index}" for trial in trials.trials]
+    n_unknown = sum(trial.condition_hash is None for trial in trials.trials)
     assert trials.responses is not None
-    result, notes = score(trials.predictions, trials.responses, images if len(images) == len(shown) else None)
+    result, notes = score(trials.predictions, trials.responses, images if n_unknown < len(images) else None)
+    if 0 < n_unknown < len(images):
+        notes = (*notes, f"{n_unknown} trials count as images shown once: it is not known what they showed")
     if trials.n_left_out:
         notes = (*notes, f"{trials.n_left_out} trials left out: NaN in behaviour, image or responses")
     inputs = trials.inputs

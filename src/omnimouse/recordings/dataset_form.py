@@ -33,6 +33,7 @@ from omnimouse.recordings.arrow_tables import Layout, MappedTable, stored_dtype
 from omnimouse.recordings.devices import CHUNK_BYTES, SequenceDevice
 from omnimouse.recordings.experanto import SEQUENCE_DEVICES, SessionParts, clock_is_sound
 from omnimouse.recordings.files import RECOPY, Findings, is_lfs_pointer, read_mapping, shown
+from omnimouse.recordings.plausible import identity
 from omnimouse.recordings.screen import Screen, Trial
 
 METADATA = "recording.json"
@@ -330,6 +331,7 @@ def read_trials(table: MappedTable) -> list[Trial]:
     rows = table.read()
     for row in rows:
         row["image_size"] = None if row["image_size"] is None else tuple(row["image_size"])
+        row["condition_hash"] = identity(row["condition_hash"])
     return [Trial(**row) for row in rows]
 
 

@@ -45,6 +45,7 @@ from omnimouse.recordings.files import (
     read_number,
     shown,
 )
+from omnimouse.recordings.plausible import identity
 from omnimouse.recordings.screen import NoVideo, Screen, Trial
 from omnimouse.recordings.session_names import animal_of
 
@@ -119,8 +120,8 @@ def _identity(path: Path, findings: Findings) -> tuple[str, str, tuple[str, ...]
         return fallback
     stored = meta.get("scan_key")
     scan: dict[str, Any] = stored if isinstance(stored, dict) else {}
-    key = read_name(meta, "data_key", file, findings)
-    numbers = [read_name(scan, name, file, findings) for name in ("animal_id", "session", "scan_idx")]
+    key = identity(read_name(meta, "data_key", file, findings))
+    numbers = [identity(read_name(scan, name, file, findings)) for name in ("animal_id", "session", "scan_idx")]
     if key is None and all(number is not None for number in numbers):
         key = "-".join(str(number) for number in numbers)
     if key is None:
@@ -264,7 +265,16 @@ def _parse_trial(path: Path, findings: Findings) -> dict[str, Any] | None:
         )
     sound_size = isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(edge, int) for edge in size)
     tier = read_name(meta, "tier", path, findings, longest=60)
-    condition = read_name(meta, "condition_hash", path, findings)
+    named = read_name(meta, "condition_hash", path, findings)
+    condition = identity(named)
+    if named is not None and condition is None:
+        findings.warning(
+            path,
+            "condition_hash",
+            expected="the identity of the stimulus, or no such key",
+            found=shown(meta["condition_hash"]),
+            do="It is unknown which other trials showed the same; restore the hashes.",
+        )
     return {
         "name": path.stem,
         "modality": modality,

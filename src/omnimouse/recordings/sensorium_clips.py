@@ -205,7 +205,7 @@ class ClipScreen(Screen):
 
 
 def lay_out(
-    clips: Clips, tiers: list[str], trial_ids: list[int | str] | None, frame_size: tuple[int, int]
+    clips: Clips, tiers: list[str], trial_ids: list[int | str | None] | None, frame_size: tuple[int, int]
 ) -> ClipScreen:
     """The screen of clips that follow each other, with one video trial per clip."""
     trials, times, shown = [], [np.array([QUARTER])], 1

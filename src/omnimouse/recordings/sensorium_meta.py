@@ -9,6 +9,7 @@ import numpy as np
 
 from omnimouse.recordings.array_files import map_array, usable
 from omnimouse.recordings.files import RECOPY, Findings, open_array
+from omnimouse.recordings.plausible import identity as identity_of
 from omnimouse.recordings.sensorium_scan import is_silent
 from omnimouse.recordings.session_names import animal_of
 
@@ -46,12 +47,30 @@ def per_trial(path: Path, findings: Findings) -> np.ndarray | None:
     return np.char.decode(array, "utf-8", "replace") if array.dtype.kind == "S" else array
 
 
-def trial_ids(path: Path, n_trials: int, findings: Findings) -> list[int | str] | None:
+def identities(path: Path, values: list, do: str, findings: Findings) -> list[str | None]:
+    """Identities as text, one per trial: None, and a warning that says `do`, where a placeholder stands for one."""
+    found = [identity_of(value) for value in values]
+    missing = [trial for trial, name in enumerate(found) if name is None]
+    if missing:
+        shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        findings.warning(
+            path,
+            path.stem,
+            expected="an identity for every trial",
+            found=f"{str(values[missing[0]])!r} or the like for {len(missing)} of {len(values)} trials ({shown})",
+            do=do,
+        )
+    return found
+
+
+def trial_ids(path: Path, n_trials: int, findings: Findings) -> list[int | str | None] | None:
     """What the distributor calls each trial; None and a warning where that is not known."""
     problems = Findings()
     ids = per_trial(path, problems)
     if ids is not None and len(ids) == n_trials:
-        return ids.tolist()
+        do = "These trials can be used, but not be named in a submission; restore the file."
+        names = identities(path, ids.tolist(), do, findings)
+        return [None if name is None else value for name, value in zip(names, ids.tolist(), strict=True)]
     findings.warning(
         path,
         "trial_idx",

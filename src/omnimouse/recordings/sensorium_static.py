@@ -200,8 +200,8 @@ def _assemble(
     return SessionParts(path, parts.session_key, parts.animal_id, devices, screen, withheld)
 
 
-def _image_ids(path: Path, n_trials: int, findings: Findings) -> list[str] | None:
-    """Which image each trial showed, as text; repeats share it."""
+def _image_ids(path: Path, n_trials: int, findings: Findings) -> list[str | None] | None:
+    """Which image each trial showed, as text; repeats share it. None where that is not known."""
     folder = path / "meta/trials"
     file = next(
         (file for name in IMAGE_IDS if (file := folder / f"{name}.npy").is_file()), folder / "frame_image_id.npy"
@@ -210,8 +210,14 @@ def _image_ids(path: Path, n_trials: int, findings: Findings) -> list[str] | Non
     ids = meta.per_trial(file, problems)
     if ids is not None and len(ids) == n_trials:
         # Numbers that a missing value turned into floats: 7017.0 is image 7017.
-        whole = ids.dtype.kind == "f" and (np.abs(ids) < 2**53).all() and (ids == np.floor(ids)).all()
-        return [str(value) for value in (ids.astype(np.int64) if whole else ids).tolist()]
+        numbers = ids[np.isfinite(ids)] if ids.dtype.kind == "f" else ids[:0]
+        whole = ids.dtype.kind == "f" and (np.abs(numbers) < 2**53).all() and (numbers == np.floor(numbers)).all()
+        return meta.identities(
+            file,
+            [int(value) if whole and np.isfinite(value) else value for value in ids.tolist()],
+            "Each of these trials counts as an image of its own, which is not repeated; restore the ids.",
+            findings,
+        )
     findings.warning(
         file,
         file.stem,

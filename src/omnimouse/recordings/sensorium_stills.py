@@ -111,8 +111,8 @@ def block_means(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def lay_out_stills(
     clips: Stills,
     tiers: list[str],
-    trial_ids: list[int | str] | None,
-    image_ids: list[str] | None,
+    trial_ids: list[int | str | None] | None,
+    image_ids: list[str | None] | None,
     image_size: tuple[int, int],
 ) -> StillScreen:
     """The screen of images that follow each other, with one image trial per clip."""
