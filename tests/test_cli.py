@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, __version__, demo
-from omnimouse.cli import build_parser, main
+from omnimouse.cli import main
 from omnimouse.downloading import download
 from omnimouse.evaluation import Predictions, evaluate, predict
+from omnimouse.parser import build_parser
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import open_recording
 from omnimouse.recordings.simulated import simulate_recording
@@ -130,7 +131,7 @@ def test_options_have_the_names_and_defaults_of_the_function(argv, function, own
     same = {"auto": True, ("train",): ["train"]}
     compared = 0
     for name, value in options.items():
-        if name in own_options | {"function", "debug"}:
+        if name in own_options | {"function", "imports", "debug"}:
             continue
         assert name in parameters, f"--{name} is no argument of {function.__name__}"
         default = parameters[name].default

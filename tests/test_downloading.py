@@ -17,8 +17,8 @@ from loopback_hub import reading
 
 from omnimouse import download_plan, downloading, open_recording, simulate_recording, tar_files
 from omnimouse.cli import main
-from omnimouse.corpus import choose_sessions, collection, corpus_sessions, filter_sessions
-from omnimouse.download_plan import CORPUS_REPO, WORK_FOLDER, plan_download, size_text
+from omnimouse.corpus import CORPUS_REPO, choose_sessions, collection, corpus_sessions, filter_sessions
+from omnimouse.download_plan import WORK_FOLDER, plan_download, size_text
 from omnimouse.downloading import download
 from omnimouse.tar_files import extract_tar
 

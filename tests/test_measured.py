@@ -12,7 +12,6 @@ import torch
 
 from omnimouse import OmniMouseConfig, OmniMouseModel
 from omnimouse.evaluation.scores import Baseline, Ceiling, Scores, TaskScore
-from omnimouse.files import hash_tensors
 from omnimouse.measured import (
     RESPONSE_METRIC,
     SCORES_FILE,
@@ -24,6 +23,7 @@ from omnimouse.measured import (
     still_true,
     write_scores,
 )
+from omnimouse.tensor_files import hash_tensors
 
 CORE, SESSION = "c" * 64, "5" * 64
 

@@ -9,14 +9,14 @@ import pytest
 from small_models import THREE, build, client
 
 from omnimouse.evaluation.scores import Ceiling, Scores, TaskScore
-from omnimouse.files import hash_tensors
 from omnimouse.measured import measured_scores
+from omnimouse.tensor_files import hash_tensors
 
 CODE = """
 import numpy as np
 from huggingface_hub import metadata_load
 from omnimouse.evaluation.scores import Scores, TaskScore
-from omnimouse.files import hash_tensors
+from omnimouse.tensor_files import hash_tensors
 from omnimouse.measured import read_scores
 
 def get(repo, name="README.md", **options):

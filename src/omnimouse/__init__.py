@@ -1,24 +1,63 @@
-"""OmniMouse: one transformer for mouse visual cortex, as a Hugging Face-style package."""
+"""OmniMouse: one transformer for mouse visual cortex, as a Hugging Face-style package.
+
+Importing it costs next to nothing: a public name is loaded when it is first used, and transformers learns of our
+classes when its Auto classes are imported (`auto_classes.py`).
+"""
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoModel
+from importlib import import_module
 
-from .configuration_omnimouse import OmniMouseConfig
-from .conversion import convert
-from .evaluation import evaluate, evaluate_static, predict, write_static_submission
-from .masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask
-from .modeling_omnimouse import OmniMouseModel, OmniMouseOutput
-from .pretrained_omnimouse import session_keys
-from .processing_omnimouse import OmniMouseProcessor
-from .recordings import Recording, Windows, import_nwb, open_recording, recording_from_arrays, save_recording
-from .recordings.simulated import simulate_recording
-from .training import WindowCollator, anneal, finetune, train
+from . import auto_classes
 
 __version__ = "0.1.0"
 
-AutoConfig.register(OmniMouseConfig.model_type, OmniMouseConfig, exist_ok=True)
-AutoModel.register(OmniMouseConfig, OmniMouseModel, exist_ok=True)
+TYPE_CHECKING = False  # what type checkers take for True, without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .configuration_omnimouse import OmniMouseConfig
+    from .conversion import convert
+    from .evaluation import evaluate_static, write_static_submission
+    from .evaluation.evaluate import evaluate
+    from .evaluation.predict import predict
+    from .masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask
+    from .modeling_omnimouse import OmniMouseModel, OmniMouseOutput
+    from .pretrained_omnimouse import session_keys
+    from .processing_omnimouse import OmniMouseProcessor
+    from .recordings import Recording, Windows, import_nwb, open_recording, recording_from_arrays, save_recording
+    from .recordings.simulated import simulate_recording
+    from .training import WindowCollator, anneal, train
+    from .training.finetune import finetune
+
+_MODULES = {
+    "EVALUATION_MASKS": "masks",
+    "TASKS": "masks",
+    "TRAINING_MASKS": "masks",
+    "Mask": "masks",
+    "OmniMouseConfig": "configuration_omnimouse",
+    "OmniMouseModel": "modeling_omnimouse",
+    "OmniMouseOutput": "modeling_omnimouse",
+    "OmniMouseProcessor": "processing_omnimouse",
+    "Recording": "recordings",
+    "WindowCollator": "training",
+    "Windows": "recordings",
+    "anneal": "training",
+    "convert": "conversion",
+    "evaluate": "evaluation",
+    "evaluate_static": "evaluation",
+    "finetune": "training",
+    "import_nwb": "recordings",
+    "open_recording": "recordings",
+    "predict": "evaluation",
+    "recording_from_arrays": "recordings",
+    "save_recording": "recordings",
+    "session_keys": "pretrained_omnimouse",
+    "simulate_recording": "recordings.simulated",
+    "train": "training",
+    "write_static_submission": "evaluation",
+}
+"""Where each public name comes from. No module of this package has the name of one of them."""
 
 __all__ = [
     "EVALUATION_MASKS",
@@ -47,3 +86,26 @@ __all__ = [
     "train",
     "write_static_submission",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name, or a module of the package (`omnimouse.recordings`), when it is first used."""
+    if name in _MODULES:
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_"):
+        try:
+            return import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# At the end, since our classes are imported at once where the Auto classes are there already.
+auto_classes.follow()

@@ -23,10 +23,11 @@ from .cards import (
     model_card,
     session_card,
 )
-from .files import hash_tensors, write_text
+from .files import write_text
 from .hub import PUBLISHED_CORES
 from .measured import SCORES_FILE, MeasuredScore, measured_scores, merge_scores, read_scores, still_true, write_scores
 from .session_files import AdapterConfig, entry_spec
+from .tensor_files import hash_tensors
 
 if TYPE_CHECKING:
     from .evaluation.scores import Scores

@@ -4,12 +4,41 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from typing import Any, NoReturn, TextIO
+
+from omnimouse.files import plain
+
+EXIT_ERROR = 2
+"""Exit status when a command could not do what was asked (also argparse's own)."""
+
+_json_output: ContextVar[TextIO | None] = ContextVar("json_output", default=None)
+"""Where JSON goes; standard output, unless that is kept from everything else."""
+
+
+class UsageError(Exception):
+    """Wrong usage, which was said on standard error already."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors can be caught, for those who asked for JSON."""
+
+    def error(self, message: str) -> NoReturn:
+        """Says what is wrong with the arguments."""
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise UsageError(message)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Adds `--json`."""
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else on standard output")
+    parser.add_argument(
+        "--json", action="store_true", help='print one JSON document and nothing else; {"error": ...} after an error'
+    )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -21,5 +50,28 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Prints a value as JSON."""
-    print(json.dumps(value, indent=2, allow_nan=False))
+    """Prints a value as JSON; NaN and infinity, which it lacks, as null."""
+    print(json.dumps(plain(value), indent=2, allow_nan=False), file=_json_output.get(), flush=True)
+
+
+@contextmanager
+def only_json() -> Iterator[None]:
+    """While the block runs, `print_json` alone reaches standard output; prints of libraries go to standard error."""
+    output = sys.stdout
+    try:
+        descriptor = output.fileno()
+    except (OSError, ValueError):  # no file: somebody else's object, which only Python writes to
+        descriptor = None
+    output.flush()
+    saved = None if descriptor is None else os.dup(descriptor)
+    token = _json_output.set(output if saved is None else os.fdopen(saved, "w", encoding="utf-8", closefd=False))
+    try:
+        if descriptor is not None:
+            os.dup2(sys.stderr.fileno(), descriptor)  # what is written by C code, and by child processes
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _json_output.reset(token)
+        if descriptor is not None and saved is not None:
+            os.dup2(saved, descriptor)
+            os.close(saved)

@@ -315,7 +315,7 @@ def _sessions_to_start_from(args: argparse.Namespace, recording: Recording) -> l
     import numpy as np
 
     from omnimouse import session_keys
-    from omnimouse.sessions import match_keys
+    from omnimouse.session_names import match_keys
 
     keys = session_keys(args.core, revision=args.revision)
     own = match_keys(recording.session_key, keys)
@@ -329,7 +329,7 @@ def _check_adapter(name: str, key: str, recording: Path, revision: str | None) -
     """Refuse what is no session adapter, or that of another session, before a model is loaded for it."""
     from omnimouse.hub import HubOptions, find
     from omnimouse.session_files import AdapterConfig, is_adapter
-    from omnimouse.sessions import short_key
+    from omnimouse.session_names import short_key
 
     folder = find(name, HubOptions(revision=revision)).folder
     if not is_adapter(folder):

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from . import auto_classes
+
 DEFAULT_BEHAVIOR_CHANNELS = ("pupil_size", "pupil_size_derivative", "gaze_x", "gaze_y", "running_speed")
 """Content of the five behaviour channels in the order in which published recordings store them."""
 
@@ -377,3 +379,6 @@ class OmniMouseConfig(PreTrainedConfig):
         )
         sizes = [(n * MASK_UNIT - 1) * stride + kernel - 2 * padding for n in (1, 2, 3, 4)]
         return ", ".join(f"{size}-{size + stride - 1}" if stride > 1 else str(size) for size in sizes) + ", ..."
+
+
+auto_classes.register_config(OmniMouseConfig)

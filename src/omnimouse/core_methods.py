@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .configuration_omnimouse import OmniMouseConfig
-from .files import hash_tensors, write_tensors
 from .hub import Source
 from .sessions import PREFIX, SessionTables
+from .tensor_files import hash_tensors, write_tensors
 from .tokens import Identity
 
 T = TypeVar("T", bound=Tensor)

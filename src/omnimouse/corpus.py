@@ -15,9 +15,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from omnimouse.files import read_mapping
-from omnimouse.sessions import matches_glob, same_animal, short_key
+from omnimouse.session_names import matches_glob, same_animal, short_key
 
 _FOLDER = Path(str(files("omnimouse"))) / "assets" / "corpus"
+
+CORPUS_REPO = "the-enigma-project/omnimouse-dataset"
+"""The authors' dataset on the Hub; gated."""
 
 
 @dataclass(frozen=True)

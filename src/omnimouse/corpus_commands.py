@@ -7,10 +7,11 @@ import sys
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omnimouse.command_options import add_json, print_json
+from omnimouse.command_options import EXIT_ERROR, add_json, print_json
 from omnimouse.corpus import (
+    CORPUS_REPO,
     CorpusSession,
     choose_sessions,
     collection,
@@ -18,7 +19,9 @@ from omnimouse.corpus import (
     corpus_sessions,
     filter_sessions,
 )
-from omnimouse.download_plan import CORPUS_REPO, DownloadPlan, plan_download, size_text
+
+if TYPE_CHECKING:
+    from omnimouse.download_plan import DownloadPlan
 
 _COLLECTIONS = textwrap.fill(f"collections: {', '.join(collection_names())}", 100, break_on_hyphens=False)
 
@@ -107,7 +110,7 @@ def list_sessions(args: argparse.Namespace) -> int:
 
 def download(args: argparse.Namespace) -> int:
     """Download sessions of the corpus; status 2 when any failed."""
-    from omnimouse.cli import EXIT_ERROR
+    from omnimouse.download_plan import plan_download
     from omnimouse.downloading import carry_out
 
     what: str | list[str] = _what(args)
@@ -159,6 +162,8 @@ def _row(session: CorpusSession) -> str:
 
 
 def _plan_text(plan: DownloadPlan, *, each: bool = False) -> str:
+    from omnimouse.download_plan import size_text
+
     lines = [f"{session.name}  {size_text(session.n_bytes)}" for session in plan.sessions] if each else []
     here = f", of which {size_text(plan.fetched_bytes)} are here from before" if plan.fetched_bytes else ""
     lines.append(

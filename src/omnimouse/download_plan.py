@@ -12,13 +12,10 @@ from pathlib import Path
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from omnimouse.corpus import choose_sessions, corpus_sessions
+from omnimouse.corpus import CORPUS_REPO, choose_sessions, corpus_sessions
 from omnimouse.hub import explained, hub_api
 from omnimouse.recordings.experanto import looks_like_experanto
-from omnimouse.sessions import short_key
-
-CORPUS_REPO = "the-enigma-project/omnimouse-dataset"
-"""The authors' dataset on the Hub; gated."""
+from omnimouse.session_names import short_key
 
 CORPUS_FOLDER = "experiments"
 """Its folder with the tar files."""

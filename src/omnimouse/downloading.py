@@ -30,8 +30,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
 )
 from tqdm.auto import tqdm
 
+from omnimouse.corpus import CORPUS_REPO
 from omnimouse.download_plan import (
-    CORPUS_REPO,
     WORK_FOLDER,
     DownloadPlan,
     RemoteSession,

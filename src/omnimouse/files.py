@@ -1,9 +1,9 @@
-"""Writing files whole or not at all, and reading JSON and tensors with errors that say what is wrong."""
+"""Writing files whole or not at all, and reading JSON with errors that say what is wrong. Needs no library."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -11,24 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
-
-_TYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""Names that safetensors files give to types."""
 
 
 @contextmanager
@@ -95,6 +77,19 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
+def plain(value: Any) -> Any:
+    """A JSON-safe copy of a value: arrays and tensors become lists, NaN and infinity None, what JSON lacks its text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # arrays, tensors and numpy's numbers
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
 def read_json(path: Path, what: str) -> Any:
     """Reads JSON, or raises `ValueError` saying what the file should have been."""
     try:
@@ -111,55 +106,3 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} should hold {what}, a JSON object, but holds a {type(content).__name__}.")
     return content
-
-
-ALIGNMENT = 64
-"""Bytes: cache lines, and what `sessions.aligned` asks for."""
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file, atomically, in which tensors begin at multiples of 64 bytes as far as possible.
-
-    The library's own writer places them at any multiple of 8, so that after loading all have to be copied (see
-    `sessions.aligned`). Here the header is padded with spaces and tensors of odd sizes come last, both of which the
-    format allows: https://github.com/huggingface/safetensors#format.
-    """
-    names = sorted(tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT != 0, name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in names:
-        tensor = tensors[name]
-        begin, end = end, end + tensor.nbytes
-        header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        for name in names:
-            file.write(_bytes(tensors[name]))
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor, in order."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-@contextmanager
-def open_tensors(path: Path) -> Iterator[safe_open]:
-    """Opens a safetensors file, or raises `ValueError` saying what is wrong with it."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}). Copy or download it again.") from None
-
-
-def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of tensors, in sorted order of names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()

@@ -172,6 +172,12 @@ def find(name: str | Path, options: HubOptions | None = None) -> Source:
     return Source(repo, snapshot / options.subfolder, snapshot.name, replace(options, revision=snapshot.name))
 
 
+def is_core_name(name: object) -> bool:
+    """Whether something is the name of a packaged or published core, as `find` reads it, and no folder here."""
+    alias = str(name).lower().replace("_", "-")
+    return (alias in PACKAGED_CORES or alias in PUBLISHED_CORES) and not Path(str(name)).exists()
+
+
 def _may_be_repo(name: str) -> bool:
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith((".", "~"))
 

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .card_writer import CardOptions, write_model_card
-from .files import hash_tensors, make_readable
+from .files import make_readable
 from .session_files import read_index, select_sessions, write_index, write_session
 from .sessions import PREFIX
+from .tensor_files import hash_tensors
 
 if TYPE_CHECKING:
     from .session_methods import WithSessions

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils.generic import ModelOutput
 
+from . import auto_classes
 from .attention import CrossAttentionBlock, SelfAttentionBlock
 from .configuration_omnimouse import OmniMouseConfig
 from .masks import Mask, as_mask
@@ -390,3 +391,6 @@ class OmniMouseModel(OmniMousePreTrainedModel):
 def _gather_neurons(responses: Tensor, ids: Tensor) -> Tensor:
     """Takes each item's neurons: `[B, samples, N]` and `[B, P]` to `[B, samples, P]`."""
     return responses.gather(2, ids[:, None].expand(-1, responses.shape[1], -1))
+
+
+auto_classes.register_model(OmniMouseConfig, OmniMouseModel)

@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
+from . import auto_classes
+from .configuration_omnimouse import OmniMouseConfig
+
 PROFILES: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
     {
         "published": {
@@ -258,3 +261,6 @@ def _count(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name} is {value!r}; it must be an integer >= 1")
     return int(value)
+
+
+auto_classes.register_processor(OmniMouseConfig, OmniMouseProcessor)

@@ -11,8 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .files import open_tensors, read_json, read_mapping, write_json, write_tensors
-from .sessions import TENSORS, SessionSpec, match_keys, short_key
+from .files import read_json, read_mapping, write_json
+from .session_names import match_keys, short_key
+from .sessions import TENSORS, SessionSpec
+from .tensor_files import open_tensors, write_tensors
 
 SESSIONS_FOLDER = "sessions"
 INDEX = "sessions/index.json"

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from .core_methods import WithCore
-from .files import hash_tensors, write_tensors
 from .hub import HubOptions, Source, locate
 from .model_folder import stored_core
 from .session_files import (
@@ -25,14 +24,15 @@ from .session_files import (
     read_tensors,
     select_sessions,
 )
+from .session_names import match_keys
 from .sessions import (
     AnimalConflict,
     InitialVectors,
     SessionSpec,
     hash_unit_ids,
     inverse_softplus,
-    match_keys,
 )
+from .tensor_files import hash_tensors, write_tensors
 
 
 class WithSessions(WithCore):

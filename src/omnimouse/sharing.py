@@ -30,7 +30,6 @@ from huggingface_hub.hf_api import RepoFile
 
 from .card_writer import CardOptions, check_scores, write_session_card
 from .cards import CARD_FILE, is_public_name
-from .files import hash_tensors
 from .hub import PACKAGED_CORES, PUBLISHED_CORES, HubOptions, download, explained, hub_api, locate
 from .measured import SCORES_FILE
 from .model_folder import (
@@ -42,6 +41,7 @@ from .model_folder import (
 )
 from .session_files import ADAPTER_CONFIG, INDEX, SESSIONS_FOLDER, AdapterConfig, read_index, select_sessions
 from .session_methods import WithSessions
+from .tensor_files import hash_tensors
 
 SEEDS = (CARD_FILE, SCORES_FILE, INDEX)
 """Files of the repo that a save starts from."""

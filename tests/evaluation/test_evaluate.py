@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from omnimouse.evaluation import evaluate
-from omnimouse.files import hash_tensors
 from omnimouse.masks import TASKS, Mask
 from omnimouse.sessions import hash_unit_ids
+from omnimouse.tensor_files import hash_tensors
 
 SILENT = {"progress": False}
 

@@ -28,10 +28,10 @@ from omnimouse.evaluation.inputs import (
     usable,
 )
 from omnimouse.evaluation.scores import Scores, TaskScore
-from omnimouse.files import hash_tensors
 from omnimouse.masks import Mask, NotRecordedError, ResolvedMask, as_mask, build_tasks, fit_mask, without_modalities
 from omnimouse.recordings import Recording, mean_responses
 from omnimouse.recordings.simulated import load_truth
+from omnimouse.tensor_files import hash_tensors
 
 if TYPE_CHECKING:
     from omnimouse.configuration_omnimouse import OmniMouseConfig

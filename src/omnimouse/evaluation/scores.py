@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.files import atomic_path, read_mapping
+from omnimouse.files import atomic_path, plain, read_mapping
 
 
 @dataclass(frozen=True)
@@ -268,21 +268,6 @@ def _task_dict(task: TaskScore, per_neuron: bool) -> dict[str, Any]:
     result["baselines"] = {name: part(value) for name, value in task.baselines.items()}
     result["ceilings"] = None if task.ceilings is None else {k: part(v) for k, v in task.ceilings.items()}
     return result
-
-
-def plain(value: Any) -> Any:
-    """A JSON-safe copy of a value: arrays become lists, NaN and infinity become None."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 def number(value: float | None) -> str:

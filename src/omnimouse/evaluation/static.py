@@ -32,10 +32,11 @@ from omnimouse.evaluation.inputs import (
     usable,
 )
 from omnimouse.evaluation.static_scores import StaticScores, score
-from omnimouse.files import atomic_path, hash_tensors
+from omnimouse.files import atomic_path
 from omnimouse.outputs import check_output
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import is_static
+from omnimouse.tensor_files import hash_tensors
 
 if TYPE_CHECKING:
     from omnimouse.masks import Mask, ResolvedMask

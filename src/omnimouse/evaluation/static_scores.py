@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.evaluation.scores import median, number, plain
+from omnimouse.evaluation.scores import median, number
 from omnimouse.evaluation.static_metrics import (
     FEV_THRESHOLD,
     correlations,
@@ -22,7 +22,7 @@ from omnimouse.evaluation.static_metrics import (
     mean_feve,
     mean_with_zeros,
 )
-from omnimouse.files import read_mapping, write_text
+from omnimouse.files import plain, read_mapping, write_text
 
 _ARRAYS = ("single_trial_per_neuron", "to_average_per_neuron", "fev_per_neuron", "feve_per_neuron")
 

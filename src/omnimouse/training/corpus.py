@@ -16,7 +16,8 @@ from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Windows, open_recording
 from omnimouse.recordings.channels import missing_modalities
 from omnimouse.recordings.dataset_form import looks_like_dataset
-from omnimouse.sessions import hash_unit_ids, matches_glob, same_animal, short_key
+from omnimouse.session_names import matches_glob, same_animal, short_key
+from omnimouse.sessions import hash_unit_ids
 from omnimouse.training.preparation import open_windows
 from omnimouse.training.pretraining_recipe import RecordingsRecipe
 

@@ -15,7 +15,8 @@ from torch import nn
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import mean_responses, open_recording
 from omnimouse.session_files import read_index, read_tensors
-from omnimouse.sessions import TENSORS, SessionSpec, inverse_softplus, match_keys, same_animal
+from omnimouse.session_names import match_keys, same_animal
+from omnimouse.sessions import TENSORS, SessionSpec, inverse_softplus
 from omnimouse.training.checkpoint import pack_moments, restore_moments
 from omnimouse.training.corpus import SessionInfo
 from omnimouse.training.corpus_order import name_words

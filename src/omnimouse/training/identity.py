@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from omnimouse.files import hash_tensors
 from omnimouse.recordings import Windows
 from omnimouse.recordings.fingerprint import fingerprint
 from omnimouse.sessions import TENSORS, hash_unit_ids
+from omnimouse.tensor_files import hash_tensors
 from omnimouse.training.data import MaskChoice
 from omnimouse.training.loop import Validation
 from omnimouse.training.recipe import FinetuneRecipe, open_core_parameters

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 
-from omnimouse.files import hash_tensors, write_text
+from omnimouse.files import write_text
 from omnimouse.sessions import TENSORS
+from omnimouse.tensor_files import hash_tensors
 from omnimouse.training.accelerators import start_accelerator
 from omnimouse.training.checkpoint import (
     PARTIAL,

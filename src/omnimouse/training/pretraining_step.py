@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from omnimouse.files import write_json, write_tensors
+from omnimouse.files import write_json
+from omnimouse.tensor_files import write_tensors
 from omnimouse.training.corpus_order import CorpusPlan, corpus_plan, session_at, step_seed
 from omnimouse.training.data import ahead, cut_batch
 from omnimouse.training.expected_targets import expect_responses

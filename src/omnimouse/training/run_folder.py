@@ -31,7 +31,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from omnimouse.files import read_json, write_json, write_tensors
+from omnimouse.files import read_json, write_json
+from omnimouse.tensor_files import write_tensors
 from omnimouse.training.checkpoint import (
     CHECKPOINT_NAME,
     PARTIAL,

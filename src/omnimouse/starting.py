@@ -1,0 +1,39 @@
+"""Ctrl-C while a program is starting."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def ending_at_once(status: int, *, enabled: bool = True) -> Iterator[None]:
+    """Ctrl-C ends the process while the block runs, without a traceback; there is nothing to save yet.
+
+    An exception would not do: it comes up in the middle of some library's import, which may catch it.
+
+    Args:
+        status: Exit status of the process.
+        enabled: False leaves everything as it is, for callers whose process this is not.
+    """
+
+    def end(_: int, __: FrameType | None) -> None:
+        os.write(2, b"omnimouse: interrupted\n")
+        os._exit(status)
+
+    # Who has another handler, or is no main thread, knows what to do with the signal.
+    usual = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if not enabled or not usual:
+        yield
+        return
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
