@@ -28,6 +28,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def expect_no_folder(place: Path) -> None:
+    """Raises ValueError where something lies at a place that is not an empty folder."""
+    if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
+        raise ValueError(f"{place}: exists and is not an empty folder; remove it or choose another folder.")
+
+
 @contextmanager
 def staged_folders(*places: Path) -> Iterator[tuple[Path, ...]]:
     """Yields a folder for each place and one more for scratch; they take their names when all went well, or vanish.
@@ -38,8 +44,7 @@ def staged_folders(*places: Path) -> Iterator[tuple[Path, ...]]:
         ValueError: something lies at a place that is not an empty folder, or appeared there meanwhile.
     """
     for place in places:
-        if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
-            raise ValueError(f"{place}: exists and is not an empty folder; remove it or choose another folder.")
+        expect_no_folder(place)
     parent = places[0].parent
     parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{places[0].name}.", suffix=".partial", dir=parent))

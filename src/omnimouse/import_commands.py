@@ -34,6 +34,12 @@ def add_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", help="folder to write; must not exist yet")
     parser.add_argument("--mapping", type=Path, metavar="FILE", help="YAML that says what is what in the file")
     parser.add_argument("--list", action="store_true", help="only show what the file has, and under which paths")
+    parser.add_argument(
+        "--rois",
+        metavar="WHICH",
+        help="accepted (default): the regions that the lab has accepted, where the file says which; all; or a column of "
+        "their table that is true for those to import",
+    )
     add_json(parser)
 
 
@@ -60,6 +66,7 @@ def import_recording(args: argparse.Namespace) -> int:
         args.file,
         args.folder,
         mapping=args.mapping,
+        rois=args.rois,
         progress=progress,
         report=lambda line: print(line, file=sys.stderr),
     )

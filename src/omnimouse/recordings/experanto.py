@@ -15,8 +15,9 @@
 
 Some things are additions of this package, for recordings that other formats hold (`save_recording` writes them). In the
 `meta.yml` of a behaviour device: `channel_names`. In `meta.json`: `missing` (a list of behaviour devices that were not
-recorded and have no folder) and `withheld_tiers` (tiers whose responses were not published). In `screen/meta.yml`:
-`frames: false` (trials are known, but not what was shown). And time that belongs to no tier has the tier `unused`.
+recorded and have no folder), `withheld_tiers` (tiers whose responses were not published) and `notes` (findings about
+what the folder was made of). In `screen/meta.yml`: `frames: false` (trials are known, but not what was shown). And time
+that belongs to no tier has the tier `unused`.
 
 `screen/combined_meta.json`, a cache that experanto writes into the folder, is neither read nor written: it may
 be stale.
@@ -25,13 +26,13 @@ be stale.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.base import Recording
+from omnimouse.recordings.base import Finding, Recording
 from omnimouse.recordings.devices import MissingDevice, SequenceDevice
 from omnimouse.recordings.experanto_devices import load_device
 from omnimouse.recordings.files import (
@@ -118,6 +119,7 @@ def _identity(path: Path, findings: Findings) -> tuple[str, str, tuple[str, ...]
     meta = read_mapping(file, findings)
     if meta is None:
         return fallback
+    _notes(file, meta, findings)
     stored = meta.get("scan_key")
     scan: dict[str, Any] = stored if isinstance(stored, dict) else {}
     key = identity(read_name(meta, "data_key", file, findings))
@@ -138,6 +140,23 @@ def _identity(path: Path, findings: Findings) -> tuple[str, str, tuple[str, ...]
         _names(file, meta, "missing", SEQUENCE_DEVICES[1:], findings),
         _names(file, meta, "withheld_tiers", None, findings),
     )
+
+
+def _notes(file: Path, meta: dict[str, Any], findings: Findings) -> None:
+    """Findings that were stored with the folder, about what it was made of; an addition of this package."""
+    keys = {field.name for field in fields(Finding)}
+    notes = meta.get("notes", [])
+    for note in notes if isinstance(notes, list) else [notes]:
+        if (
+            not isinstance(note, dict)
+            or note.keys() != keys
+            or not all(isinstance(text, str) for text in note.values())
+        ):
+            expected = f"findings with {', '.join(sorted(keys))}"
+            findings.warning(file, "notes", expected=expected, found=shown(note), do="Correct the list, or remove it.")
+        else:
+            # What made the folder unreadable would have kept it from being written.
+            findings.append(Finding(**{**note, "severity": "info" if note["severity"] == "info" else "warning"}))
 
 
 def _names(

@@ -30,10 +30,15 @@ class TierColumn:
 class NwbMapping:
     """Where in an NWB file things are: paths within the file, `auto` to go by names and types, `none` to leave out.
 
-    A path names a time series, a container with one, or a data set in one; `path[0]` is a column of it.
+    A path names a time series, a container with one, or a data set in one; `path[0]` is a column of it, `path[0, :]` a
+    row where time is the second axis.
 
     Attributes:
         responses: the neurons' responses.
+        responses_transposed: whether they are stored as [neurons, samples]; None: no, and refused where the file
+            itself says that they are.
+        rois: "accepted": the regions that the lab has accepted, where their table says which; "all"; or a column of the
+            table that is true for those to import.
         behavior: channel -> path. Channels that are not listed are found by themselves.
         video: what was shown: an IndexSeries, or a series of images.
         video_range: values of black and white.
@@ -41,13 +46,15 @@ class NwbMapping:
             wide.
         trials: table of time intervals. `auto` takes intervals/trials where that has a column of tiers.
         tiers: which trials belong to which tier; None: a column "tier" or "split".
-        condition: column that says which trials show the same; None: "condition_hash", "condition" or "stimulus_id".
+        condition: column that says which trials show the same; None: "condition_hash", "condition", "stimulus_id", ...
         split: tier -> share of the time, in blocks, where no trials have tiers.
         session_key: name of the session; None: from subject_id and session_id.
         animal_id: name of the animal; None: the subject_id.
     """
 
     responses: str = AUTO
+    responses_transposed: bool | None = None
+    rois: str = "accepted"
     behavior: dict[str, str] = field(default_factory=dict)
     video: str = AUTO
     video_range: tuple[float, float] = (0.0, 255.0)

@@ -7,8 +7,8 @@ displayed frames, H and W pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from omnimouse.files import staged_folders, write_json
 from omnimouse.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings.base import UNUSED_TIER, Recording
+from omnimouse.recordings.base import UNUSED_TIER, Finding, Recording
 from omnimouse.recordings.clock import FRAME_TOLERANCE
 from omnimouse.recordings.devices import CHUNK_BYTES, SequenceDevice
 from omnimouse.recordings.opening import open_recording
@@ -40,6 +40,7 @@ def save_recording(
     *,
     frame_size: tuple[int, int] | None = None,
     progress: bool = False,
+    notes: Sequence[Finding] = (),
 ) -> Recording:
     """Saves a recording as an experanto session folder, from which `open_recording` cuts the same windows.
 
@@ -54,6 +55,7 @@ def save_recording(
         frame_size: height and width of the frames; default: the model's 36 x 64, or those of the stored stimuli where
             the recording does not resize them.
         progress: whether to show a progress bar.
+        notes: findings about the source that the folder cannot show any more; they become findings of the folder.
 
     Returns:
         The saved recording, opened.
@@ -69,7 +71,7 @@ def save_recording(
         staged_folders(target) as (work, _),
         tqdm(total=n_values + len(recording.trials), desc=f"saving {target.name}", disable=not progress) as bar,
     ):
-        _write_identity(work / "meta.json", recording)
+        _write_identity(work / "meta.json", recording, notes)
         for device in recording.devices:
             if device.shape[1]:
                 _write_device(work / device.name, device, *recording.statistics(device), bar)
@@ -77,13 +79,15 @@ def save_recording(
     return open_recording(target)
 
 
-def _write_identity(file: Path, recording: Recording) -> None:
+def _write_identity(file: Path, recording: Recording, notes: Sequence[Finding]) -> None:
     meta: dict[str, Any] = {"data_key": recording.session_key, "scan_key": {"animal_id": recording.animal_id}}
     missing = [device.name for device in recording.devices if not device.shape[1]]
     if missing:
         meta["missing"] = missing
     if recording.withheld_tiers:
         meta["withheld_tiers"] = list(recording.withheld_tiers)
+    if notes:
+        meta["notes"] = [asdict(note) for note in notes]
     write_json(file, meta)
 
 
