@@ -37,8 +37,8 @@ def add_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rois",
         metavar="WHICH",
-        help="accepted (default): the regions that the lab has accepted, where the file says which; all; or a column of "
-        "their table that is true for those to import",
+        help="accepted (default): the regions that the lab has accepted, where the file says which; all; or a column "
+        "of their table that is true for those to import",
     )
     add_json(parser)
 

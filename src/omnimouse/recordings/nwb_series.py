@@ -234,10 +234,11 @@ def check_stored(values: Any) -> None:
         n_chunks = int(np.prod([-(-n // c) for n, c in zip(values.shape, values.chunks, strict=True)], dtype=object))
         written = values.id.get_num_chunks()
     if written < n_chunks:
+        room = " x ".join(map(str, values.shape))
         raise ValueError(
-            f"{path_of(values)}: room for {' x '.join(map(str, values.shape))} values, but only {written} of {n_chunks} "
-            f"parts of it were ever written; the rest reads as {values.fillvalue}. The file was not finished: export "
-            "it again, or read what is there and call recording_from_arrays."
+            f"{path_of(values)}: room for {room} values, but only {written} of {n_chunks} "
+            f"parts of it were ever written; the rest reads as {values.fillvalue}. The file was not "
+            "finished: export it again, or read what is there and call recording_from_arrays."
         )
 
 

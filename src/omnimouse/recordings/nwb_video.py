@@ -90,8 +90,8 @@ def _expect_pictures(path: str, shape: tuple[int, ...], transposed: bool | None)
         return
     if max(rows, columns) > LONGEST_SIDE * min(rows, columns) and len(shape) == 3:
         raise ValueError(
-            f"{path}: shape {shape}, expected [frames, rows, columns] of a screen. If time is not the first axis, store "
-            "it first; if frames are of this shape, write `video_transposed: false` into a mapping."
+            f"{path}: shape {shape}, expected [frames, rows, columns] of a screen. If time is not the first axis, "
+            "store it first; if frames are of this shape, write `video_transposed: false` into a mapping."
         )
     if doubt_about_pictures(rows, columns) is not None:
         raise ValueError(
