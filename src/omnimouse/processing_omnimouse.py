@@ -8,7 +8,8 @@ trained with. Its rules come from one of three profiles:
 * ``"published"`` reproduces the pipeline behind the published OmniMouse numbers (experanto, branch `foundation_model`);
 * ``"experanto-main"`` reproduces experanto's later main branch;
 * ``"strict"``, for new training, keeps their normalisation but drops what is questionable in both: INVALID trials are
-  not blanks, a filter that leaves nothing yields no windows, the stride restarts in every trial, times are exact.
+  not blanks, a filter that leaves nothing yields no windows, the stride restarts in every trial, times are exact, fast
+  responses are averaged.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ PROFILES: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
             "blank_rule": "no_tier",
             "stride_rule": "global",
             "lookup_dtype": "float32",
+            "fast_responses": "pick",
         },
         "experanto-main": {
             "response_std_floor": "relative",
@@ -43,6 +45,7 @@ PROFILES: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
             "blank_rule": "no_tier",
             "stride_rule": "global",
             "lookup_dtype": "stored",
+            "fast_responses": "pick",
         },
         "strict": {
             "response_std_floor": "relative",
@@ -53,6 +56,7 @@ PROFILES: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
             "blank_rule": "modality",
             "stride_rule": "trial",
             "lookup_dtype": "float32",
+            "fast_responses": "average",
         },
     }
 )
@@ -67,6 +71,7 @@ RULES: MappingProxyType[str, tuple[Any, ...]] = MappingProxyType(
         "blank_rule": ("no_tier", "modality"),
         "stride_rule": ("global", "trial"),
         "lookup_dtype": ("float32", "stored"),
+        "fast_responses": ("pick", "average"),
     }
 )
 
@@ -99,6 +104,8 @@ class OmniMouseProcessor(FeatureExtractionMixin):
         blank_rule: a blank is a trial without a tier ("no_tier", which admits INVALID trials) or of that "modality".
         stride_rule: the stride counts through the list of all valid starts ("global") or anew in each trial ("trial").
         lookup_dtype: normalise in "float32" or in the dtype "stored" in the file. Windows are float32 either way.
+        fast_responses: "pick" the last sample at or before each time of a window, or "average" all samples up to the
+            next one where responses are sampled faster (by more than a tenth); behaviour is always picked.
 
     Raises:
         ValueError: unknown profile, rule or argument, or a number that cannot be meant.
@@ -156,6 +163,7 @@ class OmniMouseProcessor(FeatureExtractionMixin):
         self.blank_rule: str = chosen["blank_rule"]
         self.stride_rule: str = chosen["stride_rule"]
         self.lookup_dtype: str = chosen["lookup_dtype"]
+        self.fast_responses: str = chosen["fast_responses"]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:  # type: ignore[override]

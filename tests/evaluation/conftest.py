@@ -27,9 +27,9 @@ class FakeRecording:
     path: Path = Path("recordings/1-2-3")
     tiers: tuple[str, ...] = ("train", "final_test")
     unit_ids: np.ndarray | None = field(default_factory=lambda: np.arange(N_NEURONS) + 1000)
-    responses: str = "responses"
+    responses: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(name="responses", sampling_rate=30.0))
 
-    def statistics(self, device: str) -> tuple[np.ndarray, np.ndarray]:
+    def statistics(self, device: SimpleNamespace) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(self.n_neurons), np.linspace(0.5, 3.0, self.n_neurons)
 
 

@@ -144,6 +144,16 @@ GROUPS["Rate and times of a device"] = {
         "end_time",
         ("0.500 s later",),
     ),
+    "responses faster than windows": (
+        lambda f: (
+            change(f / "responses/data.npy", lambda a: np.repeat(a, 2, axis=0)),
+            edit(f / "responses/meta.yml", n_timestamps=1440, sampling_rate=60.0),
+        ),
+        "warning",
+        "responses/data.npy",
+        "sampling rate of responses",
+        ("found 60 Hz", "averages all samples"),
+    ),
     "an end up to 0.3 s after the last sample, as usual": (
         lambda f: None,
         "info",

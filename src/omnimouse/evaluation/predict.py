@@ -31,6 +31,7 @@ from omnimouse.evaluation.inputs import (
 from omnimouse.files import atomic_path
 from omnimouse.masks import fit_mask
 from omnimouse.outputs import check_output
+from omnimouse.recordings.pooling import response_scale
 
 if TYPE_CHECKING:
     from omnimouse.configuration_omnimouse import OmniMouseConfig
@@ -267,7 +268,7 @@ class _Collected:
                 times=starts[:, None] + samples / config.response_rate,
                 neuron_index=index,
                 neuron_ids=index if unit_ids is None else np.asarray(unit_ids)[index],
-                response_scale=_response_scale(inputs)[index],
+                response_scale=response_scale(inputs.recording, inputs.processor)[index],
             )
         if self.resolved.decodes_behavior:
             samples = np.arange(config.num_behavior_samples)
@@ -277,9 +278,3 @@ class _Collected:
                 behavior_channels=tuple(config.behavior_channels),
             )
         return result
-
-
-def _response_scale(inputs: Inputs) -> np.ndarray:
-    """Recorded units per processed unit of every neuron of the recording, float64 [P]."""
-    _, stds = inputs.recording.statistics(inputs.recording.responses)
-    return inputs.processor.floored_response_stds(stds)

@@ -24,6 +24,7 @@ from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.opening import find_session_folder, load_parts, name_archive
+from omnimouse.recordings.pooling import FASTER
 from omnimouse.recordings.sensorium import looks_like_sensorium
 from omnimouse.recordings.sensorium_clips import ClipScreen
 from omnimouse.recordings.sensorium_stills import StillScreen
@@ -192,6 +193,21 @@ def _note_missing(recording: Recording, processor: OmniMouseProcessor, findings:
         )
 
 
+def _check_fast(device: SequenceDevice, processor: OmniMouseProcessor, findings: Findings) -> None:
+    rate = processor.response_rate
+    if device.sampling_rate <= FASTER * rate:
+        return
+    seconds = f"{1000 / rate:.3g} ms"
+    findings.warning(
+        device.file,
+        "sampling rate of responses",
+        expected=f"at most the {rate:g} Hz of windows",
+        found=f"{device.sampling_rate:.6g} Hz",
+        do=f"The strict profile averages all samples of each {seconds}; the published profiles pick one and drop the "
+        f"others. Average them to {rate:g} Hz yourself to have the same under every profile.",
+    )
+
+
 def _check_windows(recording: Recording, processor: OmniMouseProcessor, findings: Findings) -> None:
     try:
         channel_rows(recording, processor.behavior_channels)
@@ -205,6 +221,7 @@ def _check_windows(recording: Recording, processor: OmniMouseProcessor, findings
         )
         return
     _note_missing(recording, processor, findings)
+    _check_fast(recording.responses, processor, findings)
     empty = []
     tiers = [tier for tier in recording.tiers if tier not in recording.withheld_tiers]
     for tier in tiers:

@@ -28,6 +28,7 @@ from omnimouse.recordings.clock import (
 )
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.plausible import doubt_about_negatives
+from omnimouse.recordings.pooling import is_pooled, pooled, response_scale
 
 
 class Windows:
@@ -125,7 +126,7 @@ class Windows:
         return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
     def response_indices(self, index: int) -> np.ndarray:
-        """Rows of the stored response array that a window reads, int64 `[60]`.
+        """Rows of the stored response array that a window reads, int64 `[60]`; where it averages, the first of each.
 
         Raises:
             ValueError: the recording shifts the phase of each neuron, so that a sample has no single row.
@@ -232,8 +233,10 @@ class Windows:
         """Whether each device has stored samples for all that a window from each grid point would look up."""
         processor, recording = self.processor, self.recording
         enough = np.ones(len(grid), dtype=bool)
+        # Of the last sample all that is averaged.
+        last = processor.num_response_samples - (not is_pooled(recording.responses, processor))
         spans = (
-            (recording.responses, (processor.num_response_samples - 1) / processor.response_rate),
+            (recording.responses, last / processor.response_rate),
             (recording.eye_tracker, (processor.num_behavior_samples - 1) / processor.behavior_rate),
             (recording.treadmill, (processor.num_behavior_samples - 1) / processor.behavior_rate),
         )
@@ -258,7 +261,7 @@ class Windows:
                 "computed from the train tier (or from everything, where there is none)",
                 stacklevel=3,
             )
-        self._response_stds = processor.floored_response_stds(recording.statistics(recording.responses)[1])
+        self._response_stds = response_scale(recording, processor)
         self._behavior = [
             (device, *processor.behavior_statistics(*recording.statistics(device)))
             for device in (recording.eye_tracker, recording.treadmill)
@@ -280,6 +283,9 @@ class Windows:
 
     def _read_responses(self, start: float) -> np.ndarray:
         processor, device = self.processor, self.recording.responses
+        if is_pooled(device, processor):
+            edges = self._rows(device, start, processor.response_rate, processor.num_response_samples + 1)
+            return processor.normalize_responses(pooled(device, edges), self._response_stds)
         rows = self._rows(device, start, processor.response_rate, processor.num_response_samples)
         return processor.normalize_responses(device.read(rows), self._response_stds)
 
@@ -325,7 +331,7 @@ def mean_responses(
             f"{recording.path}: no responses inside trials of tiers {', '.join(map(repr, tiers))}; "
             f"the tiers of this recording are: {have}"
         )
-    stds = processor.floored_response_stds(recording.statistics(recording.responses)[1])
+    stds = response_scale(recording, processor)
     total, count, n_negative = np.zeros(recording.n_neurons), np.zeros(recording.n_neurons), 0
     for rows in ranges:
         for _, block in recording.responses.chunks(rows):

@@ -17,6 +17,7 @@ import torch
 
 from omnimouse.mask_rules import ResolvedMask
 from omnimouse.recordings import Windows
+from omnimouse.recordings.pooling import response_scale
 from omnimouse.recordings.simulated import Truth, load_truth, truth_folder
 
 
@@ -83,6 +84,4 @@ def _read(path: Path) -> Truth:
 
 def _factors(windows: Windows) -> np.ndarray:
     """From stored units to those of the model, float32 [N]."""
-    recording, processor = windows.recording, windows.processor
-    stds = processor.floored_response_stds(recording.statistics(recording.responses)[1])
-    return (1 / stds).astype(np.float32)
+    return (1 / response_scale(windows.recording, windows.processor)).astype(np.float32)
