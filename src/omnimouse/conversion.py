@@ -23,6 +23,7 @@ from filelock import FileLock
 from huggingface_hub import constants
 from tqdm.auto import tqdm
 
+from .core_identity import core_settings
 from .files import read_mapping, write_json
 from .hub import PUBLISHED_CORES, RANK_FILE, HubOptions, Source, find, list_files, missing_note
 from .published_files import rank_files, warn_of_missing_sessions
@@ -220,13 +221,13 @@ def _write_converted(
         raise OSError(f"{out.parent} has {free / 1e9:.1f} GB left, but {name} needs {total / 1e9:.1f} GB. Make room.")
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as place:
         work = Path(place) / "model"
-        initial, index = InitialVectors(), {}
+        initial, index, settings = InitialVectors(), {}, core_settings(checkpoint.config)
         bar = tqdm(
             total=total, desc=f"converting {name}", unit="B", unit_scale=True, disable=None if progress else True
         )
         with bar:
             for spec, tensors in files.sessions():
-                index[spec.key] = write_session(work, spec, tensors)
+                index[spec.key] = write_session(work, spec, tensors, settings)
                 initial.add(spec, tensors)
                 bar.update(sum(tensor.nbytes for tensor in tensors.values()))
                 del tensors

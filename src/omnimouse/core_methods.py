@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .configuration_omnimouse import OmniMouseConfig
+from .core_identity import core_settings, core_sha256
 from .hub import Source
 from .sessions import PREFIX, SessionTables
 from .tensor_files import hash_tensors, write_tensors
@@ -52,11 +53,11 @@ class WithCore(PreTrainedModel):
         return split_injected(_without_sessions(self.state_dict().items()))[1]
 
     def core_hash(self) -> str:
-        """SHA-256 over names, types and bytes of the core's tensors: an adapter fits one core only."""
-        return hash_tensors(self.core_state_dict())
+        """SHA-256 over the core's tensors and the settings it computes with: an adapter fits one core only."""
+        return core_sha256(self.core_state_dict(), core_settings(self.config))
 
     def injected_hash(self) -> str | None:
-        """The same of what peft added to the core, or `None`."""
+        """SHA-256 over names, types and bytes of what peft added to the core, or `None`."""
         injected = self.injected_state_dict()
         return hash_tensors(injected) if injected else None
 

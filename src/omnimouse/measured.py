@@ -1,13 +1,14 @@
 """Measured scores as a model folder keeps them: `scores.json`, each with the hashes of the weights it was measured on.
 
-A score says something about exactly the weights it was measured on. Every change of the core or of the session's
-vectors makes it a score of something else, so `still_true` decides by hash what may be shown beside a model.
+A score says something about exactly the weights it was measured on. Every change of the core, of what it computes with
+(`core_identity.core_settings`) or of the session's vectors makes it a score of something else, so `still_true` decides
+by hash what may be shown beside a model.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,20 +170,21 @@ def merge_scores(old: Iterable[MeasuredScore], new: Iterable[MeasuredScore]) -> 
 
 
 def still_true(
-    scores: Iterable[MeasuredScore], *, core_sha256: str, session_hashes: Mapping[str, str]
+    scores: Iterable[MeasuredScore], *, core_sha256: str | Collection[str], session_hashes: Mapping[str, str]
 ) -> list[MeasuredScore]:
     """Keeps the scores that were measured on exactly these weights.
 
     Args:
         scores: Any scores.
-        core_sha256: Hash of the core, `model.core_hash()`.
+        core_sha256: Hash of the core, `model.core_hash()`, or all hashes that it is known by.
         session_hashes: Session key -> hash of its four tensors, for the sessions that have scores; a score of a session
             that is not listed is dropped.
     """
+    cores = {core_sha256} if isinstance(core_sha256, str) else core_sha256
     return [
         score
         for score in scores
-        if score.core_sha256 == core_sha256 and session_hashes.get(score.session_key) == score.session_sha256
+        if score.core_sha256 in cores and session_hashes.get(score.session_key) == score.session_sha256
     ]
 
 

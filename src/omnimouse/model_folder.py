@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .card_writer import CardOptions, write_model_card
+from .core_identity import core_settings, core_sha256, stored_settings
 from .files import make_readable
 from .session_files import read_index, select_sessions, write_index, write_session
 from .sessions import PREFIX
-from .tensor_files import hash_tensors
 
 if TYPE_CHECKING:
     from .session_methods import WithSessions
@@ -89,7 +89,8 @@ def write_model_folder(
     names = {key: model.sessions.parameter_names(key) for key in keys}
     core = model.core_state_dict() if state is None else _core_of(state)
     weights = core if state is None else core | {n: state[n] for key in keys for n in names[key].values()}
-    index = other_sessions(core, folder, keys)
+    settings = core_settings(model.config)
+    index = other_sessions(core, settings, folder, keys)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as place:
         temporary = Path(place)
@@ -98,7 +99,7 @@ def write_model_folder(
             model.processor.save_pretrained(temporary)
         for key in keys:
             tables = model.sessions.state(key) if state is None else {n: state[own] for n, own in names[key].items()}
-            index[key] = write_session(temporary, model.sessions.specs[key], tables)
+            index[key] = write_session(temporary, model.sessions.specs[key], tables, settings)
         write_index(temporary, index)
         write_model_card(model, temporary, folder, index, card, name)
         variant = kwargs.get("variant")
@@ -125,7 +126,9 @@ def refuse_injected(model: WithSessions) -> None:
         )
 
 
-def other_sessions(core: Mapping[str, Tensor], folder: Path, written: Sequence[str]) -> dict[str, Any]:
+def other_sessions(
+    core: Mapping[str, Tensor], settings: Mapping[str, Any], folder: Path, written: Sequence[str]
+) -> dict[str, Any]:
     """Index entries of a folder's sessions that will not be written; they stay listed.
 
     Raises:
@@ -133,7 +136,7 @@ def other_sessions(core: Mapping[str, Tensor], folder: Path, written: Sequence[s
     """
     others: Mapping[str, Any] = {key: entry for key, entry in read_index(folder).items() if key not in written}
     stored = stored_core(folder) if others else {}
-    if stored and hash_tensors(stored) != hash_tensors(core):
+    if stored and core_sha256(stored, stored_settings(folder)) != core_sha256(core, settings):
         raise ValueError(
             f"{folder} holds sessions of another core ({', '.join(list(others)[:5])}). Saving this core over it "
             "would orphan them. Choose another folder, or delete that one first."

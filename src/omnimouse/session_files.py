@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .core_identity import settings_hash
 from .files import read_json, read_mapping, write_json
 from .session_names import match_keys, short_key
 from .sessions import TENSORS, SessionSpec
@@ -39,15 +40,18 @@ def session_file(key: str) -> str:
     return f"{SESSIONS_FOLDER}/{key}.safetensors"
 
 
-def write_session(folder: Path, spec: SessionSpec, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Writes `sessions/<key>.safetensors` of a model folder.
+def write_session(
+    folder: Path, spec: SessionSpec, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes `sessions/<key>.safetensors` of a model folder; `settings` are those of its core (`core_settings`).
 
     Returns:
         The session's entry for `sessions/index.json`, which `write_index` writes when all sessions are there.
     """
     file = session_file(spec.key)
     write_tensors(folder / file, tensors)
-    entry = {"animal": spec.animal_id, "neurons": spec.n_neurons, "file": file}
+    entry: dict[str, Any] = {"animal": spec.animal_id, "neurons": spec.n_neurons, "file": file}
+    entry["core_config_sha256"] = settings_hash(settings)
     if spec.unit_ids_hash:
         entry["unit_ids_sha256"] = spec.unit_ids_hash
     if spec.training:
@@ -122,9 +126,10 @@ class AdapterConfig:
         session: The session.
         base_model: Name or folder of the core it was trained on, if known.
         base_commit: Commit of that core, if it came from a Hub.
-        core_sha256: Hash of the core's weights.
+        core_sha256: Hash of the core, `model.core_hash()`; earlier versions took its tensors alone.
         package_version: Version of omnimouse that wrote it.
         injected_sha256: Hash of what peft had added to the core (a LoRA), or `None`.
+        core_config: What the core computes with, see `core_identity.core_settings`; `None` in earlier versions.
     """
 
     session: SessionSpec
@@ -133,6 +138,7 @@ class AdapterConfig:
     core_sha256: str
     package_version: str
     injected_sha256: str | None = None
+    core_config: Mapping[str, Any] | None = None
 
     def write(self, folder: Path) -> None:
         content = {
@@ -146,6 +152,7 @@ class AdapterConfig:
             "base_model_name_or_path": self.base_model,
             "base_commit": self.base_commit,
             "core_sha256": self.core_sha256,
+            "core_config": None if self.core_config is None else dict(self.core_config),
             "injected_sha256": self.injected_sha256,
             "omnimouse_version": self.package_version,
         }
@@ -178,6 +185,7 @@ class AdapterConfig:
             core_sha256=content["core_sha256"],
             package_version=content.get("omnimouse_version", "unknown"),
             injected_sha256=content.get("injected_sha256"),
+            core_config=content.get("core_config"),
         )
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .core_identity import core_settings, join_hashes, settings_differences, settings_hash, stored_settings
 from .core_methods import WithCore
-from .hub import HubOptions, Source, locate
+from .hub import PACKAGED_CORES, PACKAGED_FOLDER, HubOptions, Source, locate
 from .model_folder import stored_core
 from .session_files import (
     ADAPTER_CONFIG,
@@ -191,7 +192,10 @@ class WithSessions(WithCore):
             state = {name: tensor.to(stored_as) for name, tensor in state.items()}
         base, commit = (self._source.name, self._source.commit) if self._source else (None, None)
         write_tensors(folder / ADAPTER_WEIGHTS, state)
-        AdapterConfig(spec, base, commit, self.core_hash(), __version__, self.injected_hash()).write(folder)
+        settings = core_settings(self.config)
+        AdapterConfig(
+            spec, base, commit, self.core_hash(), __version__, self.injected_hash(), core_config=settings
+        ).write(folder)
         return folder
 
     def load_session(
@@ -240,6 +244,12 @@ class WithSessions(WithCore):
                 "model.save_session(key, folder); whole models are opened with OmniMouseModel.from_pretrained."
             )
         config = AdapterConfig.read(source.folder)
+        differences = settings_differences(self._adapter_settings(config), core_settings(self.config))
+        if not force and differences:
+            raise ValueError(
+                f"The adapter in {source.name} was trained on a core that computes with other settings: {differences}. "
+                "Load the core as it was, without these changes, or pass force=True and finetune again."
+            )
         if not force and not self._is_core(config.core_sha256):
             raise ValueError(
                 f"The adapter in {source.name} was trained on another core "
@@ -270,21 +280,51 @@ class WithSessions(WithCore):
             "PeftModel.from_pretrained(model, folder), or pass force=True and finetune again."
         )
 
-    def _is_core(self, core_sha256: str) -> bool:
+    def _adapter_settings(self, adapter: AdapterConfig) -> Mapping[str, Any]:
+        """What the core of a session adapter computes with, as far as is known; else what this one does.
+
+        Adapters of earlier versions do not say; where the core that they name is at hand, its configuration does.
+        """
+        if adapter.core_config is not None:
+            return adapter.core_config
+        base = adapter.base_model or ""
+        place = PACKAGED_FOLDER / base if base in PACKAGED_CORES else Path(base)
+        named = bool(base) and (place / "config.json").is_file()
+        return stored_settings(place) if named else core_settings(self.config)
+
+    def core_hashes(self) -> set[str]:
+        """`core_hash()`, and the hash that earlier versions knew this core by: that of its tensors alone.
+
+        The latter says nothing of the configuration, so it only counts where that is the one the core came with.
+        """
+        tensors, settings = hash_tensors(self.core_state_dict()), core_settings(self.config)
+        known = {join_hashes(tensors, settings_hash(settings))}
+        return known | {tensors} if self._has_settings_of(self._source) else known
+
+    def _has_settings_of(self, source: Source | None) -> bool:
+        """Whether the core computes with the settings it has where it came from; true where that cannot be told."""
+        if source is None or not (source.folder / "config.json").is_file():
+            return True
+        return stored_settings(source.folder) == core_settings(self.config)
+
+    def _is_core(self, core_hash: str) -> bool:
         """Whether the core is the one of a hash, perhaps rounded to another type when it was loaded."""
-        if core_sha256 == self.core_hash():
+        if core_hash in self.core_hashes():
             return True
         stored = stored_core(self._source.folder) if self._source else {}
-        if not self._is_rounded(stored):
+        if not self._is_rounded(stored, self._source):
             return False
         kinds = (torch.float32, torch.bfloat16, torch.float16)  # of this core, or of the one the adapter was trained on
         rounded = ({name: tensor.to(kind) for name, tensor in stored.items()} for kind in kinds)
-        return any(core_sha256 == hash_tensors(tensors) for tensors in (stored, *rounded))
+        hashes = (hash_tensors(tensors) for tensors in (stored, *rounded))
+        settings = settings_hash(core_settings(self.config))
+        return any(core_hash in (tensors, join_hashes(tensors, settings)) for tensors in hashes)
 
-    def _is_rounded(self, stored: Mapping[str, Tensor]) -> bool:
-        """Whether the core is one that was stored, in the type in which it was loaded."""
+    def _is_rounded(self, stored: Mapping[str, Tensor], source: Source | None) -> bool:
+        """Whether the core is the one that a source has stored, in the type in which it was loaded."""
         core = self.core_state_dict()
-        return stored.keys() == core.keys() and all(torch.equal(stored[n].to(core[n]), core[n]) for n in core)
+        same = stored.keys() == core.keys() and all(torch.equal(stored[n].to(core[n]), core[n]) for n in core)
+        return same and self._has_settings_of(source)
 
     def core_has_changed(self) -> bool:
         """Whether the core is no longer the one at the place that it was loaded from or pushed to.
@@ -296,7 +336,7 @@ class WithSessions(WithCore):
         if self._source.core_sha256 is not None:
             return self._source.core_sha256 != self.core_hash()
         stored = stored_core(self._source.folder)
-        return bool(stored) and not self._is_rounded(stored)
+        return bool(stored) and not self._is_rounded(stored, self._source)
 
     def load_sessions(self, sessions: str | Sequence[str] = "all") -> list[str]:
         """Loads more sessions from where the model came from, at the commit it came from.
@@ -325,6 +365,7 @@ class WithSessions(WithCore):
         index = read_index(source.folder)
         keys = [key for key in select_sessions(index, sessions, source.name) if key not in self.sessions.specs]
         if keys:
+            self._check_index(source, index, keys)
             source.fetch(glob.escape(index[key]["file"]) for key in keys)
         for key in keys:
             if not (source.folder / index[key]["file"]).is_file():
@@ -335,6 +376,18 @@ class WithSessions(WithCore):
         wanted = ((entry_spec(key, index[key]), read_tensors(source.folder / index[key]["file"])) for key in keys)
         self.sessions.add_all(wanted, device=self.device, dtype=dtype)
         return keys
+
+    def _check_index(self, source: Source, index: Mapping[str, Any], keys: Sequence[str]) -> None:
+        """Refuses sessions of a model folder that belong to a core which computes otherwise than this one."""
+        differences = settings_differences(stored_settings(source.folder), core_settings(self.config))
+        ours = settings_hash(core_settings(self.config))
+        others = [key for key in keys if index[key].get("core_config_sha256", ours) != ours]
+        if differences or others:
+            reason = differences or f"config.json is no longer the one that {', '.join(others[:5])} were saved with"
+            raise ValueError(
+                f"The sessions of {source.name} belong to a core that computes with other settings: {reason}. Load the "
+                "core as it was, without these changes, or without its sessions."
+            )
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -30,6 +30,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from .card_writer import CardOptions, check_scores, write_session_card
 from .cards import CARD_FILE, is_public_name
+from .core_identity import core_sha256, stored_settings
 from .hub import PACKAGED_CORES, PUBLISHED_CORES, HubOptions, download, explained, hub_api, locate
 from .measured import SCORES_FILE
 from .model_folder import (
@@ -41,7 +42,6 @@ from .model_folder import (
 )
 from .session_files import ADAPTER_CONFIG, INDEX, SESSIONS_FOLDER, AdapterConfig, read_index, select_sessions
 from .session_methods import WithSessions
-from .tensor_files import hash_tensors
 
 SEEDS = (CARD_FILE, SCORES_FILE, INDEX)
 """Files of the repo that a save starts from."""
@@ -138,11 +138,16 @@ class Target:
 
     def holds_core(self, folder: Path, core_hash: Callable[[], str]) -> bool:
         """Whether the repo's core is the one in a folder. Its weights are only fetched where files differ."""
+        options = HubOptions(revision=self.head, token=self.options.token)
+        if not self.holds("config.json", folder / "config.json"):
+            theirs = download(self.repo, options, ["config.json"])
+            if not (theirs / "config.json").is_file() or stored_settings(theirs) != stored_settings(folder):
+                return False
         ours = core_weight_files(path.name for path in folder.iterdir())
         if all(self.holds(name, folder / name) for name in ours):
             return True
-        options = HubOptions(revision=self.head, token=self.options.token)
-        return hash_tensors(stored_core(download(self.repo, options, core_weight_patterns()))) == core_hash()
+        theirs = download(self.repo, options, core_weight_patterns())
+        return core_sha256(stored_core(theirs), stored_settings(folder)) == core_hash()
 
     def commit(
         self, folder: Path, delete: Sequence[str], what: str, *, others: Mapping[str, Path] | None = None
@@ -323,7 +328,7 @@ class WithSharing(WithSessions):
         """Commit of the core that others will load by a name, which must be this one."""
         base = locate(base_model, HubOptions(token=token))
         base.fetch(core_weight_patterns())
-        if not self._is_rounded(stored_core(base.folder)):
+        if not self._is_rounded(stored_core(base.folder), base):
             raise ValueError(
                 f"{base_model} holds another core than the one that this session was trained on, so nobody could use "
                 "the session with it. Push the core to a repo of its own with model.push_to_hub(repo)."

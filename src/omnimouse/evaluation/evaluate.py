@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from omnimouse.compute_devices import Device, computing_on, resolve_device
+from omnimouse.core_identity import scored_core
 from omnimouse.evaluation import baselines
 from omnimouse.evaluation.accumulate import TaskRun
 from omnimouse.evaluation.inputs import (
@@ -141,7 +142,7 @@ def evaluate(
         finished,
         left_out,
         settings,
-        core_sha256=model.injected_hash() or model.core_hash(),  # a LoRA makes other scores
+        core_sha256=scored_core(model),  # a LoRA makes other scores
         session_sha256=hash_tensors(model.session_state(inputs.session_key)),
     )
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from omnimouse.compute_devices import Device, computing_on, resolve_device
+from omnimouse.core_identity import scored_core
 from omnimouse.evaluation.evaluate import select_tasks
 from omnimouse.evaluation.inputs import (
     Inputs,
@@ -106,7 +107,7 @@ def evaluate_static(
         n_trials_left_out=trials.n_left_out,
         notes=notes,
         settings={"profile": inputs.processor.profile, "recording": inputs.recording.path.name},
-        core_sha256=model.injected_hash() or model.core_hash(),
+        core_sha256=scored_core(model),
         session_sha256=hash_tensors(model.session_state(inputs.session_key)),
         **result,
     )
