@@ -71,6 +71,19 @@ def test_nothing_hidden_is_seen_under_any_training_mask():
         assert all(part.isfinite().any() for part in found)
 
 
+@pytest.mark.parametrize(("first", "n_frames"), [(0, 30), (31, 10)])
+def test_video_is_seen_from_the_first_visible_frame_to_the_last(first, n_frames):
+    # All training masks show video to the end of the window; what follows a visible range is hidden just as well.
+    mask = Mask(0, 0, 0, 0, 0, 0, None, 30, 30, first, n_frames, "absent")
+    model, inputs = build(), windows(1)
+    before = predictions(model, inputs, mask)
+    for frame in {first - 1, first, first + n_frames - 1, first + n_frames} & set(range(60)):
+        changed = inputs["video"].clone()
+        changed[:, :, frame] = 50
+        after = predictions(model, {**inputs, "video": changed}, mask)
+        assert equal(before, after) == (not first <= frame < first + n_frames), frame
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_what_is_shown_is_used(task):
     model, inputs = build(), windows()
@@ -121,6 +134,22 @@ def test_losses_and_their_clamps():
     assert float(clamped_squared_error(torch.tensor([0.0, 9.0]), torch.tensor([2.0, 0.0]), clamp=10.0)) == 7.0
 
 
+def test_a_prediction_of_zero_has_a_finite_loss():
+    p, y = torch.zeros(2), torch.tensor([1.0, 3.0])
+    loss = poisson_loss(p, y, epsilon=1e-5, clamp=100.0)
+    torch.testing.assert_close(loss, -2 * torch.log(torch.tensor(1e-5)))
+
+
+def test_losses_obey_the_configuration():
+    numbers = {"response_loss_epsilon": 0.5, "response_loss_clamp": 0.8, "behavior_loss_clamp": 0.3}
+    model, inputs = build("tiny", behavior_loss_weight=0.7, **numbers), windows()
+    out = model("mouse-1-1", **inputs, mask="population", all_neurons=True)
+    p, y = out.response_predictions, out.response_targets
+    torch.testing.assert_close(out.response_loss, (p - y * (p + 0.5).log()).clamp(-0.8, 0.8).mean())
+    errors = (out.behavior_predictions - inputs["behavior"]).square().clamp(max=0.3)
+    torch.testing.assert_close(out.loss, out.response_loss + 0.7 * errors.mean())
+
+
 def test_total_loss_weighs_behaviour_and_leaves_out_what_is_not_predicted():
     model, inputs = build(), windows()
     both = model("mouse-1-1", **inputs, mask="stimulus", all_neurons=True)
@@ -151,6 +180,7 @@ def test_neuron_ids_and_the_random_population():
     shuffled = model("mouse-1-1", **inputs, mask="stimulus")
     assert shuffled.target_neuron_ids.shape == (2, 32)
     assert all(len(set(row.tolist())) == 32 for row in shuffled.target_neuron_ids)
+    assert not torch.equal(*shuffled.target_neuron_ids)  # every window has a shuffle of its own
 
 
 def test_order_of_the_population_does_not_matter_to_a_neuron():

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from omnimouse.configuration_omnimouse import OmniMouseConfig
 from omnimouse.evaluation import evaluate
+from omnimouse.evaluation.evaluate import spread
 from omnimouse.masks import TASKS, Mask
 from omnimouse.sessions import hash_unit_ids
 from omnimouse.tensor_files import hash_tensors
@@ -22,6 +24,11 @@ def correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """np.corrcoef per last index over everything else."""
     pairs = zip(x.reshape(-1, x.shape[-1]).T, y.reshape(-1, y.shape[-1]).T, strict=True)
     return np.array([np.corrcoef(a, b)[0, 1] for a, b in pairs])
+
+
+def poisson_loss(p: torch.Tensor, y: torch.Tensor, *, epsilon: float = 1e-5, clamp: float = 100.0) -> float:
+    """The loss over everything, in one expression."""
+    return float((p - y * torch.log(p + epsilon)).clamp(-clamp, clamp).mean())
 
 
 def test_scores_equal_those_of_everything_kept(fakes):
@@ -49,20 +56,23 @@ def test_scores_say_which_weights_and_which_named_masks_they_belong_to(fakes):
 
 
 def test_losses_are_means_over_all_samples(fakes):
+    numbers = {"response_loss_epsilon": 1e-2, "response_loss_clamp": 1.5, "behavior_loss_clamp": 2.0}
+    fakes.model.config = OmniMouseConfig.from_preset("tiny", **numbers)
     task = evaluate(fakes.model, fakes.recording, "stimulus", batch_size=4, **SILENT)["stimulus"]
     windows = fakes.windows[0]
     resolved = TASKS["stimulus"].resolve(80, fakes.model.config)
     y = windows.data["responses"][:, 30:, resolved.first_target_neuron :].double()
     p = fakes.model.response(y.float()).double()
     mean = torch.tensor(fakes.means)[resolved.first_target_neuron :].expand_as(y)
-    assert task.response_loss == pytest.approx(float((p - y * torch.log(p + 1e-5)).mean()), rel=1e-6)
+    assert task.response_loss == pytest.approx(poisson_loss(p, y, epsilon=1e-2, clamp=1.5), rel=1e-6)
+    assert task.response_loss != pytest.approx(poisson_loss(p, y), rel=1e-3)
     baseline = task.baselines["training_mean"]
-    assert baseline.response_loss == pytest.approx(float((mean - y * torch.log(mean + 1e-5)).mean()), rel=1e-6)
+    assert baseline.response_loss == pytest.approx(poisson_loss(mean, y, epsilon=1e-2, clamp=1.5), rel=1e-6)
     assert baseline.score == 0.0
     behavior = windows.data["behavior"].double()
     errors = fakes.model.behavior(behavior) - behavior
-    assert task.behavior_loss == pytest.approx(float(errors.square().clamp(max=10).mean()))
-    assert baseline.behavior_loss == pytest.approx(float(behavior.square().clamp(max=10).mean()))
+    assert task.behavior_loss == pytest.approx(float(errors.square().clamp(max=2).mean()))
+    assert baseline.behavior_loss == pytest.approx(float(behavior.square().clamp(max=2).mean()))
 
 
 def test_behavior_counts_all_positions(fakes):
@@ -109,6 +119,36 @@ def test_ceilings_read_the_rows_the_windows_read(fakes):
     for task in scores.tasks.values():
         if task.ceiling.score > 0:
             assert task.fraction_of_ceiling == pytest.approx(task.score / task.ceiling.score)
+
+
+def test_baselines_and_ceilings_count_the_scored_samples_of_usable_windows_alone(fakes):
+    """The target begins with five samples that the guard takes out, and one window in the middle of a batch is NaN."""
+    fakes.spoil = lambda windows: windows.data["responses"][1, 40].fill_(math.nan)
+    rng = np.random.default_rng(1)
+    truth = {name: rng.random((300, 80)) for name in ("given_stimulus_and_behavior", "given_everything")}
+    fakes.truth = SimpleNamespace(**truth)
+    mask = Mask(None, 0, 25, 0, 0, 25, None, 25, 35, 0, 0, "absent")
+    with pytest.warns(UserWarning, match="mask 1: 1"):
+        task = evaluate(fakes.model, fakes.recording, [mask], batch_size=3, **SILENT)["mask 1"]
+    windows, usable = fakes.windows[0], [0, 2, 3, 4, 5, 6]
+    y = windows.data["responses"][usable, 30:].double()
+    last = windows.data["responses"][usable, 24:25].double().expand_as(y)
+    held = task.baselines["last_visible_value"]
+    np.testing.assert_allclose(held.per_neuron, correlations(last.numpy(), y.numpy()), atol=1e-6)
+    assert held.response_loss == pytest.approx(poisson_loss(last, y), rel=1e-6)
+    mean = torch.tensor(fakes.means).expand_as(y)
+    assert task.baselines["training_mean"].response_loss == pytest.approx(poisson_loss(mean, y), rel=1e-6)
+    rows = np.stack([windows.response_indices(i)[30:] for i in usable])
+    for name, expected in truth.items():
+        np.testing.assert_allclose(task.ceilings[name].per_neuron, correlations(expected[rows], y.numpy()), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("n_windows", "most", "expected"),
+    [(8, 4, [0, 2, 5, 7]), (10, 1, [0]), (3, 3, [0, 1, 2]), (3, 9, [0, 1, 2]), (3, None, [0, 1, 2])],
+)
+def test_windows_are_spread_from_the_first_to_the_last(n_windows, most, expected):
+    assert spread(n_windows, most) == expected
 
 
 def test_all_lists_the_tasks_a_population_cannot_serve(fakes):

@@ -110,6 +110,9 @@ def test_perfect_correlation_is_clamped_to_one():
     x = torch.rand(50, 3, dtype=torch.float64) * 1e-3
     assert (np.abs(metrics.pearson(metrics.moments(x, -x))) <= 1.0).all()
     np.testing.assert_allclose(metrics.pearson(metrics.moments(x, -2 * x)), -1.0)
+    one = torch.ones(2, dtype=torch.float64)
+    rounded = metrics.Moments(3 * one, one, one, one, one, torch.tensor([1 + 1e-9, -1 - 1e-9], dtype=torch.float64))
+    assert metrics.pearson(rounded).tolist() == [1.0, -1.0]
 
 
 def test_shapes_must_agree():
@@ -150,6 +153,12 @@ def test_poisson_loss_is_the_clamped_formula():
     assert count == 3
     assert total == pytest.approx(expected, rel=1e-6)
     assert metrics.poisson_loss_sum(p, y) == (pytest.approx(expected + 100.0, rel=1e-6), 4)
+
+
+def test_the_epsilon_of_the_poisson_loss_decides_what_a_prediction_of_zero_costs():
+    p, y = torch.zeros(1, 1, 2), torch.tensor([[[1.0, 3.0]]])
+    assert metrics.poisson_loss_sum(p, y)[0] == pytest.approx(-4 * math.log(1e-5))
+    assert metrics.poisson_loss_sum(p, y, epsilon=1e-3)[0] == pytest.approx(-4 * math.log(1e-3))
 
 
 def test_behavior_loss_is_the_clamped_square():
