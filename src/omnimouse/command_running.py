@@ -33,6 +33,7 @@ def prepare(argv: Sequence[str]) -> argparse.Namespace:
         raise SystemExit(EXIT_ERROR) from None
     for name in args.imports:
         import_module(name)
+    _leave_out_bars_of_libraries()
     return args
 
 
@@ -69,6 +70,25 @@ def run(args: argparse.Namespace) -> int:
         if as_json and os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
             print_json({"error": message})
         return status
+
+
+def _leave_out_bars_of_libraries() -> None:
+    """Hides bars for what takes no time, and in logs those that can only redraw themselves."""
+    if "transformers" in sys.modules:  # "Loading weights"; it would take the Hub's downloads with it
+        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+        from transformers.utils.logging import disable_progress_bar
+
+        downloads = not are_progress_bars_disabled()
+        disable_progress_bar()
+        if downloads:
+            enable_progress_bars()
+    if "datasets" in sys.modules:
+        from datasets import disable_progress_bars
+
+        from omnimouse.progress import writes_lines
+
+        if writes_lines():
+            disable_progress_bars()
 
 
 def _escape_what_cannot_be_shown() -> None:

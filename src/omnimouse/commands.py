@@ -346,9 +346,6 @@ def _check_adapter(name: str, key: str, recording: Path, revision: str | None) -
 
 
 def _load_core(name: str, **options: Any) -> OmniMouseModel:
-    from transformers.utils import logging
-
     from omnimouse import OmniMouseModel
 
-    logging.disable_progress_bar()
     return OmniMouseModel.from_pretrained(name, **options)

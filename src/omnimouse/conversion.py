@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from filelock import FileLock
 from huggingface_hub import constants
-from tqdm.auto import tqdm
 
 from .core_identity import core_settings
 from .files import read_mapping, write_json
 from .hub import PUBLISHED_CORES, RANK_FILE, HubOptions, Source, find, list_files, missing_note
+from .progress import progress_bar
 from .published_files import rank_files, warn_of_missing_sessions
 from .session_files import write_index, write_session
 
@@ -222,9 +222,7 @@ def _write_converted(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as place:
         work = Path(place) / "model"
         initial, index, settings = InitialVectors(), {}, core_settings(checkpoint.config)
-        bar = tqdm(
-            total=total, desc=f"converting {name}", unit="B", unit_scale=True, disable=None if progress else True
-        )
+        bar = progress_bar(total=total, desc=f"converting {name}", unit="B", unit_scale=True, shown=progress)
         with bar:
             for spec, tensors in files.sessions():
                 index[spec.key] = write_session(work, spec, tensors, settings)

@@ -28,7 +28,6 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
     get_session,
     hf_raise_for_status,
 )
-from tqdm.auto import tqdm
 
 from omnimouse.corpus import CORPUS_REPO
 from omnimouse.download_plan import (
@@ -41,6 +40,7 @@ from omnimouse.download_plan import (
     tar_place,
 )
 from omnimouse.hub import explained, hub_api
+from omnimouse.progress import progress_bar
 from omnimouse.recordings.experanto import looks_like_experanto
 from omnimouse.tar_files import CHUNK, extract_tar
 
@@ -140,8 +140,9 @@ def carry_out(plan: DownloadPlan, *, token: str | bool | None = None, progress: 
     failed, done = dict(plan.blocked), dict[str, Path]()
     job = _Job(plan, hub_api(token))
     if plan.sessions:
-        with _work_folder(plan.folder), tqdm(
-            total=plan.n_bytes, initial=plan.fetched_bytes, unit="B", unit_scale=True, disable=not progress
+        with _work_folder(plan.folder), progress_bar(
+            total=plan.n_bytes, initial=plan.fetched_bytes, desc="downloading", unit="B", unit_scale=True,
+            shown=progress,
         ) as bar:  # fmt: skip
             job.bar = bar
             _run(job, done, failed)

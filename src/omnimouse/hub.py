@@ -31,6 +31,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
+from .progress import ProgressLines, writes_lines
+
 PACKAGED_CORES = ("omnimouse-tiny",)
 PACKAGED_FOLDER = Path(str(files("omnimouse"))) / "assets"
 
@@ -200,6 +202,8 @@ def download(repo: str, options: HubOptions, patterns: Iterable[str], *, dataset
     from . import __version__
 
     prefix = f"{glob.escape(options.subfolder.strip('/'))}/" if options.subfolder else ""
+    # Where there is no terminal, the library's own bar shows nothing. Any: it asks for a class of tqdm's asyncio.
+    lines: Any = ProgressLines if writes_lines() and not are_progress_bars_disabled() else None
     with explained(repo, options.revision, dataset=dataset):
         folder = snapshot_download(
             repo,
@@ -212,6 +216,7 @@ def download(repo: str, options: HubOptions, patterns: Iterable[str], *, dataset
             allow_patterns=[prefix + pattern for pattern in patterns],
             library_name="omnimouse",
             library_version=__version__,
+            tqdm_class=lines,
         )
     return Path(folder)
 

@@ -61,13 +61,12 @@ def import_recording(args: argparse.Namespace) -> int:
         return 0
     if args.folder is None:
         raise ValueError("no folder to write: name one behind the file, or use --list to see what the file has")
-    progress = sys.stderr.isatty()
     recording = import_nwb(
         args.file,
         args.folder,
         mapping=args.mapping,
         rois=args.rois,
-        progress=progress,
+        progress=True,
         report=lambda line: print(line, file=sys.stderr),
     )
     if args.json:

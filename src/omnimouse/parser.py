@@ -163,7 +163,7 @@ def build_parser() -> argparse.ArgumentParser:
     summary = "Turn a published checkpoint into a model folder"
     _add_convert(command("convert", commands.convert, "conversion", "describe", summary=summary))
     summary = "Write recordings as tables that the library datasets reads, or push them to the Hub"
-    export_commands.add_export(command("export", export_commands.export, "recordings", summary=summary))
+    export_commands.add_export(command("export", export_commands.export, "recordings.dataset_writer", summary=summary))
     summary = "Share a model or a session adapter on the Hub"
     _add_push(command("push", commands.push, "modeling_omnimouse", summary=summary))
     _add_info(command("info", commands.info, "describe", summary="Say what a folder or a core is"))

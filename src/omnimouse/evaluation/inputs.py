@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.progress import progress_bar
 from omnimouse.recordings import Recording, Windows, open_recording
 from omnimouse.sessions import hash_unit_ids
 
@@ -155,7 +155,7 @@ def batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
-    with tqdm(total=len(indices), desc=label, unit="window", disable=not progress, leave=False) as bar:
+    with progress_bar(total=len(indices), desc=label, unit="window", shown=progress, leave=False) as bar:
         for start in range(0, len(indices), batch_size):
             chosen = indices[start : start + batch_size]
             yield chosen, windows.batch(chosen)

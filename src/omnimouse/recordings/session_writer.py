@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from omnimouse.files import staged_folders, write_json
 from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.progress import progress_bar
 from omnimouse.recordings.base import UNUSED_TIER, Finding, Recording
 from omnimouse.recordings.clock import FRAME_TOLERANCE
 from omnimouse.recordings.devices import CHUNK_BYTES, SequenceDevice
@@ -69,7 +70,7 @@ def save_recording(
     n_values = sum(device.shape[0] for device in recording.devices)
     with (
         staged_folders(target) as (work, _),
-        tqdm(total=n_values + len(recording.trials), desc=f"saving {target.name}", disable=not progress) as bar,
+        progress_bar(total=n_values + len(recording.trials), desc=f"saving {target.name}", shown=progress) as bar,
     ):
         _write_identity(work / "meta.json", recording, notes)
         for device in recording.devices:

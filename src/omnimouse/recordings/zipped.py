@@ -21,8 +21,8 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 from huggingface_hub import constants
-from tqdm.auto import tqdm
 
+from omnimouse.progress import progress_bar
 from omnimouse.recordings.files import Findings
 
 SENSORIUM_MEMBER = re.compile(r"(?P<root>(?:[^/]+/)*?)data/(?:videos|images)/[^/]+\.npy")
@@ -129,8 +129,8 @@ def _in_cache(
             return None
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
-            # Only where somebody looks on: a session may have 20 GB.
-            with tqdm(total=needed, desc=f"unpacking {name}", unit="B", unit_scale=True, disable=None) as bar:
+            # A session may have 20 GB; what is done at once leaves no line.
+            with progress_bar(total=needed, desc=f"unpacking {name}", unit="B", unit_scale=True, leave=False) as bar:
                 for member, entry in inside.items():
                     file = temporary / name / member
                     file.parent.mkdir(parents=True, exist_ok=True)

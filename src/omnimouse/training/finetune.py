@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tqdm.auto import tqdm
-
 from omnimouse.compute_devices import Device, resolve_device
 from omnimouse.masks import Mask
 from omnimouse.outputs import check_output
 from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.progress import say
 from omnimouse.recordings import Recording, open_recording
 from omnimouse.training.accelerators import make_accelerator
 from omnimouse.training.checkpoint import (
@@ -326,4 +325,4 @@ def _report_left_out(run: TrainingRun) -> None:
         )
         logger.info(message)
         if run.progress:
-            tqdm.write(message)
+            say(message)

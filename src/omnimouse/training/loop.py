@@ -25,6 +25,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from omnimouse.masks import Mask
+from omnimouse.progress import progress_bar
 from omnimouse.training.accelerators import OneDevice
 from omnimouse.training.checkpoint import (
     TrainingState,
@@ -370,12 +371,12 @@ def run_steps(run: TrainingRun, state: TrainingState) -> None:
             state.initial_validation_loss = _note_validation(run, state, validate(run))
         plans = (run.plan(step) for step in range(state.step, run.recipe.steps))
         stream = batches(run.windows, plans, needs=run.choice.needs, num_workers=run.num_workers)
-        with tqdm(
+        with progress_bar(
             total=run.recipe.steps,
             initial=state.step,
             desc=f"finetune {run.session}",
             unit="step",
-            disable=not run.progress,
+            shown=run.progress,
         ) as bar:
             for plan, batch in stream:
                 row = train_step(run, plan, batch)

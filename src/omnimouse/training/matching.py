@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from omnimouse.masks import Mask, as_mask, without_modalities
+from omnimouse.progress import progress_bar
 from omnimouse.sessions import SessionSpec, inverse_softplus
 from omnimouse.training.data import cut_batch
 
@@ -75,7 +75,7 @@ def match_neurons(
     _add_known(model, key, known)
     try:
         batches = [indices[start : start + batch_size] for start in range(0, count, batch_size)]
-        bar = tqdm(batches, desc="matching neurons", unit="batch", disable=not progress)
+        bar = progress_bar(batches, desc="matching neurons", unit="batch", shown=progress)
         predictions, responses = _predict_known(model, windows, mask, bar)
     finally:
         model.remove_session(_KEY)

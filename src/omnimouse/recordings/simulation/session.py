@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from omnimouse.progress import progress_bar
+
 from ..session_writer import write_sequence_meta
 from .behavior import Behavior, ornstein_uhlenbeck, simulate_behavior
 from .neurons import Encoder, Population, draw_population, shift_frames
@@ -94,7 +96,7 @@ def write_session(
     """
     clock = make_clock(settings, seed, seconds)
     presentations = plan_presentations(settings, stimulus_seed, seconds)
-    with tqdm(total=len(clock.bin_starts), desc="simulating", unit=" frames", disable=not progress) as bar:
+    with progress_bar(total=len(clock.bin_starts), desc="simulating", unit=" frames", shown=progress) as bar:
         screen = write_screen(folder, presentations, settings, stimulus_seed=stimulus_seed, start=clock.start)
         behavior = simulate_behavior(settings, seed, start=clock.start - 2, seconds=seconds + 4)
         write_behavior(folder, behavior, settings, seed, start=clock.start, seconds=seconds)
