@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import sys
-from datetime import datetime, timezone
 from pathlib import Path
 
 import h5py
@@ -15,12 +14,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from pynwb import NWBHDF5IO, H5DataIO, NWBFile, TimeSeries
-from pynwb.base import ImageReferences, Images
+from nwb_files import RNG, SECONDS, add_responses, add_template, empty_file, small_file, written
+from pynwb import H5DataIO, TimeSeries
 from pynwb.behavior import EyeTracking, PupilTracking, SpatialSeries
-from pynwb.file import Subject
-from pynwb.image import GrayscaleImage, ImageSeries, IndexSeries
-from pynwb.ophys import Fluorescence, ImageSegmentation, OpticalChannel, RoiResponseSeries
+from pynwb.image import ImageSeries
 
 from omnimouse import (
     OmniMouseModel,
@@ -35,75 +32,6 @@ from omnimouse import (
 from omnimouse.cli import main
 from omnimouse.recordings.nwb import nwb_entries
 from omnimouse.recordings.nwb_mapping import NwbMapping, as_mapping
-
-RNG = np.random.default_rng(8)
-SECONDS = 20
-
-
-def empty_file(session_id: str = "m7-1-2") -> NWBFile:
-    nwb = NWBFile("a session", "id", datetime(2024, 5, 1, tzinfo=timezone.utc), session_id=session_id)
-    nwb.subject = Subject(subject_id="m7", species="Mus musculus")
-    for name in ("ophys", "behavior"):
-        nwb.create_processing_module(name, name)
-    return nwb
-
-
-def add_responses(nwb: NWBFile, data, name: str = "Deconvolved", container: str = "Deconvolved", **clock) -> None:
-    """A response series of a plane of its own."""
-    device = nwb.devices["scope"] if "scope" in nwb.devices else nwb.create_device("scope")
-    plane = nwb.create_imaging_plane(
-        name=f"plane of {name}", description="", device=device,
-        optical_channel=OpticalChannel(name="green", description="", emission_lambda=510.0),
-        excitation_lambda=920.0, imaging_rate=30.0, indicator="GCaMP6s", location="V1",
-    )  # fmt: skip
-    segmentation = ImageSegmentation(name=f"cells of {name}")
-    nwb.processing["ophys"].add(segmentation)
-    cells = segmentation.create_plane_segmentation("", plane, f"cells of {name}")
-    n = data.shape[1]
-    for number in range(n):
-        cells.add_roi(pixel_mask=[(number, 0, 1.0)], id=100 + 3 * number)
-    rois = cells.create_roi_table_region("all", region=list(range(n)))
-    if container not in nwb.processing["ophys"].data_interfaces:
-        nwb.processing["ophys"].add(Fluorescence(name=container))
-    series = RoiResponseSeries(name=name, data=data, rois=rois, unit="a.u.", **clock)
-    nwb.processing["ophys"][container].add_roi_response_series(series)
-
-
-def add_template(nwb: NWBFile, frames, index, times, form: str = "template", name: str = "movie") -> None:
-    """What was shown: frames with an index, images with one, or frames as they were shown."""
-    if form == "plain":
-        nwb.add_stimulus(ImageSeries(name=name, data=frames[index], unit="n.a.", timestamps=times))
-        return
-    if form == "template":
-        nwb.add_stimulus_template(ImageSeries(name=f"{name} frames", data=frames, unit="n.a.", rate=30.0))
-        frames = frames[:1]
-    images = [GrayscaleImage(name=f"image {number}", data=frame) for number, frame in enumerate(frames)]
-    order = ImageReferences(name="order_of_images", data=images)
-    stack = Images(name=f"{name} images", images=images, order_of_images=order)
-    nwb.add_stimulus_template(stack)
-    index = index.astype(np.uint32)
-    nwb.add_stimulus(IndexSeries(name=name, data=index, unit="N/A", timestamps=times, indexed_images=stack))
-
-
-def written(nwb: NWBFile, path: Path) -> Path:
-    """The file; an index of frames points to them as all files have it that were written before pynwb 4."""
-    with NWBHDF5IO(path, "w") as io:
-        io.write(nwb)
-    with h5py.File(path, "r+") as file:
-        for name in list(file["stimulus/presentation"]):
-            if f"stimulus/templates/{name} frames" in file:
-                series = file[f"stimulus/presentation/{name}"]
-                del series["indexed_images"]
-                series["indexed_timeseries"] = h5py.SoftLink(f"/stimulus/templates/{name} frames")
-    return path
-
-
-def small_file(*, responses: bool = True) -> NWBFile:
-    """A file of 20 s and 4 neurons without anything else, to be written after additions."""
-    nwb = empty_file()
-    if responses:
-        add_responses(nwb, RNG.gamma(2, 2, (SECONDS * 30, 4)).astype(np.float32), rate=30.0)
-    return nwb
 
 
 @pytest.fixture(scope="module")

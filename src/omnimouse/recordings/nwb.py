@@ -29,6 +29,7 @@ from omnimouse.recordings.nwb_sources import NwbSources, find_sources
 from omnimouse.recordings.nwb_tables import read_table, tables
 from omnimouse.recordings.nwb_unpacked import rows_in_units_of_chunks
 from omnimouse.recordings.nwb_video import read_frames
+from omnimouse.recordings.plausible import Doubt, as_missing, doubt_about_range, doubt_about_trials
 from omnimouse.recordings.session_writer import save_recording
 
 
@@ -66,7 +67,10 @@ def nwb_entries(file: str | os.PathLike[str]) -> list[NwbEntry]:
             for series in all_series(nwb)
         ]
         for name, group in tables(nwb).items():
-            columns = ", ".join(read_table(group).columns)
+            try:
+                columns = ", ".join(read_table(group).columns)
+            except ValueError as error:
+                columns = f"cannot be read: {error}"
             entries.append(NwbEntry(name, "trials", kind_of(group), group["start_time"].shape, None, columns))
     order = ("responses", "behavior", "video", "trials")
     return sorted(entries, key=lambda entry: (order.index(entry.role), entry.path))
@@ -138,13 +142,14 @@ def _recording(
 ) -> tuple[Recording, list[str]]:
     """A recording over the open file and what was unpacked of it; and lines that say what it is of. NaN stay."""
     key, animal, named = identity_of(nwb, path, mapping.session_key, mapping.animal_id)
-    behavior = {channel: series.signal() for channel, series in sources.behavior.items()}
+    behavior = {channel: _signal(channel, series, path, found) for channel, series in sources.behavior.items()}
     times = {channel: series.times() for channel, series in sources.behavior.items()}
     responses, times["responses"], unit_ids, chosen = _neurons(nwb, sources.responses, mapping, path, scratch, found)
     frames, index = None, None
     if sources.video is not None:
         frames, index = read_frames(sources.video, mapping.video_transposed, scratch)
         times["video"] = sources.video.times("video")
+    _expect_one_clock(sources, times, path, found)
     recording = recording_from_arrays(
         responses,
         times=times,
@@ -159,6 +164,53 @@ def _recording(
         animal_id=animal,
     )
     return recording, [*([f"{'regions':22} {chosen}"] if chosen else []), f"{'session':22} {named}"]
+
+
+def _signal(channel: str, series: Series, path: Path, found: Findings) -> np.ndarray:
+    """A behaviour channel `[T]`, NaN where numbers such as -9999 stand for no value."""
+    stored = series.signal()
+    values = as_missing(stored)
+    n_lost = int(np.isnan(values).sum() - (np.isnan(stored).sum() if stored.dtype.kind == "f" else 0))
+    if n_lost:
+        fills = ", ".join(f"{value:g}" for value in np.unique(stored[np.isnan(values) & (stored == stored)])[:3])
+        do = "They are read as missing: NaN."
+        odd = f"{n_lost} of {len(values)} values of {channel} that stand for none ({fills})"
+        found.info(path, series.path, expected="NaN where there is no value", found=odd, do=do)
+    return values
+
+
+def _expect_one_clock(sources: NwbSources, times: dict[str, np.ndarray], path: Path, found: Findings) -> None:
+    """Compares when devices and trials were with when the responses were.
+
+    Raises:
+        ValueError: they share no time, or most trials lie elsewhere.
+    """
+    stamps = times["responses"]
+    rate = (len(stamps) - 1) / (stamps[-1] - stamps[0]) if len(stamps) > 1 and stamps[-1] > stamps[0] else np.nan
+    start, end = float(stamps[0]), float(stamps[-1])
+    named = {**sources.behavior, **({"video": sources.video} if sources.video is not None else {})}
+    for name, series in named.items():
+        first, last = float(times[name][0]), float(times[name][-1])
+        if first >= end or last <= start:
+            raise ValueError(
+                f"{series.path}: from {first:.6g} to {last:.6g} s, but the responses from {start:.6g} to {end:.6g} "
+                f"s, so they share no time: expected one clock for all. {CORRECT} Or leave it out: "
+                "`none` in a mapping."
+            )
+        doubt = doubt_about_range(name, (first, last), (start, end), series.rate)
+        if doubt is None and name != "video" and first - start > max(10.0, 0.1 * (end - start)):
+            odd = f"{name} begins at {first:.6g} s, {first - start:.6g} s after the responses"
+            doubt = Doubt("devices that begin at about the same time", odd, "Windows need both: check its times.")
+        if doubt is not None:
+            found.warning(path, series.path, expected=doubt.expected, found=doubt.found, do=doubt.do)
+    if sources.trials is not None:
+        starts, ends = np.array([trial[:2] for trial in sources.trials]).T
+        doubted = doubt_about_trials(starts, ends, start=start, end=end, rate=rate)
+        if doubted is not None and doubted[1]:
+            raise ValueError(f"{sources.trials_path}: {doubted[0]} {CORRECT} Or go without: `trials: none`.")
+        if doubted is not None:
+            doubt = doubted[0]
+            found.warning(path, sources.trials_path, expected=doubt.expected, found=doubt.found, do=doubt.do)
 
 
 def _neurons(
@@ -176,9 +228,9 @@ def _neurons(
     source = rows_in_units_of_chunks(series.values, scratch / "responses", turned=series.turned, columns=choice.columns)
     ids = rois.ids
     if ids is not None and (ids.dtype.kind not in "iu" or len(np.unique(ids)) < len(ids)):
-        odd = f"{len(ids)} ids of which {len(np.unique(ids))} are distinct"
+        odd = f"{len(ids)} ids, {len(np.unique(ids))} of them distinct, of type {ids.dtype}"
         do = "The neurons go without ids; restore them if sessions are to be compared."
-        found.warning(path, rois.source, expected="one id a neuron", found=odd, do=do)
+        found.warning(path, rois.source, expected="a whole number for each neuron, all different", found=odd, do=do)
         ids = None
     if ids is not None and choice.columns is not None:
         ids = ids[choice.columns]

@@ -101,7 +101,7 @@ def attribute(item: Any, name: str, default: float) -> float:
     value = np.asarray(item.attrs[name])
     if value.size == 1 and value.dtype.kind in "fiu" and np.isfinite(value.reshape(-1)[0]):
         return float(value.reshape(-1)[0])
-    raise ValueError(f"{path_of(item)}: {name} is {item.attrs[name]!r}, expected a finite number. Correct the file.")
+    raise ValueError(f"{path_of(item)}: {name} is {text_of(value)!r}, expected a finite number. Correct the file.")
 
 
 def kind_of(group: Any) -> str:
@@ -178,7 +178,7 @@ def walk(file: Any) -> tuple[dict[str, Any], dict[str, str]]:
             try:
                 item = child(group, name)
             except ValueError:
-                broken[where] = f"{where} {_dangling(link)}"
+                broken[where] = _dangling(link)
             if item is not None and not is_dataset(item) and hasattr(item, "attrs") and hasattr(item, "keys"):
                 (linked if hasattr(link, "path") else plain).append((where, item))
     groups.pop("")

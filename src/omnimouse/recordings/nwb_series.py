@@ -126,7 +126,10 @@ class Series:
         for doubt in (doubt_about_rate(rate, kind), doubt_about_duration(n, rate)):
             if doubt is not None:
                 raise ValueError(f"{self.path}: {doubt} {CORRECT}")
-        return float(start[()]) * _seconds(start) + np.arange(n) / rate
+        first = np.asarray(start[()]).reshape(-1)
+        if len(first) != 1 or first.dtype.kind not in "fiu" or not np.isfinite(first[0]):
+            raise ValueError(f"{path_of(start)}: {start[()]!r}, expected a number of seconds. {CORRECT}")
+        return float(first[0]) * _seconds(start) + np.arange(n) / rate
 
     def _stamps(self, stamps: Any, n: int, kind: str) -> np.ndarray:
         if stamps.shape != (n,):
@@ -342,10 +345,11 @@ class ImageStack:
 
 def all_series(file: Any) -> list[Series]:
     """The time series of a file that can be used here, by path; links to a series are not listed again."""
+    groups, broken = walk(file)
     found = [
         Series(path, group, group["data"])
-        for path, group in walk(file)[0].items()
-        if "data" in group and is_dataset(child(group, "data")) and group["data"].shape
+        for path, group in groups.items()
+        if "data" in group and f"{path}/data" not in broken and is_dataset(group["data"]) and group["data"].shape
     ]
     return [series for series in found if series.role]
 
@@ -383,5 +387,4 @@ def _usable(series: Series) -> Series:
 
 def broken_links(file: Any) -> str:
     """What links of a file lead nowhere, as an end of a message; "" where all do."""
-    broken = list(walk(file)[1].values())
-    return " " + " ".join(text[0].upper() + text[1:] for text in broken[:3]) if broken else ""
+    return "".join(f" {path} {text}" for path, text in list(walk(file)[1].items())[:3])

@@ -106,9 +106,8 @@ def find_sources(nwb: Any, mapping: NwbMapping, where: Path, found: Findings) ->
         unused=[each for each in series if each.role == "behavior" and each.group not in used],
     )
     for place, text in walk(nwb)[1].items():
-        found.warning(
-            where, place, expected="what the link leads to", found=text, do="What lies there is not imported."
-        )
+        do = "What lies there is not imported."
+        found.warning(where, place, expected="what the link leads to", found=f"what {text.rstrip('.')}", do=do)
     running = behavior.get("running_speed")
     if running is not None and _NO_SPEED.fullmatch(running.unit.strip().lower()):
         found.warning(

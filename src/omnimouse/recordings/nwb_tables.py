@@ -81,7 +81,9 @@ def read_table(group: Any) -> Table:
 
 
 def _readable(item: Any) -> bool:
-    return item.dtype.kind in "fiubSO" and item.dtype.names is None
+    if item.dtype.kind == "O":  # references are objects too
+        return (item.dtype.metadata or {}).get("vlen") in (str, bytes)
+    return item.dtype.kind in "fiubS"
 
 
 def _ragged(group: Any, name: str, n_rows: int) -> list[Any] | str:

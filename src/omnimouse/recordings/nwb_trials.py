@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.nwb_mapping import AUTO, NONE, NwbMapping
 from omnimouse.recordings.nwb_tables import Table, read_table, tables
-from omnimouse.recordings.plausible import identity
+from omnimouse.recordings.plausible import adjoining, identity
 
 TIERS = ("tier", "split")
 CONDITIONS = ("condition_hash", "condition", "condition_id", "stimulus_id", "stim_id", "image_id", "clip_id")
@@ -41,7 +43,11 @@ def read_trials(file: Any, mapping: NwbMapping, where: Path, found: Findings) ->
         raise ValueError(f"no table of trials at {path!r}; the file has: {have}. Correct `trials` in the mapping.")
     table = read_table(all_tables[path])
     table.path = path
-    column = mapping.tiers.column if mapping.tiers else next((n for n in TIERS if n in table.columns), None)
+    column = (
+        mapping.tiers.column
+        if mapping.tiers
+        else next((name for name in TIERS if name in table.columns or name in table.unread), None)
+    )
     if column is None:
         if optional:
             return None, ""
@@ -66,7 +72,10 @@ def read_trials(file: Any, mapping: NwbMapping, where: Path, found: Findings) ->
         )
     if not timed:
         raise ValueError(f"{path}: none of its {len(spans)} trials has times and a tier in column {column!r}.")
-    return timed, path
+    timed.sort(key=lambda trial: trial[:2])
+    ends = adjoining(np.array([trial[0] for trial in timed]), np.array([trial[1] for trial in timed]))
+    adjoined = zip(timed, ends.tolist(), strict=True)
+    return [(start, end, tier, shared) for (start, _, tier, shared), end in adjoined], path
 
 
 def _tiers(table: Table, column: str, mapping: NwbMapping) -> list[str | None]:
