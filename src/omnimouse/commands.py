@@ -80,6 +80,8 @@ def finetune(args: argparse.Namespace) -> int:
         "stopped_early": result.stopped_early,
         "resumed_from": result.resumed_from,
         "left_out_masks": result.left_out_masks,
+        "selected_on": result.tiers.selected_on,
+        "held_out_trials": result.tiers.held_out,
         "seconds": result.seconds,
     }
     if args.json:
@@ -137,13 +139,14 @@ def predict(args: argparse.Namespace) -> int:
                 "images (SENSORIUM 2022)"
             )
         _refuse_window_options(args, stride=None)
+        tier = args.tier or "final_test"
         evaluation.write_static_submission(
-            model, recording, args.output, args.tier, task=args.task, batch_size=args.batch_size
+            model, recording, args.output, tier, task=args.task, batch_size=args.batch_size
         )
         if args.json:
-            print_json({"output": str(args.output), "task": args.task, "tier": args.tier})
+            print_json({"output": str(args.output), "task": args.task, "tier": tier})
         else:
-            print(f"Wrote {args.output}: a submission for tier {args.tier}, predicted from {args.task}")
+            print(f"Wrote {args.output}: a submission for tier {tier}, predicted from {args.task}")
         return 0
     predictions = evaluation.predict(
         model, recording, args.task, tier=args.tier, stride=args.stride, batch_size=args.batch_size,

@@ -214,8 +214,9 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--masks", type=_names, metavar="NAMES", help="tasks to train on, with commas between")
     parser.add_argument("--train-tiers", type=_names, default="train", metavar="NAMES", help="tiers to train on")
     parser.add_argument(
-        "--validation-tier", type=_name_or_none, default="validation", metavar="NAME",
-        help="tier that decides which weights are kept; none keeps the last ones",
+        "--validation-tier", type=_name_or_none, default="auto", metavar="NAME",
+        help="tier that decides which weights are kept; none keeps the last ones; auto: the tier validation, or where "
+        "there is none a tenth of the training trials, held out by stimulus",
     )  # fmt: skip
     parser.add_argument("--patience", type=int, metavar="N", help="stop after so many validations without improvement")
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="decides windows and masks of every step")
@@ -330,7 +331,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_windows(parser: argparse.ArgumentParser, *, stride: int | None) -> None:
-    parser.add_argument("--tier", metavar="NAME", default="final_test", help="tier whose trials are used")
+    parser.add_argument(
+        "--tier", metavar="NAME",
+        help="tier whose trials are used (default: final_test, else the first of test, ..., oracle that is there)",
+    )  # fmt: skip
     parser.add_argument("--stride", type=int, metavar="N", default=stride, help="use every n-th possible window")
     parser.add_argument("--batch-size", type=int, metavar="N", default=8, help="windows per forward pass")
     parser.add_argument("--max-windows", type=int, metavar="N", help="use at most so many windows")

@@ -28,6 +28,7 @@ class FakeRecording:
     tiers: tuple[str, ...] = ("train", "final_test")
     unit_ids: np.ndarray | None = field(default_factory=lambda: np.arange(N_NEURONS) + 1000)
     responses: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(name="responses", sampling_rate=30.0))
+    withheld_tiers: tuple[str, ...] = ()
 
     def statistics(self, device: SimpleNamespace) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(self.n_neurons), np.linspace(0.5, 3.0, self.n_neurons)
@@ -78,7 +79,7 @@ class FakeModel:
 
     def __init__(self, n_neurons=N_NEURONS):
         self.config = OmniMouseConfig.from_preset("tiny")
-        self.spec = SimpleNamespace(key="1-2-3", n_neurons=n_neurons, animal_id="1", unit_ids_hash=None)
+        self.spec = SimpleNamespace(key="1-2-3", n_neurons=n_neurons, animal_id="1", unit_ids_hash=None, training=None)
         self.sessions = SimpleNamespace(full_key=lambda key: key)
         self.training = True
         self.calls = []

@@ -292,14 +292,16 @@ def test_finetune_and_evaluate(folder, tmp_path):
     recording = open_recording(folder)
     settings = {"steps": 2, "batch_size": 2, "masks": ["stimulus", "stimulus+behavior"], "cpu": True, "num_workers": 1}
     with pytest.raises(ValueError, match=r"no tier 'validation' to validate on; its tiers are train, live_test_main"):
-        finetune(model, recording, **settings)
+        finetune(model, recording, validation_tier="validation", **settings)
     with pytest.raises(ValueError, match="withheld"):
         finetune(model, recording, train_tiers=("train", "live_test_main"), validation_tier="oracle", **settings)
     output = tmp_path / "run"
-    result = finetune(model, recording, validation_tier="oracle", output_dir=output, progress=False, **settings)
+    result = finetune(model, recording, output_dir=output, progress=False, **settings)
+    assert len(result.tiers.held_out) == 1 and recording.trials[result.tiers.held_out[0]].tier == "train"
     assert (result.session, len(result.history) > 0) == ("29515-10-12", True)
     assert model.session_spec("29515-10-12").animal_id == "29515"
-    scores = evaluate(model, folder, tasks=["stimulus", "behavior"], tier="oracle", progress=False)
+    scores = evaluate(model, folder, tasks=["stimulus", "behavior"], progress=False)
+    assert scores.tier == "oracle" and scores.settings["tier_in_training"] is None
     assert len(scores.tasks) == 2
     predicted = predict(model, recording, "stimulus", tier="oracle", progress=False)
     assert predicted.neuron_ids.tolist() == recording.unit_ids.tolist()

@@ -46,7 +46,7 @@ def evaluate(
     model: OmniMouseModel,
     recording: Recording | str | os.PathLike[str],
     tasks: Tasks = "all",
-    tier: str = "final_test",
+    tier: str | None = None,
     *,
     stride: int = 30,
     include_blanks: bool = True,
@@ -69,7 +69,8 @@ def evaluate(
         tasks: "all" (every task that fits the population and what was recorded), a task name or "suite/name", a `Mask`,
             a list of these, or a dict from your own names to them. Behaviour that was not recorded is not decoded;
             tasks that show what was not recorded are left out, with the reason in `Scores.left_out`.
-        tier: the trials to score.
+        tier: the trials to score; default: the first of `SCORED_TIERS` ("final_test", "test", ..., "oracle") that the
+            recording has, else any other whose responses are known and that the weights were not trained on.
         stride: use every stride-th possible window start. 30 (the published choice) scores every sample of a contiguous
             run once, apart from its first 30; the published scores of the tier "validation" used 60.
         include_blanks: also score windows on blank screens between trials, as the published test scores do.
@@ -91,7 +92,8 @@ def evaluate(
 
     Warns:
         UserWarning: some windows hold NaN where a task needs values; they are left out of that task and counted. (The
-            published evaluation passed the NaN video of INVALID trials to the model.)
+            published evaluation passed the NaN video of INVALID trials to the model.) Or the weights were trained or
+            selected on this tier, as far as is stored with the session; the scores say so too.
     """
     place = resolve_device(device)
     inputs = prepare(
@@ -123,7 +125,9 @@ def evaluate(
             finished[run.name] = run.finish()
     if not finished:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        raise ValueError(f"no task could be scored on {inputs.recording.path}, tier {tier!r}: {reasons}")
+        raise ValueError(f"no task could be scored on {inputs.recording.path}, tier {inputs.tier!r}: {reasons}")
+    if inputs.use is not None:
+        warnings.warn(f"session {inputs.session_key}: {inputs.notes[-1]}", stacklevel=2)
     _warn_left_out(finished, len(indices))
     settings = {
         "stride": stride,
@@ -133,11 +137,13 @@ def evaluate(
         "profile": inputs.processor.profile,
         "recording": inputs.recording.path.name,
         "missing": list(missing),
+        "tier_in_training": inputs.use,
+        "tier_notes": list(inputs.notes),
         "own_masks": [run.name for run in runs if not _is_named(run.name, run.mask, model.config, missing)],
     }
     return Scores(
         inputs.session_key,
-        tier,
+        inputs.tier,
         inputs.recording.n_neurons,
         finished,
         left_out,

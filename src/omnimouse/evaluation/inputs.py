@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from omnimouse.evaluation.tiers import SCORED_TIERS, choose_tier, notes_on_tier, use_in_training
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.progress import progress_bar
 from omnimouse.recordings import Recording, Windows, open_recording
@@ -29,12 +30,18 @@ class Inputs:
         session_key: its session in the model.
         processor: how the recording is resampled and normalised.
         windows: at least one window.
+        tier: the tier of the windows.
+        use: what the weights know of this tier, see `use_in_training`.
+        notes: what a reader of scores must know of the tier.
     """
 
     recording: Recording
     session_key: str
     processor: OmniMouseProcessor
     windows: Windows
+    tier: str
+    use: str | None
+    notes: tuple[str, ...]
 
 
 def as_recording(recording: Recording | str | os.PathLike[str]) -> Recording:
@@ -45,17 +52,19 @@ def as_recording(recording: Recording | str | os.PathLike[str]) -> Recording:
 def prepare(
     model: OmniMouseModel,
     recording: Recording | str | os.PathLike[str],
-    tier: str,
+    tier: str | None,
     *,
     stride: int,
     include_blanks: bool,
     processor: OmniMouseProcessor | None,
     session: str | None,
     allow_withheld: bool = False,
+    order: Sequence[str] = SCORED_TIERS,
 ) -> Inputs:
     """Open the windows of a tier and check that model and recording belong together.
 
-    With `allow_withheld`, also those of tiers whose responses are withheld, which are then NaN.
+    With `allow_withheld`, also those of tiers whose responses are withheld, which are then NaN. Without a tier, it is
+    the first in the order, see `choose_tier`.
 
     Raises:
         ValueError: unknown session or tier, another number of neurons than the session has, other neurons, no window.
@@ -63,6 +72,10 @@ def prepare(
     recording = as_recording(recording)
     key = model.sessions.full_key(recording.session_key if session is None else session)
     _check_session(model, recording, key)
+    training = model.session_spec(key).training
+    default = order[0] if tier is None else None
+    if tier is None:
+        tier = choose_tier(recording, training, order)
     if tier not in recording.tiers:
         raise ValueError(
             f"recording {recording.path} has no trials of tier {tier!r}; its tiers are {', '.join(recording.tiers)}: "
@@ -82,7 +95,8 @@ def prepare(
     )
     if len(windows) == 0:
         raise ValueError(f"recording {recording.path} has no window of tier {tier!r}: {windows.explain()}")
-    return Inputs(recording, key, processor, windows)
+    use = use_in_training(tier, training)
+    return Inputs(recording, key, processor, windows, tier, use, tuple(notes_on_tier(tier, default, use)))
 
 
 def _check_session(model: OmniMouseModel, recording: Recording, key: str) -> None:

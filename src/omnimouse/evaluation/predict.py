@@ -115,7 +115,7 @@ def predict(
     recording: Recording | str | os.PathLike[str],
     task: str | Mask,
     *,
-    tier: str = "final_test",
+    tier: str | None = None,
     stride: int | None = None,
     output: str | os.PathLike[str] | None = None,
     batch_size: int = 8,
@@ -136,7 +136,7 @@ def predict(
         model: holds the session of this recording.
         recording: an open recording or its folder.
         task: a task name, "suite/name" or a `Mask`. Behaviour that was not recorded is not decoded.
-        tier: the trials to predict.
+        tier: the trials to predict; default: those that `evaluate` scores by default.
         stride: use every stride-th possible window start; default: the length of the target, so that the predictions of
             a contiguous run follow each other without gap or overlap.
         output: also write the result to this `.npz` file.
@@ -199,9 +199,9 @@ def predict(
     if n_left_out:
         message = f"task {name!r}: " + describe_left_out(n_left_out, len(indices), collected.needs.inputs)
         if collected.n_windows == 0:
-            raise ValueError(f"nothing to predict on {recording.path}, tier {tier!r}: {message}")
+            raise ValueError(f"nothing to predict on {recording.path}, tier {inputs.tier!r}: {message}")
         warnings.warn(message, stacklevel=2)
-    result = collected.finish(inputs, tier, name)
+    result = collected.finish(inputs, name)
     if output is not None:
         result.save(output)
     return result
@@ -248,12 +248,12 @@ class _Collected:
             self.arrays[name] = np.empty((len(self.starts), *block.shape[1:]), dtype=np.float32)
         self.arrays[name][self.n_windows : self.n_windows + len(block)] = block
 
-    def finish(self, inputs: Inputs, tier: str, task: str) -> Predictions:
+    def finish(self, inputs: Inputs, task: str) -> Predictions:
         """The result, cut to the windows that were predicted."""
         starts, config = self.starts[: self.n_windows], self.config
         result = Predictions(
             session_key=inputs.session_key,
-            tier=tier,
+            tier=inputs.tier,
             task=task,
             window_starts=starts,
             n_windows_left_out=len(self.starts) - self.n_windows,

@@ -124,7 +124,8 @@ class Scores:
         n_neurons: neurons of the session.
         tasks: task name -> TaskScore, in the order asked for.
         left_out: task name -> why it could not be scored.
-        settings: stride, blanks, profile and so on, as used.
+        settings: stride, blanks, profile and so on, as used. `tier_in_training` says whether the weights were
+            "trained on" or "selected on" these trials, None where nothing of that is stored with the session.
         core_sha256: hash of the core that was scored, as `model.core_hash()` gives it; None if unknown. With
             `session_sha256` it says which weights these scores belong to.
         session_sha256: hash of the session's four tensors.
@@ -186,7 +187,7 @@ class Scores:
         notes += [f"{name}: not scored: {reason}" for name, reason in self.left_out.items()]
         if "behavior" in self.settings.get("missing", ()):
             notes.append("this recording has no behavior, so none is decoded")
-        return notes
+        return [*self.settings.get("tier_notes", ()), *notes]
 
     def to_dict(self, *, per_neuron: bool = True) -> dict[str, Any]:
         """The scores as plain dicts, lists, numbers and strings; NaN becomes None.

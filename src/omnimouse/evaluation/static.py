@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from omnimouse.evaluation.inputs import (
     usable,
 )
 from omnimouse.evaluation.static_scores import StaticScores, score
+from omnimouse.evaluation.tiers import STATIC_TIERS
 from omnimouse.files import atomic_path
 from omnimouse.outputs import check_output
 from omnimouse.processing_omnimouse import OmniMouseProcessor
@@ -53,7 +55,7 @@ SUBMISSION_COLUMNS = ("trial_indices", "image_ids", "prediction", "neuron_ids")
 def evaluate_static(
     model: OmniMouseModel,
     recording: Recording | str | os.PathLike[str],
-    tier: str = "test",
+    tier: str | None = None,
     *,
     task: str = "stimulus+behavior",
     processor: OmniMouseProcessor | None = None,
@@ -70,7 +72,8 @@ def evaluate_static(
     Args:
         model: holds the session of this recording.
         recording: an open SENSORIUM 2022 recording, its folder or its `.zip`.
-        tier: the trials to score; "test" holds the images that were repeated.
+        tier: the trials to score; default: "test", which holds the images that were repeated, else the first of
+            `STATIC_TIERS` whose responses are known and that the weights were not trained on.
         task: "stimulus+behavior" (image and behaviour are shown) or "stimulus" (the image alone).
         processor: how to cut and normalise windows; default: the model's own, else the profile "strict".
         batch_size: trials per forward pass.
@@ -99,13 +102,15 @@ def evaluate_static(
     if trials.n_left_out:
         notes = (*notes, f"{trials.n_left_out} trials left out: NaN in behaviour, image or responses")
     inputs = trials.inputs
+    if inputs.use is not None:
+        warnings.warn(f"session {inputs.session_key}: {inputs.notes[-1]}", stacklevel=2)
     return StaticScores(
         session_key=inputs.session_key,
-        tier=tier,
+        tier=inputs.tier,
         task=task,
         n_neurons=inputs.recording.n_neurons,
         n_trials_left_out=trials.n_left_out,
-        notes=notes,
+        notes=(*inputs.notes, *notes),
         settings={"profile": inputs.processor.profile, "recording": inputs.recording.path.name},
         core_sha256=scored_core(model),
         session_sha256=hash_tensors(model.session_state(inputs.session_key)),
@@ -204,7 +209,7 @@ class _Trials:
 def _predict(
     model: OmniMouseModel,
     recording: Recording | str | os.PathLike[str],
-    tier: str,
+    tier: str | None,
     task: str,
     *,
     processor: OmniMouseProcessor | None,
@@ -223,7 +228,7 @@ def _predict(
         )
     inputs = prepare(
         model, recording, tier, stride=1, include_blanks=False, processor=processor, session=session,
-        allow_withheld=not with_responses,
+        allow_withheld=not with_responses, order=STATIC_TIERS,
     )  # fmt: skip
     windows = inputs.windows
     mask, resolved = _static_task(model, task, recording.n_neurons, windows.missing)
@@ -250,9 +255,11 @@ def _predict(
                     responses.append(batch["responses"][rows, 0].double().numpy())
     finally:
         model.train(was_training)
-    n_trials = sum(trial.tier == tier for trial in recording.trials)
+    n_trials = sum(trial.tier == inputs.tier for trial in recording.trials)
     if not predictions:
-        raise ValueError(f"{recording.path}: all {n_trials} trials of tier {tier!r} hold NaN; see `omnimouse check`")
+        raise ValueError(
+            f"{recording.path}: all {n_trials} trials of tier {inputs.tier!r} hold NaN; see `omnimouse check`"
+        )
     trials = [recording.trials[position] for position in np.concatenate(kept)]
     truth = np.concatenate(responses) if with_responses else None
     return _Trials(inputs, trials, np.concatenate(predictions), truth, n_trials - len(trials))

@@ -27,6 +27,7 @@ Result = TypeVar("Result")
 
 # One stream of random numbers per question, so that adding a question never changes the answers to the others.
 STREAM_WINDOWS, STREAM_MASK, STREAM_NEURONS, STREAM_TORCH, STREAM_VALIDATION, STREAM_SESSIONS, STREAM_VECTORS = range(7)
+STREAM_HELD_OUT = 7
 
 
 class WindowSource(Protocol):

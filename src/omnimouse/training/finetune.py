@@ -51,6 +51,7 @@ from omnimouse.training.recipe import (
     MixedPrecision,
     build_optimizers,
 )
+from omnimouse.training.tiers import AUTO, TrainingTiers, choose_training_tiers
 
 if TYPE_CHECKING:
     from omnimouse.modeling_omnimouse import OmniMouseModel
@@ -75,6 +76,8 @@ class FinetuneResult:
         left_out_masks: mask name -> why it does not fit this population or what was recorded.
         output_dir: folder with checkpoint and history, or None.
         seconds: time spent training, over all sittings of the run.
+        tiers: what was trained on and what the weights were selected on; `tiers.held_out` are the positions in
+            `recording.trials` of training trials that were held out for that.
     """
 
     session: str
@@ -87,6 +90,7 @@ class FinetuneResult:
     left_out_masks: dict[str, str]
     output_dir: Path | None
     seconds: float
+    tiers: TrainingTiers
 
 
 def finetune(
@@ -107,7 +111,7 @@ def finetune(
     train_tiers: str | Sequence[str] = ("train",),
     stride: int = 1,
     include_blanks: bool = True,
-    validation_tier: str | None = "validation",
+    validation_tier: str | None = AUTO,
     validation_tasks: Sequence[Mask | str] | None = None,
     validation_all_neurons: bool = False,
     validate_every: int | None = None,
@@ -159,7 +163,9 @@ def finetune(
         train_tiers: tier or tiers of the trials to train on.
         stride: use every stride-th possible window start.
         include_blanks: also train on blank screens between trials.
-        validation_tier: trials that decide which weights are kept; None keeps the last ones.
+        validation_tier: trials that decide which weights are kept; None keeps the last ones. "auto" takes the tier
+            "validation" or, where a recording has none, holds a tenth of the training trials out: by stimulus, so that
+            no repeat of a clip is on both sides, and always the same ones for a seed (`FinetuneResult.tiers`).
         validation_tasks: masks or task names to validate on; default: `masks` when they are given and at most eight,
             else `VALIDATION_TASKS`, as far as the population allows.
         validation_all_neurons: validate on the whole population in file order instead of fixed shuffles that are cut to
@@ -187,11 +193,10 @@ def finetune(
         `FinetuneResult`.
 
     Raises:
-        ValueError: an argument out of range; a tier that is unknown or has no window; another number of neurons, or
-            other neurons, than the session in the model has; no mask that fits the population and what was recorded;
-            NaN in the data,
-            the loss or a gradient; a checkpoint of another run in `output_dir`, or an `output_dir` that cannot be
-            written to or lies in the recording; a device that is not there.
+        ValueError: an argument out of range; a tier that is unknown, has no window, or is both trained and validated
+            on; another number of neurons, or other neurons, than the session in the model has; no mask that fits the
+            population and what was recorded; NaN in the data, the loss or a gradient; a checkpoint of another run in
+            `output_dir`, or an `output_dir` that cannot be written to or lies in the recording.
     """
     place = resolve_device(device, cpu=cpu)
     inner = getattr(model, "get_base_model", None)  # of a PeftModel, which changes layers of the model in it in place
@@ -217,6 +222,11 @@ def finetune(
         patience=patience,
         mixed_precision=accelerator.mixed_precision,
     )
+    tiers = choose_training_tiers(
+        recording, train_tiers, validation_tier, seed=seed, processor=processor, include_blanks=include_blanks,
+        progress=progress,
+    )  # fmt: skip
+    recording = tiers.recording
     population = min(recording.n_neurons, model.config.max_population)
     windows = open_windows(recording, train_tiers, stride, include_blanks, processor)
     choice = choose_masks(
@@ -226,9 +236,9 @@ def finetune(
     if masks is None:
         warn_of_held_responses(recording, choice)
     validation = None
-    if validation_tier is not None:
+    if tiers.validation is not None:
         validation = make_validation(
-            open_validation_windows(recording, validation_tier, include_blanks, processor),
+            open_validation_windows(recording, tiers.validation, include_blanks, processor),
             validation_masks(validation_tasks, masks, choice, model.config, windows.missing),
             config=model.config,
             seed=seed,
@@ -262,10 +272,10 @@ def finetune(
         num_workers=num_workers,
         progress=progress,
     )
-    return _run(run, checkpoint)
+    return _run(run, checkpoint, tiers)
 
 
-def _run(run: TrainingRun, checkpoint: Checkpoint | None) -> FinetuneResult:
+def _run(run: TrainingRun, checkpoint: Checkpoint | None, tiers: TrainingTiers) -> FinetuneResult:
     """Trains from a checkpoint or from the start, and puts the best weights into the model."""
     state, resumed_from = TrainingState(), None
     if checkpoint is not None:
@@ -280,7 +290,8 @@ def _run(run: TrainingRun, checkpoint: Checkpoint | None) -> FinetuneResult:
         run_steps(run, state)
     if state.best_step is not None:
         load_parameters(run.groups, state.best_parameters)
-    run.model.sessions.note_training(run.session, _in_words(run, state))
+    before = run.model.session_spec(run.session).training
+    run.model.sessions.note_training(run.session, _in_words(run, state) | tiers.in_words(before))
     return FinetuneResult(
         session=run.session,
         history=state.history,
@@ -292,6 +303,7 @@ def _run(run: TrainingRun, checkpoint: Checkpoint | None) -> FinetuneResult:
         left_out_masks=run.choice.left_out,
         output_dir=run.output_dir,
         seconds=state.seconds,
+        tiers=tiers,
     )
 
 
