@@ -6,6 +6,7 @@ import base64
 import builtins
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -198,6 +199,49 @@ def test_undefined_neurons_are_no_obstacle():
     score = some_scores()["forecasting"]
     score.per_neuron[:] = math.nan
     assert figures.correlation_histogram(score).startswith("<?xml")
+
+
+def drawn_rows(monkeypatch, draw, *args):
+    """The rows that a trace figure is drawn from."""
+    rows = []
+    monkeypatch.setattr(figures, "traces", lambda times, drawn, unit: rows.extend(drawn) or "")
+    draw(*args)
+    return rows
+
+
+def test_neurons_are_chosen_and_labelled_by_their_scores(monkeypatch):
+    """Over the windows shown another one correlates best."""
+    predictions = some_predictions(np.arange(3.0))
+    score = TaskScore(
+        "stimulus", 50, score=0.3, per_neuron=np.array([0.1, 0.607, math.nan, 0.5, 0.2, 0.4]),
+        neuron_index=np.array([1, 2, 0, 3, 4, 5]), behavior={"running_speed": 0.64},
+    )  # fmt: skip
+    rows = drawn_rows(monkeypatch, figures.response_traces, predictions, score)
+    labels = [row.label.partition(" (in the stretch shown ")[0] for row in rows]
+    assert labels == [
+        "best neuron: unit 102, r = 0.61",
+        "best neuron: unit 103, r = 0.50",
+        "median neuron: unit 105, r = 0.40",
+        "median neuron: unit 104, r = 0.20",
+    ]
+    for row in rows:
+        shown = float(row.label.rpartition(" ")[2].rstrip(")"))
+        assert shown == pytest.approx(np.corrcoef(row.recorded, row.predicted)[0, 1], abs=0.006)
+    rows = drawn_rows(monkeypatch, figures.behavior_traces, predictions, score)
+    assert [row.label for row in rows][-2:] == ["gaze y", "running speed: r = 0.64"]
+
+
+def test_an_r_that_no_score_stands_behind_says_so(monkeypatch):
+    predictions = some_predictions(np.arange(3.0))
+    for score in (None, TaskScore("stimulus", 3)):
+        rows = drawn_rows(monkeypatch, figures.response_traces, predictions, score)
+        assert all("over these predictions, not scored" in row.label for row in rows)
+
+
+def test_predictions_of_something_else_than_the_scores_are_refused(tmp_path):
+    predictions = replace(some_predictions(np.arange(3.0)), tier="validation")
+    with pytest.raises(ValueError, match="tier validation, the scores of session 1-2-3, tier final_test"):
+        write_report(tmp_path / "r.html", title="t", scores=some_scores(), predictions=predictions)
 
 
 def test_behaviour_is_drawn_at_the_usual_stride_of_the_windows(monkeypatch):

@@ -5,6 +5,7 @@ Shape letters: W windows, L target samples, Q target neurons, T samples on a tim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -120,17 +121,22 @@ def longest_run(predictions: Predictions, step: float) -> np.ndarray:
     return np.array(best[: max(int(SECONDS_SHOWN / step), 1)])
 
 
-def response_traces(predictions: Predictions) -> tuple[str, float]:
+def response_traces(predictions: Predictions, score: TaskScore | None = None) -> tuple[str, float]:
     """Traces of the two best and the two median neurons over the longest run of windows.
+
+    Args:
+        predictions: of a task that predicts responses.
+        score: what `evaluate` says of the same task: which neurons are best, and the r beside their traces. Without it,
+            both are taken from `predictions`, and the label says so.
 
     Returns:
         (SVG, absolute time in seconds at which the time axis has its zero).
     """
     assert predictions.predictions is not None and predictions.targets is not None
     assert predictions.times is not None and predictions.neuron_ids is not None
-    predicted, recorded = torch.from_numpy(predictions.predictions), torch.from_numpy(predictions.targets)
-    r = pearson(moments(predicted, recorded, torch.isfinite(predicted)))
-    order = np.argsort(np.nan_to_num(r, nan=-1.0))[::-1]
+    scored = None if score is None else _scored_correlations(predictions, score)
+    r = _correlations(predictions.predictions, predictions.targets) if scored is None else scored
+    order = np.argsort(np.nan_to_num(r, nan=-2.0), kind="stable")[::-1]
     middle = int((~np.isnan(r)).sum()) // 2
     picks = {int(order[i]): "best" for i in range(min(2, len(order)))}
     for i in range(middle, min(middle + 2, len(order))):
@@ -139,21 +145,39 @@ def response_traces(predictions: Predictions) -> tuple[str, float]:
     spacing = float(np.median(np.diff(predictions.times[0]))) if length > 1 else 1.0
     run = longest_run(predictions, length * spacing)
     times = predictions.times[run].ravel()
-    rows = [
-        Row(
-            f"{kind} neuron: unit {predictions.neuron_ids[q]}, r = {r[q]:.2f}",
-            predictions.targets[run, :, q].ravel(),
-            predictions.predictions[run, :, q].ravel(),
-        )
-        for q, kind in picks.items()
-    ]
+    rows = []
+    for q, kind in picks.items():
+        recorded, predicted = predictions.targets[run, :, q].ravel(), predictions.predictions[run, :, q].ravel()
+        whole = f"r = {r[q]:.2f}" if scored is not None else f"r = {r[q]:.2f} over these predictions, not scored"
+        shown = _correlations(predicted[:, None], recorded[:, None])[0]
+        label = f"{kind} neuron: unit {predictions.neuron_ids[q]}, {whole} (in the stretch shown {shown:.2f})"
+        rows.append(Row(label, recorded, predicted))
     return traces(times - times[0], rows, unit="response (normalised)"), float(times[0])
 
 
-def behavior_traces(predictions: Predictions) -> tuple[str, float]:
+def _scored_correlations(predictions: Predictions, score: TaskScore) -> np.ndarray | None:
+    """The score of every predicted neuron [Q], NaN for one that was not scored; None if none was."""
+    if score.per_neuron is None or score.neuron_index is None or predictions.neuron_index is None:
+        return None
+    by_position = dict(zip(score.neuron_index.tolist(), score.per_neuron.tolist(), strict=True))
+    scored = np.array([by_position.get(position, math.nan) for position in predictions.neuron_index.tolist()])
+    return None if np.isnan(scored).all() else scored
+
+
+def _correlations(predicted: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+    """Correlation of every last-axis entry [Q] over all other axes, where `predicted` is finite."""
+    x, y = torch.from_numpy(np.ascontiguousarray(predicted)), torch.from_numpy(np.ascontiguousarray(recorded))
+    return pearson(moments(x, y, torch.isfinite(x)))
+
+
+def behavior_traces(predictions: Predictions, score: TaskScore | None = None) -> tuple[str, float]:
     """Traces of all decoded behaviour channels over the longest run of windows.
 
     Windows overlap when their stride is shorter than they are; then the last part of each window is shown.
+
+    Args:
+        predictions: of a task that decodes behaviour.
+        score: what `evaluate` says of the same task, for the r beside each trace; without it there is none.
 
     Returns:
         (SVG, absolute time in seconds at which the time axis has its zero).
@@ -171,5 +195,7 @@ def behavior_traces(predictions: Predictions) -> tuple[str, float]:
     rows = []
     for c, name in enumerate(predictions.behavior_channels):
         recorded = predictions.behavior_targets[run, c, -keep:].ravel()
-        rows.append(Row(name.replace("_", " "), recorded, predictions.behavior_predictions[run, c, -keep:].ravel()))
+        r = score.behavior.get(name) if score is not None else None
+        label = name.replace("_", " ") + ("" if r is None else f": r = {r:.2f}")
+        rows.append(Row(label, recorded, predictions.behavior_predictions[run, c, -keep:].ravel()))
     return traces(times - times[0], rows, unit="behaviour (z-scored)"), float(times[0])

@@ -66,16 +66,24 @@ def write_report(
         scores: from `evaluate`.
         introduction: a paragraph below the heading.
         history: the history of a `finetune` run, for the loss curve.
-        predictions: from `predict`, one or several tasks, for traces of predicted against recorded signals.
+        predictions: from `predict`, one or several tasks on the tier of the scores, for traces of predicted against
+            recorded signals. Which neurons are shown, and the r beside them, is what `scores` says of the task.
         settings: anything worth recording beside the scores (model, recipe, versions), shown as a table.
 
     Returns:
         The path.
 
     Raises:
+        ValueError: predictions of another session or tier than the scores.
         ImportError: matplotlib is missing; the message holds the command that installs it.
     """
     shown = [predictions] if isinstance(predictions, Predictions) else list(predictions or [])
+    for item in shown:
+        if (item.session_key, item.tier) != (scores.session_key, scores.tier):
+            raise ValueError(
+                f"the predictions of task {item.task!r} are of session {item.session_key}, tier {item.tier}, the "
+                f"scores of session {scores.session_key}, tier {scores.tier}; pass predictions of what was scored"
+            )
     subtitle = f"Session {scores.session_key}, tier {scores.tier}, {scores.n_neurons} neurons"
     parts = [
         f"<h1>{escape(title)}</h1>",
@@ -83,7 +91,7 @@ def write_report(
         f"<p>{escape(introduction)}</p>" if introduction else "",
         *_response_section(scores),
         *_behavior_section(scores),
-        *_trace_section(shown),
+        *_trace_section(shown, scores),
         *_histogram_section(scores),
         *_loss_section(history or []),
         *_remark_section(scores),
@@ -193,22 +201,27 @@ def _behavior_section(scores: Scores) -> Iterator[str]:
     )
 
 
-def _trace_section(shown: Sequence[Predictions]) -> Iterator[str]:
+def _trace_section(shown: Sequence[Predictions], scores: Scores) -> Iterator[str]:
     content = []
     for item in shown:
+        score = scores.tasks.get(item.task)
         if item.predictions is not None:
-            svg, zero = figures.response_traces(item)
+            svg, zero = figures.response_traces(item, score)
             caption = f"Task {item.task}. Time 0 is {zero:.2f} s on the recording's clock."
             alt = f"Recorded and predicted responses over time of the best and of median neurons, task {item.task}."
             content.append(f'<div class="scroll wide">{_figure(svg, alt, caption)}</div>')
         if item.behavior_predictions is not None:
-            svg, zero = figures.behavior_traces(item)
+            svg, zero = figures.behavior_traces(item, score)
             caption = f"Behaviour decoded by task {item.task}. Time 0 is {zero:.2f} s on the recording's clock."
             alt = f"Recorded and decoded behaviour channels over time, task {item.task}."
             content.append(f'<div class="scroll wide">{_figure(svg, alt, caption)}</div>')
     if content:
         legend = _legend({"recorded": figures.RECORDED, "predicted": figures.PREDICTED})
-        yield from _section("Predicted against recorded", legend, *content)
+        note = (
+            '<p class="muted note">r is the score, the correlation over all scored windows; by it neurons are best or '
+            "median. The correlation of the stretch that is shown stands beside it.</p>"
+        )
+        yield from _section("Predicted against recorded", legend, *content, note)
 
 
 def _histogram_section(scores: Scores) -> Iterator[str]:
