@@ -116,7 +116,7 @@ def test_a_device_that_ends_long_before_the_responses_is_named_with_its_time() -
     assert doubt_about_range("treadmill", (0.0, 299.0), (0.0, 300.0)) is None
     assert doubt_about_range("treadmill", (0.0, 3500.0), (0.0, 3600.0)) is None
     said = str(doubt_about_range("treadmill", (0.0, 100.0), (0.0, 300.0), 60.0))
-    assert "treadmill ends at 100 s, 200 s before" in said and "At 20 Hz instead of 60 Hz" in said
+    assert "treadmill ends at 100.00 s, 200.00 s before" in said and "At 20 Hz instead of 60 Hz" in said
     assert "after" in str(doubt_about_range("video", (0.0, 600.0), (0.0, 300.0)))
 
 
@@ -161,6 +161,6 @@ def test_identities_are_text(value: object, name: str) -> None:
 def test_neurons_are_named_each_by_its_own() -> None:
     assert doubt_about_ids(np.arange(-1, 4), 5) is None
     assert doubt_about_ids(["a", "b"], 2) is None
-    assert "1 of them missing" in str(doubt_about_ids([1.0, np.nan], 2))
-    assert "1 distinct" in str(doubt_about_ids([7, 7], 2))
-    assert "3 ids" in str(doubt_about_ids([1, 2, 3], 2))
+    assert "1 missing" in str(doubt_about_ids([1.0, np.nan], 2))
+    assert "1 distinct of 2" in str(doubt_about_ids([7, 7], 2))
+    assert "3 distinct of 3, expected 2" in str(doubt_about_ids([1, 2, 3], 2))

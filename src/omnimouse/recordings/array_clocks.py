@@ -8,13 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from omnimouse.recordings.array_likes import as_vector
 from omnimouse.recordings.clock import EXACT_TOLERANCE
+from omnimouse.recordings.plausible import RATES, doubt_about_duration, doubt_about_rate, doubt_about_times
 
 JITTER = 0.5
 """Sampling intervals by which a time may lie off the regular clock."""
 
 LONGEST_HOLD = 3.0
 """Sampling intervals after which a value is no longer held: what follows is missing."""
+
+SHORTEST_BLOCK = 2.0
+"""Seconds; a window would not fit into a shorter one."""
+
+MOST_EMPTY = 100
+"""Times that a clock with gaps may have as many samples as were stored."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,12 @@ class Clock:
         return self.start + self.n / self.rate
 
 
+def clock_name(rate: Any, times: Any, *names: str) -> str:
+    """The first of some names that rates or times are given for, else the last of them."""
+    given = [part for part in (rate, times) if isinstance(part, Mapping)]
+    return next((name for name in names if any(name in part for part in given)), names[-1])
+
+
 def as_clock(
     name: str,
     n_rows: int,
@@ -49,6 +63,7 @@ def as_clock(
     reference: Clock | None = None,
     *,
     label: str | None = None,
+    kind: str | None = None,
     irregular: bool = False,
 ) -> Clock:
     """Returns the clock of an array.
@@ -60,19 +75,21 @@ def as_clock(
         times: seconds of the responses, or name -> seconds.
         reference: clock of the responses, which arrays with as many rows have where nothing else is said.
         label: what messages call it.
+        kind: "responses", "behavior" or "video", which says what rates are plausible; default: the name's.
         irregular: keep the times as they are, however far from regular.
 
     Raises:
         ValueError: neither rate nor times, or impossible ones.
     """
-    label = label or name
+    label, kind = label or name, kind or (name if name in RATES else "behavior")
     own_rate = rate.get(name) if isinstance(rate, Mapping) else (rate if reference is None else None)
     own_times = times.get(name) if isinstance(times, Mapping) else (times if reference is None else None)
     if own_times is not None:
-        return _from_times(label, n_rows, np.asarray(own_times, dtype=np.float64), irregular)
+        return _from_times(label, n_rows, own_times, irregular, kind)
     if own_rate is not None:
-        if isinstance(own_rate, bool) or not isinstance(own_rate, (int, float, np.number)) or not 0 < own_rate < 1e6:
-            raise ValueError(f"{label}: rate {own_rate!r}, expected Hz above 0.")
+        doubt = doubt_about_rate(own_rate, kind) or doubt_about_duration(n_rows, float(own_rate))
+        if doubt is not None:
+            raise ValueError(f"{label}: {doubt}")
         return Clock(0.0 if reference is None else reference.start, float(own_rate), n_rows)
     if reference is None:
         raise ValueError(f"{label}: neither rate nor times are given; pass rate=Hz, or times= in seconds.")
@@ -85,15 +102,22 @@ def as_clock(
     return reference
 
 
-def _from_times(label: str, n_rows: int, times: np.ndarray, irregular: bool) -> Clock:
-    if times.ndim != 1 or len(times) != n_rows or n_rows < 2:
-        raise ValueError(f"{label}: times have shape {times.shape}, expected [{n_rows}], one per row and at least two.")
+def _from_times(label: str, n_rows: int, given: Any, irregular: bool, kind: str) -> Clock:
+    given = as_vector(given, f"{label}: times")
+    if given.ndim != 1 or len(given) != n_rows or n_rows < 2:
+        raise ValueError(f"{label}: times have shape {given.shape}, expected [{n_rows}], one per row and at least two.")
+    doubt = doubt_about_times(given, kind)
+    if given.dtype.kind not in "fiu" and doubt is not None:
+        raise ValueError(f"{label}: times: {doubt}")
+    times = np.ma.filled(given.astype(np.float64), np.nan)
     steps = np.diff(times)
     if not np.isfinite(times).all() or (steps <= 0).any():
         at = int(np.argmin(np.isfinite(times))) if not np.isfinite(times).all() else int(np.argmax(steps <= 0)) + 1
         raise ValueError(
             f"{label}: times are not finite and increasing; the first fault is at row {at} ({times[at]} s)."
         )
+    if doubt is not None:
+        raise ValueError(f"{label}: times: {doubt}")
     if irregular:
         return Clock(float(times[0]), float(1 / np.median(steps)), n_rows, times=times)
     rate = (n_rows - 1) / (times[-1] - times[0])
@@ -101,6 +125,11 @@ def _from_times(label: str, n_rows: int, times: np.ndarray, irregular: bool) -> 
         return Clock(float(times[0]), float(rate), n_rows)
     rate = float(1 / np.median(steps))
     n = int(np.floor((times[-1] - times[0]) * rate + 1e-6)) + 1
+    if n > max(MOST_EMPTY * n_rows, 1_000_000):
+        raise ValueError(
+            f"{label}: {n_rows} times in steps of {1 / rate:.6g} s over {times[-1] - times[0]:.6g} s, so they are "
+            "almost all gaps. Pass seconds on one clock, or each stretch as a recording of its own."
+        )
     moments = times[0] + np.arange(n) / rate
     rows = np.searchsorted(times, moments + EXACT_TOLERANCE, side="right") - 1
     rows[(moments - times[rows]) * rate > LONGEST_HOLD + 1e-6] = -1
@@ -133,8 +162,10 @@ def tier_blocks(
         raise ValueError(
             f"split: {dict(split)}, expected tiers with shares above 0, such as {{'train': 0.9, 'test': 0.1}}."
         )
-    if not block_seconds > 0:
-        raise ValueError(f"block_seconds: {block_seconds}, expected seconds above 0.")
+    if not block_seconds >= SHORTEST_BLOCK:
+        raise ValueError(
+            f"block_seconds: {block_seconds}, expected at least {SHORTEST_BLOCK:g} s, the length of a window."
+        )
     n_blocks = max(len(shares), int(np.ceil((end - start) / min(block_seconds, (end - start) / 10))))
     edges = np.linspace(start, end, n_blocks + 1)
     names, dealt = list(split), np.zeros(len(shares))

@@ -6,18 +6,25 @@ Shape letters: T response samples, F displayed frames, K stored frames, H and W 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from omnimouse.recordings.array_clocks import Clock
 from omnimouse.recordings.clock import frame_indices
-from omnimouse.recordings.devices import SequenceDevice
+from omnimouse.recordings.devices import CHUNK_BYTES, SequenceDevice
+from omnimouse.recordings.plausible import FILLS, UNHELD, is_fill
 from omnimouse.recordings.resampling import area_resize
 from omnimouse.recordings.screen import Screen, Trial
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+SAMPLED_BLOCKS, SAMPLED_ROWS = 8, 16
+"""Stretches of rows, and rows of each, that are looked at when an array is taken."""
 
 
 class Shared:
@@ -35,7 +42,73 @@ class Shared:
 
 @dataclass
 class ArrayDevice(Shared, SequenceDevice):
-    """A sampled device over an array that somebody else holds."""
+    """A sampled device over an array that somebody else holds.
+
+    Attributes:
+        fills: numbers that stand for no value in it. They are read as NaN, as are infinite and masked values.
+    """
+
+    fills: tuple[float, ...] = field(default=(), kw_only=True)
+
+    @classmethod
+    def over(
+        cls, name: str, file: Path, array: Any, clock: Clock, *, channels: tuple[str, ...] | None = None
+    ) -> ArrayDevice:
+        """The device of an array `[T, S]` sampled by a clock; `file` is what messages name."""
+        fills = _sampled_fills(array)
+        floating = bool(fills) or isinstance(array, np.ma.MaskedArray)
+        dtype = np.result_type(array.dtype, np.float32) if floating else np.dtype(array.dtype)
+        shape = (int(array.shape[0]), int(array.shape[1]))
+        return cls(
+            name, file, clock.rate, clock.start, clock.end, shape, str(dtype),
+            channels=channels, fills=fills, _data=array,
+        )  # fmt: skip
+
+    def _block(self, low: int, high: int) -> np.ndarray:
+        return self._with_nan(super()._block(low, high))
+
+    def chunks(self, rows: slice = slice(None)) -> Iterator[tuple[int, np.ndarray]]:
+        """Pairs of first row and block `[<=T', S]`, see `SequenceDevice.chunks`."""
+        first, last, _ = rows.indices(self.shape[0])
+        step = max(1, CHUNK_BYTES // max(1, self.shape[1] * np.dtype(self.dtype).itemsize))
+        for low in range(first, last, step):
+            yield low, self._with_nan(self.data[low : min(low + step, last)])
+
+    def _with_nan(self, block: Any) -> np.ndarray:
+        """A block with NaN wherever there is no value."""
+        values = np.asanyarray(block)
+        missing = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
+        values = np.ma.getdata(values)
+        if values.dtype.kind == "f":
+            with np.errstate(invalid="ignore"):
+                unheld = np.abs(values) >= UNHELD
+            missing = unheld if missing is None else missing | unheld
+        for fill in self.fills:
+            missing = values == fill if missing is None else missing | (values == fill)
+        if missing is not None and missing.any():
+            values = np.where(missing, np.nan, values.astype(np.result_type(values.dtype, np.float32)))
+        return values.astype(self.dtype, copy=False)
+
+
+def _sampled_fills(array: Any) -> tuple[float, ...]:
+    """Which negative numbers stand for no value, by where the others lie in rows spread over an array `[T, S]`.
+
+    Of floating ones all that lie apart from these, as not every row is looked at; integers only if they are there,
+    since they would have to become floating.
+    """
+    kind = np.dtype(array.dtype).kind
+    if kind not in "fi":
+        return ()
+    starts = np.unique(np.linspace(0, max(0, array.shape[0] - SAMPLED_ROWS), SAMPLED_BLOCKS).astype(int))
+    sample = np.concatenate([np.ravel(np.ma.getdata(array[int(low) : int(low) + SAMPLED_ROWS])) for low in starts])
+    held = sample[np.isfinite(sample) & (np.abs(sample.astype(np.float64)) < UNHELD)]
+    filled = is_fill(held)
+    others = held[~filled].astype(np.float64)
+    if not others.size:
+        return ()
+    low, high = float(others.min()), float(others.max())
+    apart = [fill for fill in FILLS if fill < 0 and low - fill > high - low]
+    return tuple(fill for fill in apart if kind == "f" or (held == fill).any())
 
 
 @dataclass
@@ -46,12 +119,14 @@ class ArrayScreen(Shared, Screen):
         frames: `[K, H, W]`, sliced along its first axis only.
         index: `[F]`, which stored frame each displayed frame is, negative for a blank; None where each is its own.
         levels: stored values of black and white.
+        levels_given: whether somebody said so.
         blank: grey level (0-255) of a blank.
     """
 
     frames: Any = field(kw_only=True)
     index: np.ndarray | None = field(kw_only=True)
     levels: tuple[float, float] = field(kw_only=True)
+    levels_given: bool = field(default=False, kw_only=True)
     blank: float = field(kw_only=True)
 
     def frames_at(self, times: np.ndarray, *, height: int, width: int) -> np.ndarray:
@@ -67,13 +142,27 @@ class ArrayScreen(Shared, Screen):
         rows, where = np.unique(stored, return_inverse=True)
         images = np.full((len(rows), height, width), self.blank, dtype=np.float32)
         visible = np.flatnonzero(rows >= 0)
-        black, white = self.levels
         # Runs of consecutive rows are read together: datasets on disk are slow at picking single rows.
         for run in np.split(visible, np.flatnonzero(np.diff(rows[visible]) > 1) + 1) if len(visible) else ():
-            block = np.asarray(self.frames[int(rows[run[0]]) : int(rows[run[-1]]) + 1], dtype=np.float32)
-            block = block.reshape(len(block), *block.shape[1:3])
-            images[run] = (area_resize(block, height, width) - black) * np.float32(255 / (white - black))
+            block = self._stored(int(rows[run[0]]), int(rows[run[-1]]) + 1)
+            images[run] = self._grey(area_resize(block, height, width))
         return images[where]
+
+    def _stored(self, low: int, high: int) -> np.ndarray:
+        """Stored frames `[high - low, H, W]`, float32."""
+        block = np.ma.filled(np.asanyarray(self.frames[low:high], dtype=np.float32), np.nan)
+        return block.reshape(len(block), *block.shape[1:3])
+
+    def _grey(self, values: np.ndarray) -> np.ndarray:
+        black, white = self.levels
+        return (values - black) * np.float32(255 / (white - black))
+
+    def grey_blocks(self) -> Iterator[np.ndarray]:
+        """All stored frames in their own size as grey levels `[<=K, H, W]`, at most `CHUNK_BYTES` each."""
+        n, height, width = self.frames.shape[:3]
+        step = max(1, CHUNK_BYTES // (4 * height * width))
+        for low in range(0, n, step):
+            yield self._grey(self._stored(low, min(low + step, n)))
 
 
 @dataclass
@@ -96,4 +185,4 @@ class Held:
         if not len(rows):
             return np.zeros((0, self.shape[1]), dtype=self.dtype)
         low = int(rows.min())
-        return np.asarray(self.source[low : int(rows.max()) + 1])[rows - low]
+        return np.asanyarray(self.source[low : int(rows.max()) + 1])[rows - low]

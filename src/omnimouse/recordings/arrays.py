@@ -6,32 +6,26 @@ written. Shape letters: T response samples, N neurons, F displayed frames, K sto
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from omnimouse.processing_omnimouse import BEHAVIOR_CHANNELS
-from omnimouse.recordings.array_clocks import Clock, as_clock, hold, tier_blocks
-from omnimouse.recordings.array_devices import ArrayDevice, ArrayScreen, Held
+from omnimouse.recordings.array_axes import check_axes
+from omnimouse.recordings.array_behavior import behavior_devices, named_channels
+from omnimouse.recordings.array_clocks import as_clock
+from omnimouse.recordings.array_devices import ArrayDevice, Held
+from omnimouse.recordings.array_likes import as_array, as_vector
+from omnimouse.recordings.array_trials import as_trials, choose_trials
+from omnimouse.recordings.array_video import array_screen
 from omnimouse.recordings.base import Finding, Recording
-from omnimouse.recordings.clock import frame_indices
-from omnimouse.recordings.devices import MissingDevice, SequenceDevice
 from omnimouse.recordings.files import Findings
-from omnimouse.recordings.screen import NoVideo, Screen, Trial
+from omnimouse.recordings.plausible import doubt_about_ids
+from omnimouse.recordings.screen import NoVideo, Screen
 from omnimouse.recordings.session_names import animal_of
-
-if TYPE_CHECKING:
-    pass
-
-DEFAULT_SPLIT = {"train": 0.8, "validation": 0.1, "final_test": 0.1}
-"""Shares of the recording's time."""
-
-_RUNNING = BEHAVIOR_CHANNELS[4]
-_SIZE, _DERIVATIVE = BEHAVIOR_CHANNELS[:2]
 
 
 @dataclass
@@ -55,7 +49,7 @@ def recording_from_arrays(
     behavior: Any = None,
     times: Any = None,
     video_index: Any = None,
-    video_range: tuple[float, float] = (0.0, 255.0),
+    video_range: tuple[float, float] | None = None,
     blank_level: float = 128.0,
     channels: Sequence[str] = BEHAVIOR_CHANNELS,
     trials: Iterable[Sequence[Any]] | None = None,
@@ -72,24 +66,32 @@ def recording_from_arrays(
     given.
 
     Args:
-        responses: `[T, N]`, one row per sample: numpy, memory map, h5py or zarr; any number type.
+        responses: `[T, N]`, one row per sample: numpy, memory map, torch, pandas, h5py, zarr, dask or xarray; any
+            number type. Deconvolved activity or counts, 0 and above. Infinite, masked and fill values (-9999, 1e20) are
+            read as NaN. Suite2p's `spks.npy` has neurons first, and regions that are no cells among them: pass
+            `spks[iscell[:, 0] > 0].T`.
         rate: Hz of the responses, or a mapping from "responses", "video", "behavior" or a channel's name to Hz. What
             has neither rate nor times has the clock of the responses if it has as many rows.
         video: frames `[K, H, W]` of any size, reduced to the model's by averaging over areas; grey.
-        behavior: a mapping from channel names to `[samples]`, or an array `[samples, channels]`. The names a model
-            knows are pupil_size, pupil_size_derivative, gaze_x, gaze_y and running_speed; others are not used.
+        behavior: a mapping or a table (pandas, polars) from channel names to `[samples]`, or an array `[samples,
+            channels]`. The names a model knows are pupil_size, pupil_size_derivative, gaze_x, gaze_y and running_speed;
+            others that mean one of these ("running", "pupil_diameter", "Pupil X (px)") are read as it, with a finding;
+            the rest is warned about and not used. What stands for no value is NaN afterwards, as for responses.
         times: seconds `[T]` of the responses, or a mapping as `rate` has. May jitter, and behaviour may have gaps,
             which are missing values; the responses may not.
         video_index: `[F]`, which row of `video` each displayed frame shows, negative for a blank; for movies that are
             shown several times. Rate and times of "video" are then those of the displayed frames.
-        video_range: values of black and white in `video`.
+        video_range: values of black and white in `video`. What is given here is meant; by default they are 0 and 255,
+            and a movie whose frames, looked at all along it, lie between 0 and 1 is refused.
         blank_level: grey level of blanks, 0 to 255.
         channels: names of the columns where `behavior` is an array.
-        trials: (start, end, tier) or (start, end, tier, condition) each, in seconds on the clock of `times`. Time in no
-            trial is not used.
+        trials: (start, end, tier) or (start, end, tier, condition) each, in seconds on the clock of `times`, or a table
+            with such columns (`array_trials.COLUMNS`; pandas, polars, a mapping, a structured array). Time in no trial
+            is not used. Ends that reach beyond the next start by rounding, up to 1 ms, are cut back to it. Placeholders
+            such as NaN, "", "none" or -1 are no condition.
         split: tier -> share of the time, in blocks that alternate, where no trials are given; default 80 % train, 10 %
             validation, 10 % final_test.
-        block_seconds: length of these blocks; a tenth of the recording where that is shorter.
+        block_seconds: length of these blocks, at least 2; a tenth of the recording where that is shorter.
         unit_ids: `[N]` identities of the neurons.
         session_key: name of the session, such as "m1-2-1".
         animal_id: name of the animal; default: the one that the session key names (`animal_of`).
@@ -102,26 +104,32 @@ def recording_from_arrays(
     """
     found = Findings()
     where = Path(f"arrays of {session_key}")
-    n_samples, n_neurons = _shape(responses, "responses", 2, "[samples, neurons], time along rows")
-    clock = as_clock("responses", n_samples, rate, times)
+    responses = as_array(responses, "responses", 2, "[samples, neurons], time along rows")
+    signals = named_channels(behavior, channels, where, found)
+    if video is None and video_index is not None:
+        raise ValueError("video_index is given, but no video. Pass the frames it counts as video=.")
+    shown = video if video_index is None else video_index
+    lengths = {name: (given, len(values)) for name, (given, values) in signals.items()}
+    if shown is not None and hasattr(shown, "__len__"):
+        lengths["video"] = "video", len(shown)
+    n_units = None if unit_ids is None else as_vector(unit_ids, "unit_ids").size
+    check_axes(responses.shape, rate, times, n_units=n_units, lengths=lengths, where=where, findings=found)
+    clock = as_clock("responses", responses.shape[0], rate, times)
     if clock.rows is not None and (clock.rows < 0).any():
         raise ValueError("responses: their times have gaps. Pass each stretch as a recording of its own.")
     neurons = Held(responses, clock.rows) if clock.rows is not None else responses
-    device = _device("responses", where, neurons, clock, None)
-    device.unit_ids = _unit_ids(unit_ids, n_neurons)
-    eye_tracker, treadmill = _behavior(behavior, channels, rate, times, clock, where, found)
+    device = ArrayDevice.over("responses", where / "responses", neurons, clock)
+    device.unit_ids = _unit_ids(unit_ids, device.shape[1])
+    eye_tracker, treadmill = behavior_devices(signals, rate, times, reference=clock, where=where, findings=found)
     bounds = (clock.start, clock.end)
-    chosen = _trials(trials, split, block_seconds, bounds)
+    chosen = choose_trials(trials, split, block_seconds, bounds=bounds, rate=clock.rate, where=where, findings=found)
     screen: Screen
     if video is None:
-        if video_index is not None:
-            raise ValueError("video_index is given, but no video. Pass the frames it counts as video=.")
-        screen = NoVideo(where / "video", np.array(bounds), _as_trials(chosen, np.array(bounds)))
+        screen = NoVideo(where / "video", np.array(bounds), as_trials(chosen, np.array(bounds)))
     else:
-        timestamps, index = _video(video, video_index, video_range, rate, times, clock)
-        screen = ArrayScreen(
-            where / "video", timestamps, _as_trials(chosen, timestamps),
-            frames=video, index=index, levels=(float(video_range[0]), float(video_range[1])), blank=float(blank_level),
+        screen = array_screen(
+            video, video_index, video_range, blank_level, rate, times,
+            reference=clock, trials=chosen, folder=where / "video", findings=found,
         )  # fmt: skip
     return ArrayRecording(
         path=where,
@@ -135,188 +143,11 @@ def recording_from_arrays(
     )
 
 
-def _shape(array: Any, name: str, n_axes: int, layout: str) -> tuple[int, ...]:
-    """The shape of an array-like of numbers with a given number of axes."""
-    shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
-    if shape is None or dtype is None:
-        raise ValueError(f"{name}: {type(array).__name__} is no array; pass numpy, a memory map, h5py or zarr.")
-    if len(shape) != n_axes or 0 in shape:
-        raise ValueError(f"{name}: shape {tuple(shape)}, expected {layout}.")
-    if np.dtype(dtype).kind not in "fiu":
-        raise ValueError(f"{name}: dtype {dtype}, expected real numbers.")
-    return tuple(shape)
-
-
-def _device(name: str, where: Path, array: Any, clock: Clock, channels: tuple[str, ...] | None) -> ArrayDevice:
-    return ArrayDevice(
-        name=name,
-        file=where / name,
-        sampling_rate=clock.rate,
-        start_time=clock.start,
-        end_time=clock.end,
-        shape=(int(array.shape[0]), int(array.shape[1])),
-        dtype=str(np.dtype(array.dtype)),
-        channels=channels,
-        _data=array,
-    )
-
-
 def _unit_ids(unit_ids: Any, n_neurons: int) -> np.ndarray | None:
     if unit_ids is None:
         return None
-    ids = np.asarray(unit_ids).reshape(-1)
-    if len(ids) != n_neurons or len(np.unique(ids)) != n_neurons:
-        raise ValueError(f"unit_ids: {len(np.unique(ids))} distinct of {len(ids)}, expected {n_neurons}, one a neuron.")
-    return ids
-
-
-def _behavior(
-    behavior: Any,
-    names: Sequence[str],
-    rate: Any,
-    times: Any,
-    reference: Clock,
-    where: Path,
-    findings: Findings,
-) -> tuple[SequenceDevice, SequenceDevice]:
-    """Eye tracker and treadmill: running speed is the treadmill's, everything else the eye tracker's."""
-    signals: dict[str, tuple[np.ndarray, Clock]] = {}
-    for name, values in _named_signals(behavior, names).items():
-        given = name if any(isinstance(part, Mapping) and name in part for part in (rate, times)) else "behavior"
-        signals[name] = values, as_clock(given, len(values), rate, times, reference, label=f"behavior {name!r}")
-    if _SIZE in signals and _DERIVATIVE not in signals:
-        size, clock = signals[_SIZE]
-        regular = size if clock.rows is None else np.where(clock.rows < 0, np.nan, size[clock.rows])
-        derived = np.gradient(regular.astype(np.float64)) * clock.rate if len(regular) > 1 else np.zeros(len(regular))
-        signals[_DERIVATIVE] = derived, Clock(clock.start, clock.rate, len(regular))
-        findings.info(
-            where / "behavior",
-            _DERIVATIVE,
-            expected="a channel of its own",
-            found="pupil_size only",
-            do="It is derived: central differences of the pupil size, per second.",
-        )
-    running = {name: signal for name, signal in signals.items() if name == _RUNNING}
-    others = {name: signals[name] for name in sorted(signals, key=_order) if name != _RUNNING}
-    return _together("eye_tracker", others, where), _together("treadmill", running, where)
-
-
-def _order(name: str) -> int:
-    return BEHAVIOR_CHANNELS.index(name) if name in BEHAVIOR_CHANNELS else len(BEHAVIOR_CHANNELS)
-
-
-def _named_signals(behavior: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
-    if behavior is None:
-        return {}
-    if not isinstance(behavior, Mapping):
-        _, n_channels = _shape(behavior, "behavior", 2, "[samples, channels], or a mapping from names to [samples]")
-        if n_channels != len(names):
-            raise ValueError(
-                f"behavior: {n_channels} columns for {len(names)} channels ({', '.join(names)}). Pass channels=[...] "
-                "with a name for each column, or a mapping from names to arrays."
-            )
-        behavior = {name: np.asarray(behavior[:, column]) for column, name in enumerate(names)}
-    signals = {}
-    for name, values in behavior.items():
-        array = np.asarray(values)
-        array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-        _shape(array, f"behavior {name!r}", 1, "[samples]")
-        signals[str(name)] = array
-    return signals
-
-
-def _together(name: str, signals: Mapping[str, tuple[np.ndarray, Clock]], where: Path) -> SequenceDevice:
-    """One device of several signals, on the clock of the fastest; the others are held between their samples."""
-    if not signals:
-        return MissingDevice.named(name, where / name)
-    fastest = max((clock for _, clock in signals.values()), key=lambda clock: clock.rate)
-    start = max(clock.start for _, clock in signals.values())
-    end = min(clock.end for _, clock in signals.values())
-    if end <= start:
-        raise ValueError(f"behavior: {', '.join(signals)} do not overlap in time; pass their times on one clock.")
-    shared = Clock(start, fastest.rate, max(1, int(np.floor((end - start) * fastest.rate + 1e-6))))
-    columns = [hold(values, clock, shared) for values, clock in signals.values()]
-    return _device(name, where, np.stack(columns, axis=1), shared, tuple(signals))
-
-
-def _video(
-    video: Any, index: Any, levels: tuple[float, float], rate: Any, times: Any, reference: Clock
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Times of the displayed frames, and which stored frame each of them is."""
-    layout = "[frames, height, width], grey"
-    shape: tuple[int, ...] = getattr(video, "shape", ())
-    if len(shape) == 4 and shape[3] in (3, 4):
-        raise ValueError(f"video: shape {tuple(shape)} is in colour, expected {layout}. Convert it to grey.")
-    n_frames = _shape(video, "video", 4 if len(shape) == 4 and shape[3] == 1 else 3, layout)[0]
-    if len(levels) != 2 or not np.isfinite(levels).all() or levels[0] == levels[1]:
-        raise ValueError(f"video_range: {levels}, expected the values of black and white, such as (0, 255).")
-    sample = np.asarray(video[: min(n_frames, 64)], dtype=np.float32)
-    if tuple(levels) == (0.0, 255.0) and np.nanmax(sample) <= 1 and np.nanmax(sample) > 0:
-        raise ValueError(
-            "video: its values lie between 0 and 1, but black and white are 0 and 255. Pass video_range=(0, 1), or the "
-            "range that is meant."
-        )
-    if index is not None:
-        index = np.asarray(index)
-        if index.ndim != 1 or not len(index) or index.dtype.kind not in "iu" or index.max() >= n_frames:
-            raise ValueError(
-                f"video_index: shape {index.shape}, dtype {index.dtype}, largest {index.max() if index.size else '-'}; "
-                f"expected one row number below {n_frames} per displayed frame."
-            )
-    shown = n_frames if index is None else len(index)
-    clock = as_clock("video", shown, rate, times, reference, irregular=True)
-    timestamps = clock.times if clock.times is not None else clock.start + np.arange(shown) / clock.rate
-    # The last frame stays for as long as a frame does.
-    timestamps = np.append(timestamps, timestamps[-1] + 1 / clock.rate)
-    rows = np.arange(n_frames) if index is None else index.astype(np.int64)
-    return timestamps, np.append(rows, rows[-1])
-
-
-def _trials(
-    trials: Iterable[Sequence[Any]] | None,
-    split: Mapping[str, float] | None,
-    block_seconds: float,
-    bounds: tuple[float, float],
-) -> list[tuple[float, float, str, str | None]]:
-    if trials is None:
-        return tier_blocks(*bounds, DEFAULT_SPLIT if split is None else split, block_seconds)
-    if split is not None:
-        raise ValueError("trials and split exclude each other: trials say which time belongs to which tier.")
-    chosen = []
-    for number, trial in enumerate(trials):
-        if len(trial) not in (3, 4) or not all(isinstance(edge, (int, float, np.number)) for edge in trial[:2]):
-            raise ValueError(
-                f"trials[{number}]: {trial!r}, expected (start, end, tier) or (start, end, tier, condition)."
-            )
-        start, end, tier = float(trial[0]), float(trial[1]), str(trial[2])
-        if not (np.isfinite([start, end]).all() and end > start):
-            raise ValueError(f"trials[{number}]: from {start} to {end} s, expected an end after the start.")
-        condition = None if len(trial) == 3 or trial[3] is None else str(trial[3])
-        chosen.append((start, end, tier, condition))
-    chosen.sort(key=lambda trial: trial[0])
-    for before, after in itertools.pairwise(chosen):
-        if after[0] < before[1]:
-            raise ValueError(f"trials: one from {after[0]} s begins before the one from {before[0]} s ends.")
-    if not chosen:
-        raise ValueError("trials is empty; pass at least one, or leave it out for a split into blocks.")
-    return chosen
-
-
-def _as_trials(chosen: list[tuple[float, float, str, str | None]], timestamps: np.ndarray) -> list[Trial]:
-    starts, ends = np.array([trial[:2] for trial in chosen]).T
-    firsts = np.maximum(frame_indices(starts, timestamps), 0)
-    edges = np.stack([firsts, np.searchsorted(timestamps, ends)], axis=1)
-    return [
-        Trial(
-            index=number,
-            modality="video",
-            tier=tier,
-            first_frame=int(first),
-            n_frames=int(max(1, last - first)),
-            start=start,
-            end=end,
-            condition_hash=condition,
-            name=f"{number:05d}",
-        )
-        for number, ((start, end, tier, condition), (first, last)) in enumerate(zip(chosen, edges, strict=True))
-    ]
+    ids = as_vector(unit_ids, "unit_ids").reshape(-1)
+    doubt = doubt_about_ids(ids, n_neurons)
+    if doubt is not None:
+        raise ValueError(f"unit_ids: {doubt}")
+    return np.array([str(value) for value in ids]) if ids.dtype == object else np.ma.getdata(ids)

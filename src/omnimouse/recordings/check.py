@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.recordings.array_devices import ArrayScreen
 from omnimouse.recordings.base import Finding, Recording
+from omnimouse.recordings.channel_names import channel_of
 from omnimouse.recordings.channels import channel_rows, usual_channels
 from omnimouse.recordings.check_arrays import check_channel_order, check_device
 from omnimouse.recordings.check_dataset import check_tables
@@ -23,13 +25,18 @@ from omnimouse.recordings.dataset_form import TableScreen, looks_like_dataset
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
+from omnimouse.recordings.grey_levels import GreyLevels
 from omnimouse.recordings.opening import find_session_folder, load_parts, name_archive
+from omnimouse.recordings.plausible import doubt_about_range
 from omnimouse.recordings.pooling import FASTER
 from omnimouse.recordings.sensorium import looks_like_sensorium
 from omnimouse.recordings.sensorium_clips import ClipScreen
 from omnimouse.recordings.sensorium_stills import StillScreen
 from omnimouse.recordings.windows import Windows
 from omnimouse.sessions import SessionSpec
+
+END_SHARE, SCREEN_SHARE = 0.8, 0.5
+"""Of the longer one's time that responses and a device, or a screen, share at least; screens are often off."""
 
 SEVERITIES = ("fatal", "warning", "info")
 
@@ -66,10 +73,21 @@ def check_open_recording(recording: Recording, *, processor: OmniMouseProcessor 
     for device in recording.devices:
         if device.shape[1]:
             _guarded(lambda device=device: check_device(device, findings), device.file, findings)  # type: ignore[misc]
+    screen = recording.screen
+    if isinstance(screen, ArrayScreen):
+        _guarded(lambda: _check_frames(screen, findings), screen.folder, findings)
     parts = SessionParts(recording.path, recording.session_key, recording.animal_id, devices, recording.screen)
     _guarded(lambda: _check_overlap(parts, processor, findings), recording.path, findings)
     _guarded(lambda: _check_windows(recording, processor, findings), recording.path, findings)
     return sorted(dict.fromkeys(findings), key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _check_frames(screen: ArrayScreen, findings: Findings) -> None:
+    """Every stored frame of a video over arrays."""
+    levels = GreyLevels()
+    for block in screen.grey_blocks():
+        levels.add(block)
+    levels.report(screen.folder, findings, range_is_meant=screen.levels_given)
 
 
 def _guarded(check: Callable[[], Any], path: Path, findings: Findings) -> None:
@@ -153,6 +171,7 @@ def _check_overlap(parts: SessionParts, processor: OmniMouseProcessor, findings:
     shared = min(end for _, end in ranges.values()) - max(start for start, _ in ranges.values())
     needed = processor.window_seconds + 2 * processor.safe_interval
     if shared >= needed:
+        _check_ends(parts, findings)
         return
     listed = ", ".join(f"{name} {start:.3f} to {end:.3f}" for name, (start, end) in ranges.items())
     starts = [start for start, _ in ranges.values()]
@@ -166,6 +185,27 @@ def _check_overlap(parts: SessionParts, processor: OmniMouseProcessor, findings:
         if epoch
         else "Restore the devices' times from one export.",
     )
+
+
+def _check_ends(parts: SessionParts, findings: Findings) -> None:
+    """Devices that end long before, or long after, the responses: the mark of a wrong rate or unit."""
+    responses = parts.devices.get("responses")
+    if responses is None:
+        return
+    reference = (responses.start_time, responses.valid_end)
+    for device in parts.devices.values():
+        if device is None or device is responses or not device.shape[1]:
+            continue
+        doubt = doubt_about_range(
+            device.name, (device.start_time, device.valid_end), reference, device.sampling_rate, share=END_SHARE
+        )
+        if doubt is not None:
+            findings.warning(device.file, "end", **doubt._asdict())
+    if parts.screen is not None and parts.screen.has_frames:
+        times = parts.screen.timestamps
+        doubt = doubt_about_range("the screen", (float(times[0]), float(times[-1])), reference, share=SCREEN_SHARE)
+        if doubt is not None:
+            findings.warning(parts.screen.folder, "end", **doubt._asdict())
 
 
 def _note_missing(recording: Recording, processor: OmniMouseProcessor, findings: Findings) -> None:
@@ -183,6 +223,16 @@ def _note_missing(recording: Recording, processor: OmniMouseProcessor, findings:
             + (f", and besides {', '.join(extra)}" if extra else ""),
             do="Channels go by name: the model goes without the missing ones, and the others are not used.",
         )
+    unused = {name: channel_of(name) for name in stored if name not in processor.behavior_channels}
+    for name, channel in unused.items():
+        if channel is not None and channel not in stored:
+            findings.warning(
+                recording.path,
+                f"behavior channel {name!r}",
+                expected=f"one of {', '.join(processor.behavior_channels)}",
+                found=repr(name),
+                do=f"It is not used under this name. If it is {channel}, name it so.",
+            )
     if not recording.has_video:
         findings.info(
             recording.screen.folder,

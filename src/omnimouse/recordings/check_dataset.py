@@ -13,6 +13,7 @@ from omnimouse.recordings.dataset_form import EXPORT_AGAIN, RECORDING, SCREEN, T
 from omnimouse.recordings.devices import CHUNK_BYTES
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
+from omnimouse.recordings.grey_levels import GreyLevels
 
 
 def check_tables(parts: SessionParts, findings: Findings, *, frame_size: tuple[int, int], deep: bool) -> None:
@@ -61,25 +62,11 @@ def check_tables(parts: SessionParts, findings: Findings, *, frame_size: tuple[i
 
 def _check_pictures(screen: TableScreen, findings: Findings) -> None:
     """Read the pictures of all frames of videos and images."""
-    highest, lowest, unsound = -np.inf, np.inf, 0
+    levels = GreyLevels()
     for trial in screen.trials:
         if trial.modality not in ("video", "image") or screen.frame_size is None:
             continue
         step = max(1, CHUNK_BYTES // (4 * screen.frame_size[0] * screen.frame_size[1]))
         for low in range(0, trial.n_frames, step):
-            pictures = screen.pictures(trial.first_frame + np.arange(low, min(low + step, trial.n_frames)))
-            finite = np.isfinite(pictures)
-            unsound += int(np.count_nonzero(~finite))
-            if finite.any():
-                highest, lowest = max(highest, pictures[finite].max()), min(lowest, pictures[finite].min())
-    if unsound:
-        do = "They reach the model as they are; repair the stimuli of the source."
-        found = f"{unsound} pixels NaN or infinite"
-        findings.warning(screen.folder / SCREEN, "pixels", expected="finite grey levels", found=found, do=do)
-    if lowest < 0 or highest > 255:
-        do, found = "Store grey levels from 0 to 255, not normalised ones.", f"{lowest:.4g} to {highest:.4g}"
-        findings.warning(screen.folder / SCREEN, "grey levels", expected="0 to 255", found=found, do=do)
-    if 0 < highest <= 1:
-        do = "The stimuli look scaled to 0-1; store them times 255, or every frame is nearly black to the model."
-        found = f"at most {highest:.3g}"
-        findings.warning(screen.folder / SCREEN, "value range", expected="0 to 255", found=found, do=do)
+            levels.add(screen.pictures(trial.first_frame + np.arange(low, min(low + step, trial.n_frames))))
+    levels.report(screen.folder / SCREEN, findings)

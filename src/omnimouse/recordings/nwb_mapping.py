@@ -41,7 +41,7 @@ class NwbMapping:
             table that is true for those to import.
         behavior: channel -> path. Channels that are not listed are found by themselves.
         video: what was shown: an IndexSeries, or a series of images.
-        video_range: values of black and white.
+        video_range: values of black and white; None: 0 and 255, unless the frames contradict them.
         video_transposed: whether images are stored with x before y; None: no, and refused where they are taller than
             wide.
         trials: table of time intervals. `auto` takes intervals/trials where that has a column of tiers.
@@ -57,7 +57,7 @@ class NwbMapping:
     rois: str = "accepted"
     behavior: dict[str, str] = field(default_factory=dict)
     video: str = AUTO
-    video_range: tuple[float, float] = (0.0, 255.0)
+    video_range: tuple[float, float] | None = None
     video_transposed: bool | None = None
     trials: str = AUTO
     tiers: TierColumn | None = None

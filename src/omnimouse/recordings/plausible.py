@@ -68,7 +68,7 @@ def doubt_about_rate(rate: object, kind: str = "responses") -> Doubt | None:
     expected = f"Hz, {low:g} to {high:g}"
     number = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
     if not number or not np.isfinite(rate) or rate <= 0:  # type: ignore[call-overload,operator]
-        return Doubt(expected, f"rate {rate!r}", "Pass how many samples were taken in a second.")
+        return Doubt("Hz above 0", f"rate {rate!r}", "Pass how many samples were taken in a second.")
     value = float(rate)  # type: ignore[arg-type]
     if low <= value <= high:
         return None
@@ -104,7 +104,8 @@ def doubt_about_times(times: Any, kind: str = "responses") -> Doubt | None:
     steps = steps[np.isfinite(steps) & (steps > 0)]
     if not len(steps):
         return None
-    step = float(np.median(steps))
+    # Screens may show frames in bursts; devices that sample have one step.
+    step = float(np.mean(steps) if kind == "video" else np.median(steps))
     low, high = RATES[kind]
     seconds = float(steps.sum())
     whole = bool((steps == np.round(steps)).all())
@@ -218,17 +219,17 @@ def doubt_about_range(
         own: its first and last second.
         others: those of the responses.
         rate: Hz of the device, None where it has none; the one that would fit is named.
-        share: of the longer one's time that both may differ by no more than; 10 s are always forgiven.
+        share: of the longer one's time that both may differ by no more than; 15 s are always forgiven.
     """
     (start, end), (first, last) = own, others
     longer = max(end, last) - min(start, first)
-    if not np.isfinite(longer) or abs(end - last) <= max(10.0, (1 - share) * longer):
+    if not np.isfinite(longer) or abs(end - last) <= max(15.0, (1 - share) * longer):
         return None
     when = "before" if end < last else "after"
     do = "Correct its rate (Hz) or times (s), unless it was really stopped then; windows need both."
     if rate is not None and last > start and end > start:
         do = f"At {rate * (end - start) / (last - start):.6g} Hz instead of {rate:.6g} Hz both would end together. {do}"
-    found = f"{name} ends at {end:.6g} s, {abs(end - last):.6g} s {when} the responses, which end at {last:.6g} s"
+    found = f"{name} ends at {end:.2f} s, {abs(end - last):.2f} s {when} the responses, which end at {last:.2f} s"
     return Doubt("devices that end at about the same time", found, do)
 
 
@@ -328,8 +329,8 @@ def doubt_about_ids(ids: Any, n: int) -> Doubt | None:
     missing, distinct = sum(name is None for name in names), len({name for name in names if name is not None})
     if len(names) == n and not missing and distinct == n:
         return None
-    found = f"{len(names)} ids, {missing} of them missing, {distinct} distinct"
-    return Doubt(f"{n} distinct ids, one a neuron", found, "Restore them, or leave them out if neurons have none.")
+    found = (f"{missing} missing, " if missing else "") + f"{distinct} distinct of {len(names)}"
+    return Doubt(f"{n}, one a neuron", found, "Restore them, or leave them out if neurons have none.")
 
 
 def _unit(value: object) -> object:
