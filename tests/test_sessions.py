@@ -140,6 +140,32 @@ def test_differing_animal_vectors_need_a_decision(tmp_path):
     assert torch.equal(model.session_state("a-2-1")["animal_embedding"], trained)
 
 
+def test_a_session_stored_in_bfloat16_belongs_to_the_animal_vector_it_rounds(tmp_path):
+    model = build(*THREE)
+    model.save_session("a-1-1", tmp_path, dtype="bfloat16")
+    exact = model.session_state("a-2-1")["animal_embedding"]
+    model.remove_session("a-1-1")
+    model.load_session(tmp_path)
+    assert torch.equal(model.session_state("a-2-1")["animal_embedding"], exact)
+    model.remove_session("a-1-1")
+    with torch.no_grad():
+        model.sessions.animal("a-2-1")[0] *= 1.02  # beyond the rounding
+    with pytest.raises(ValueError, match="on_animal_conflict"):
+        model.load_session(tmp_path)
+
+
+def test_keys_that_differ_in_dots_and_underscores_alone_are_different_sessions(tmp_path):
+    keys = ["a.b", "a_b", "a__b", "a_db", "a..b", "a_"]
+    model = build(*((key, 2 + i, key[::-1]) for i, key in enumerate(keys)))
+    model.save_pretrained(tmp_path)
+    loaded = OmniMouseModel.from_pretrained(tmp_path, sessions="all")
+    assert loaded.session_keys == sorted(keys) and len(loaded.sessions.animals) == len(keys)
+    for i, key in enumerate(keys):
+        assert loaded.session_spec(key).n_neurons == 2 + i
+        for name, tensor in model.session_state(key).items():
+            assert torch.equal(loaded.session_state(key)[name], tensor)
+
+
 def test_removing_the_last_session_of_an_animal_removes_its_vector():
     model = build(*THREE)
     model.remove_session("a-1-1")

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnimouse.recordings.clock import (
+    FRAME_TOLERANCE,
     frame_indices,
     have_common_time,
     inside,
@@ -28,6 +29,20 @@ def test_the_published_grid_drifts_and_the_exact_one_does_not():
     assert len(exact) == 216000
     assert abs(exact[-1] - (EPOCH + 215999 / 30)) < 1e-6
     assert len(time_grid(EPOCH, EPOCH - 1, 30.0, "exact")) == 0
+
+
+def test_a_grid_has_as_many_points_as_samples_fit_whatever_the_epoch():
+    for count in range(1, 400):
+        for rate in (30.0, 20.0, 7.7):
+            assert len(time_grid(EPOCH, EPOCH + count / rate, rate, "exact")) == count
+            assert len(time_grid(EPOCH, EPOCH + count / rate + 1e-4, rate, "exact")) == count + 1
+
+
+def test_intervals_begin_with_their_first_moment_and_end_before_their_last():
+    times = np.array([0.9, 1.0, 1.9, 2.0, 2.5, 3.0, 3.9, 4.0, 5.0])
+    expected = [False, True, True, False, False, True, True, False, False]
+    assert inside(times, np.array([[1.0, 2.0], [3.0, 4.0]])).tolist() == expected
+    assert not inside(times, np.zeros((0, 2))).any()
 
 
 def test_query_times_of_the_two_pipelines():
@@ -78,6 +93,7 @@ def test_frames_are_the_last_ones_shown_up_to_a_tenth_of_a_millisecond_later():
     timestamps = np.array([0.0, 0.1, 0.25, 0.3])
     times = np.array([0.0, 0.0998, 0.09995, 0.1, 0.26, 0.9])
     assert frame_indices(times, timestamps).tolist() == [0, 0, 1, 1, 2, 3]
+    assert frame_indices(np.zeros(1), np.array([0.0, FRAME_TOLERANCE])).tolist() == [0]  # the very edge, as published
 
 
 @st.composite

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from omnimouse.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings import Recording, Windows, mean_responses, open_recording
+from omnimouse.recordings import Recording, Windows, mean_responses, open_recording, recording_from_arrays
 
 DATA = Path(__file__).parents[1] / "data" / "recordings"
 KEYS = ("17797-4-7", "22083-2-19")
@@ -349,3 +349,48 @@ def test_a_moved_folder_gives_the_same_windows(write_session, tmp_path):
     moved = tmp_path / "elsewhere"
     shutil.move(folder, moved)
     assert Windows(open_recording(moved), "train").starts.tolist() == starts.tolist()
+
+
+def test_windows_begin_and_end_at_the_edges_of_trials():
+    """Grid points fall on every edge: a trial has its first moment and not its last, time in no trial is nobody's."""
+    spans = [(1, 4, "train"), (4, 7, "validation"), (8, 11, "train"), (11, 13, "train"), (14, 16, "train")]
+    responses = np.random.default_rng(0).gamma(2, 2, (480, 3))
+    recording = recording_from_arrays(responses, 30.0, trials=spans)
+    for tier in ("train", "validation"):
+        windows = Windows(recording, tier, processor=strict(safe_interval=0.0))
+        of = [tier in [name for first, end, name in spans if first * 30 <= point < end * 30] for point in range(480)]
+        expected = [point / 30 for point in range(421) if all(of[point : point + 60])]
+        assert windows.starts.tolist() == expected
+        found = [windows.trial_index(index) for index in range(len(windows))]
+        assert found == [sum(first <= start for first, _, _ in spans) - 1 for start in expected]
+    assert windows.starts[[0, -1]].tolist() == [4, 5]
+    with pytest.raises(IndexError):
+        windows[len(windows)]
+
+
+def test_a_recording_of_one_window_has_one():
+    recording = recording_from_arrays(np.ones((60, 3)), 30.0, trials=[(0, 2, "train")])
+    assert Windows(recording, "train", processor=strict(safe_interval=0.0)).starts.tolist() == [0.0]
+
+
+def test_rows_of_a_tier_are_those_sampled_inside_its_trials():
+    spans = [(1, 2, "train"), (2, 3, "train"), (3, 4, "validation"), (4.01, 5, "train"), (6, 9, "train")]
+    recording = recording_from_arrays(np.arange(240.0)[:, None] + [0, 7], 30.0, trials=spans)
+    assert recording.row_ranges(recording.responses, ("train",)) == [slice(30, 90), slice(121, 150), slice(180, 240)]
+    rows = np.r_[30:90, 121:150, 180:240]
+    scaled = mean_responses(recording, strict()) * recording.statistics(recording.responses)[1]
+    np.testing.assert_allclose(scaled, [rows.mean(), rows.mean() + 7])
+    np.testing.assert_allclose(recording.statistics(recording.responses)[1], np.std(rows))
+    both = mean_responses(recording, strict(), tiers=("train", "validation"))
+    assert (both != mean_responses(recording, strict())).all()
+
+
+def test_a_movie_that_is_one_frame_short_is_named(write_session):
+    folder = write_session()
+    np.save(folder / "screen/data/00001.npy", np.zeros((119, 36, 64), np.uint8))
+    screen = open_recording(folder).screen
+    trial = screen.trials[1]
+    last = screen.timestamps[trial.first_frame + trial.n_frames - 2 :][:1]
+    assert screen.frames_at(last, height=36, width=64).shape == (1, 36, 64)
+    with pytest.raises(ValueError, match=r"119 frames, but frame 119 was shown"):
+        screen.frames_at(last + 1 / 30, height=36, width=64)

@@ -12,7 +12,9 @@ import torch
 from omnimouse import OmniMouseConfig, OmniMouseModel
 from omnimouse.corpus import collection
 from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.recordings import mean_responses, open_recording
 from omnimouse.recordings.simulated import simulate_recording
+from omnimouse.sessions import inverse_softplus
 from omnimouse.training.corpus import OpenRecordings, find_sessions
 from omnimouse.training.corpus_sessions import FirstVectors, session_spec
 from omnimouse.training.pretraining_recipe import ModelRecipe, RecordingsRecipe, load_recipe
@@ -160,6 +162,17 @@ def test_first_vectors_are_a_function_of_seed_and_name(corpus_path, tiny):
         assert first["neuron_embedding"].std() == pytest.approx(8**-0.5, rel=0.25)
     assert torch.equal(one.animal(sessions["a-1-1"]), one.animal(sessions["a-3-1"]))
     assert not torch.equal(one.animal(sessions["a-1-1"]), one.animal(sessions["b-2-1"]))
+
+
+def test_biases_start_at_the_mean_response_in_the_tiers_trained_on(corpus_path, tiny):
+    info, first = find(corpus_path / "m1")["a-1-1"], FirstVectors(tiny(), 3)
+    recording = open_recording(corpus_path / "m1")
+    biases = []
+    for tiers in (("train",), ("train", "validation")):
+        means = torch.from_numpy(mean_responses(recording, PROCESSOR, tiers=tiers))
+        biases.append(first.tensors(info, tiers, PROCESSOR)["neuron_bias"])
+        torch.testing.assert_close(biases[-1], inverse_softplus(means, first.model.config.softplus_beta).float())
+    assert not torch.equal(*biases)
 
 
 def test_a_core_to_start_from_gives_its_sessions_animals_and_means(corpus_path, tiny, tmp_path):

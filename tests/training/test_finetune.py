@@ -74,6 +74,53 @@ def test_leaves_the_best_weights_in_the_model(model, recording):
     assert again.initial_validation_loss == pytest.approx(result.best_validation_loss, rel=1e-6)
 
 
+STANDING_STILL = {"session_learning_rate": 1e-30, "start_from": "mean"}
+"""Steps that are too small for float32 leave the weights as they began."""
+
+
+def test_the_last_step_is_validated_and_of_equal_losses_the_first_is_kept(model, recording):
+    result = run(model, recording, steps=3, masks=["stimulus"], **STANDING_STILL)
+    validated = [row["step"] for row in result.history if row["validation_loss"] is not None]
+    assert (validated, result.best_step) == ([2, 3], 0)
+
+
+def test_validation_does_not_depend_on_how_windows_fall_into_batches(killed_run, recording):
+    options = {"steps": 1, "max_validation_windows": 3, "masks": ["population"]}
+    losses = [
+        run(killed_run.small_model(), recording, batch_size=size, **options).initial_validation_loss for size in (2, 3)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_validation_masks_serve_the_population_that_is_drawn(model, recording):
+    # It shows 10 of the 12 neurons for the whole window; the model takes 10 at once, of which none would be left.
+    mask = replace(TASKS["population"], n_visible_neurons=10, n_target_neurons="all", behavior="absent")
+    mask.resolve(12, model.config)
+    with pytest.raises(ValueError, match="A population of 10 neurons cannot be validated"):
+        run(model, recording, validation_tasks=[mask])
+
+
+@pytest.mark.parametrize("tiers", [("train",), ("train", "oracle")])
+def test_biases_start_at_the_mean_response_in_the_training_tiers(model, recording, tiers):
+    options = {"steps": 1, "masks": ["stimulus"], "validation_tier": None, **STANDING_STILL}
+    run(model, recording, train_tiers=tiers, **options)
+    begun = model.session_state(recording.session_key)["neuron_bias"]
+    # Trial by trial, with the statistics of the recording.
+    rate, rows = recording.responses.sampling_rate, []
+    for trial in recording.trials:
+        if trial.tier in tiers:
+            bounds = (np.array([trial.start, trial.end]) - recording.responses.start_time) * rate
+            rows.append(np.arange(*np.ceil(np.clip(bounds, 0, recording.responses.shape[0])).astype(int)))
+    means = np.asarray(recording.responses.data)[np.concatenate(rows)].mean(axis=0, dtype=np.float64)
+    means /= model.processor.floored_response_stds(recording.responses.stds)
+    started = torch.nn.functional.softplus(begun.double(), beta=model.config.softplus_beta)
+    np.testing.assert_allclose(started.numpy(), np.maximum(means, 1e-3), rtol=1e-4)
+    if tiers == ("train",):
+        model.remove_session(recording.session_key)
+        model.add_session(recording)
+        torch.testing.assert_close(model.session_state(recording.session_key)["neuron_bias"], begun)
+
+
 def test_without_validation_the_last_weights_stay(model, recording):
     result = run(model, recording, validation_tier=None)
     assert (result.best_step, result.best_validation_loss, result.initial_validation_loss) == (4, None, None)

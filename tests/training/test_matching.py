@@ -64,6 +64,29 @@ def test_each_neuron_takes_the_vector_of_the_one_it_resembles(known, noise):
     )
 
 
+def test_a_neuron_that_does_the_contrary_is_no_match(known):
+    windows = FakeWindows(known, [3, 7, 7, 19, 0, 11], 0.0)
+    windows.responses[:, 30:] = 50 - windows.responses[:, 30:]
+    assert (match_neurons(known, "new-1-1", windows) > -0.5).all()
+    vectors, old = (known.session_state(key)["neuron_embedding"] for key in ("new-1-1", "old-1-1"))
+    assert not any(torch.equal(vector, old[i]) for vector, i in zip(vectors, [3, 7, 7, 19, 0, 11], strict=True))
+
+
+def test_matching_reads_every_window_and_gives_the_mode_of_the_model_back():
+    """Stochastic depth would blur what known neurons are predicted to do."""
+    torch.manual_seed(0)
+    model = OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALL, video_drop_path_rate=0.9))
+    for key, neurons in (("old-1-1", KNOWN), ("new-1-1", NEW)):
+        model.add_session(key, n_neurons=neurons, animal_id=key)
+    torch.nn.init.normal_(model.sessions.table("old-1-1").neuron_embedding)
+    windows = FakeWindows(model.eval(), [3, 7, 7, 19, 0, 11], 0.3)
+    expected = match_neurons(model, "new-1-1", windows, batch_size=12)
+    assert not model.training
+    again = match_neurons(model.train(), "new-1-1", windows, batch_size=5)
+    assert model.training
+    np.testing.assert_allclose(again, expected, atol=1e-5)
+
+
 def test_without_known_neurons_or_with_visible_responses_it_is_refused(known):
     windows = FakeWindows(known, [0] * NEW, 0.0)
     with pytest.raises(ValueError, match="shows none"):

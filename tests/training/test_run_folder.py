@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -87,6 +88,25 @@ def test_a_round_trip_and_a_damaged_checkpoint_is_passed_over(tmp_path, alone):
         (found.path / "state.json").write_text(content)
         with pytest.warns(UserWarning, match="damaged checkpoint"):
             assert newest_checkpoint(RunFolder(tmp_path), alone).step == 1
+
+
+def test_everything_is_on_the_disk_before_the_checkpoint_has_its_name(tmp_path, alone, monkeypatch):
+    fsync, replace, done = os.fsync, os.replace, []
+
+    def noted_fsync(descriptor):
+        done.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def noted_replace(source, target):
+        done.append(str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    path = write(tmp_path, alone, 1)
+    moment = done.index(str(path))
+    assert {file.stat().st_ino for file in (path, *path.rglob("*"))} <= set(done[:moment])
+    assert tmp_path.stat().st_ino in done[moment:]
 
 
 def test_beginning_anew_spares_a_run_with_anneals(tmp_path, alone):

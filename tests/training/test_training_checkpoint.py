@@ -130,6 +130,26 @@ def test_the_old_one_stays_until_the_new_one_is_there(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000003"]
 
 
+def test_everything_is_on_the_disk_before_the_checkpoint_has_its_name(tmp_path, monkeypatch):
+    fsync, replace, done = os.fsync, os.replace, []
+
+    def noted_fsync(descriptor):
+        done.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def noted_replace(source, target):
+        done.append("renamed")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    path = save_checkpoint(tmp_path, make_groups(), state(1), {})
+    assert done.count("renamed") == 1
+    before, after = done[: done.index("renamed")], done[done.index("renamed") + 1 :]
+    assert {file.stat().st_ino for file in (path, *path.iterdir())} <= set(before)
+    assert tmp_path.stat().st_ino in after
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-7])
 

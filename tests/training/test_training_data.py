@@ -101,6 +101,7 @@ def test_neurons_are_shuffled_per_window_and_cut():
 def test_validation_neurons_do_not_depend_on_how_many_windows_follow():
     few, many = (validation_neuron_ids(0, count, n_neurons=7, max_population=5) for count in (2, 6))
     assert np.array_equal(few, many[:2])
+    assert many.shape == (6, 5) and len({tuple(row) for row in many.tolist()}) == 6
 
 
 def test_seeds_of_torch_are_valid_and_differ():
