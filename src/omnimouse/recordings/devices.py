@@ -183,12 +183,16 @@ def streamed_statistics(device: SequenceDevice, ranges: list[slice]) -> tuple[np
         for _, block in device.chunks(rows):
             present = usable(block)
             n = present.sum(axis=0)
-            values = np.where(present, block, 0).astype(np.float64)
+            whole = n.min() == len(block)
+            values = (block if whole else np.where(present, block, 0)).astype(np.float64)
             block_mean = values.sum(axis=0) / np.maximum(n, 1)
-            deviations = np.where(present, values - block_mean, 0)
+            # In place, as blocks are large and several copies of one take longer than the sums.
+            values -= block_mean
+            if not whole:
+                values[~present] = 0
             total = np.maximum(count + n, 1)
             delta = block_mean - mean
-            squares += (deviations**2).sum(axis=0) + delta**2 * count * n / total
+            squares += np.square(values, out=values).sum(axis=0) + delta**2 * count * n / total
             mean += delta * n / total
             count += n
     with np.errstate(divide="ignore", invalid="ignore"):
