@@ -291,6 +291,16 @@ def test_trials_that_adjoin_up_to_rounding_are_accepted(tmp_path):
     assert len([t for t in import_nwb(file, tmp_path / "imported").trials if t.tier == "train"]) == 12
 
 
+def test_trials_are_in_the_unit_that_their_table_states(tmp_path):
+    def change(file: h5py.File) -> None:
+        table = add_trials(file, STARTS * 1e3, STARTS * 1e3 + 3e3)
+        for name in ("start_time", "stop_time"):
+            table[name].attrs["unit"] = "ms"
+
+    trials = import_nwb(changed(tmp_path / "session.nwb", change), tmp_path / "imported").trials
+    assert [trial.start for trial in trials] == STARTS.tolist()
+
+
 def test_damaged_notes_are_a_finding_and_no_obstacle(tmp_path):
     file = changed(tmp_path / "session.nwb", with_running(SPEED[:200], 20.0))
     import_nwb(file, tmp_path / "imported")

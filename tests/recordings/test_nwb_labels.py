@@ -247,3 +247,12 @@ def test_nwb_1_is_named_as_such_with_what_to_do(tmp_path, place):
             file["nwb_version"] = "NWB-1.0.6"
     with pytest.raises(ValueError, match=r"NWB 1.0.6, expected NWB 2.*\[neurons, samples\].*recording_from_arrays"):
         import_nwb(tmp_path / "old.nwb", tmp_path / "imported")
+
+
+def test_flags_that_only_the_lab_understands_are_named(tmp_path):
+    with plain_file(tmp_path / "session.nwb") as file:
+        file[TABLE]["curated"] = CELLS
+    said: list[str] = []
+    assert import_nwb(tmp_path / "session.nwb", tmp_path / "all", report=said.append).n_neurons == N_NEURONS
+    assert any(line.startswith("regions") and "curated" in line for line in said)
+    assert import_nwb(tmp_path / "session.nwb", tmp_path / "some", mapping={"rois": "curated"}).n_neurons == 4

@@ -119,7 +119,7 @@ def import_nwb(
         ) as scratch,
     ):
         with _named(path):
-            sources = find_sources(nwb, chosen, path, found)
+            sources = find_sources(nwb, chosen, Path(path.name), found)
             recording, lines = _recording(nwb, sources, chosen, path, Path(scratch), found)
         if report is not None:
             for line in [*sources.lines(), *lines, *map(str, found)]:
@@ -141,15 +141,16 @@ def _recording(
     nwb: Any, sources: NwbSources, mapping: NwbMapping, path: Path, scratch: Path, found: Findings
 ) -> tuple[Recording, list[str]]:
     """A recording over the open file and what was unpacked of it; and lines that say what it is of. NaN stay."""
+    where = Path(path.name)  # findings stay with the folder, which may travel
     key, animal, named = identity_of(nwb, path, mapping.session_key, mapping.animal_id)
-    behavior = {channel: _signal(channel, series, path, found) for channel, series in sources.behavior.items()}
+    behavior = {channel: _signal(channel, series, where, found) for channel, series in sources.behavior.items()}
     times = {channel: series.times() for channel, series in sources.behavior.items()}
-    responses, times["responses"], unit_ids, chosen = _neurons(nwb, sources.responses, mapping, path, scratch, found)
+    responses, times["responses"], unit_ids, chosen = _neurons(nwb, sources.responses, mapping, where, scratch, found)
     frames, index = None, None
     if sources.video is not None:
         frames, index = read_frames(sources.video, mapping.video_transposed, scratch)
         times["video"] = sources.video.times("video")
-    _expect_one_clock(sources, times, path, found)
+    _expect_one_clock(sources, times, where, found)
     recording = recording_from_arrays(
         responses,
         times=times,
@@ -166,7 +167,7 @@ def _recording(
     return recording, [*([f"{'regions':22} {chosen}"] if chosen else []), f"{'session':22} {named}"]
 
 
-def _signal(channel: str, series: Series, path: Path, found: Findings) -> np.ndarray:
+def _signal(channel: str, series: Series, where: Path, found: Findings) -> np.ndarray:
     """A behaviour channel `[T]`, NaN where numbers such as -9999 stand for no value."""
     stored = series.signal()
     values = as_missing(stored)
@@ -175,11 +176,11 @@ def _signal(channel: str, series: Series, path: Path, found: Findings) -> np.nda
         fills = ", ".join(f"{value:g}" for value in np.unique(stored[np.isnan(values) & (stored == stored)])[:3])
         do = "They are read as missing: NaN."
         odd = f"{n_lost} of {len(values)} values of {channel} that stand for none ({fills})"
-        found.info(path, series.path, expected="NaN where there is no value", found=odd, do=do)
+        found.info(where, series.path, expected="NaN where there is no value", found=odd, do=do)
     return values
 
 
-def _expect_one_clock(sources: NwbSources, times: dict[str, np.ndarray], path: Path, found: Findings) -> None:
+def _expect_one_clock(sources: NwbSources, times: dict[str, np.ndarray], where: Path, found: Findings) -> None:
     """Compares when devices and trials were with when the responses were.
 
     Raises:
@@ -202,7 +203,7 @@ def _expect_one_clock(sources: NwbSources, times: dict[str, np.ndarray], path: P
             odd = f"{name} begins at {first:.6g} s, {first - start:.6g} s after the responses"
             doubt = Doubt("devices that begin at about the same time", odd, "Windows need both: check its times.")
         if doubt is not None:
-            found.warning(path, series.path, expected=doubt.expected, found=doubt.found, do=doubt.do)
+            found.warning(where, series.path, expected=doubt.expected, found=doubt.found, do=doubt.do)
     if sources.trials is not None:
         starts, ends = np.array([trial[:2] for trial in sources.trials]).T
         doubted = doubt_about_trials(starts, ends, start=start, end=end, rate=rate)
@@ -210,34 +211,34 @@ def _expect_one_clock(sources: NwbSources, times: dict[str, np.ndarray], path: P
             raise ValueError(f"{sources.trials_path}: {doubted[0]} {CORRECT} Or go without: `trials: none`.")
         if doubted is not None:
             doubt = doubted[0]
-            found.warning(path, sources.trials_path, expected=doubt.expected, found=doubt.found, do=doubt.do)
+            found.warning(where, sources.trials_path, expected=doubt.expected, found=doubt.found, do=doubt.do)
 
 
 def _neurons(
-    nwb: Any, series: Series, mapping: NwbMapping, path: Path, scratch: Path, found: Findings
+    nwb: Any, series: Series, mapping: NwbMapping, where: Path, scratch: Path, found: Findings
 ) -> tuple[Any, np.ndarray, np.ndarray | None, str]:
     """Responses `[T, N]` to be read along time, their times `[T]`, the neurons' ids, and which regions they are."""
     series = dataclasses.replace(series, turned=bool(mapping.responses_transposed))
     if len(series.shape) not in (1, 2) or 0 in series.shape:
         raise ValueError(f"{series.path}: shape {series.shape}, expected [samples, neurons].")
-    rois = _fitting(series, read_rois(nwb, series), mapping.responses_transposed is not None, path, found)
+    rois = _fitting(series, read_rois(nwb, series), mapping.responses_transposed is not None, where, found)
     times = series.times("responses")
     choice = choose(rois, mapping.rois)
     for what, odd, do in choice.doubts:
-        found.warning(path, what, expected="every region accepted or rejected", found=odd, do=do)
+        found.warning(where, what, expected="every region accepted or rejected", found=odd, do=do)
     source = rows_in_units_of_chunks(series.values, scratch / "responses", turned=series.turned, columns=choice.columns)
     ids = rois.ids
     if ids is not None and (ids.dtype.kind not in "iu" or len(np.unique(ids)) < len(ids)):
         odd = f"{len(ids)} ids, {len(np.unique(ids))} of them distinct, of type {ids.dtype}"
         do = "The neurons go without ids; restore them if sessions are to be compared."
-        found.warning(path, rois.source, expected="a whole number for each neuron, all different", found=odd, do=do)
+        found.warning(where, rois.source, expected="a whole number for each neuron, all different", found=odd, do=do)
         ids = None
     if ids is not None and choice.columns is not None:
         ids = ids[choice.columns]
     return series.in_units(source, columns=choice.columns), times, ids, choice.line
 
 
-def _fitting(series: Series, rois: Rois, stated: bool, path: Path, found: Findings) -> Rois:
+def _fitting(series: Series, rois: Rois, stated: bool, where: Path, found: Findings) -> Rois:
     """The regions, or none where they are not those of the columns.
 
     Raises:
@@ -258,7 +259,7 @@ def _fitting(series: Series, rois: Rois, stated: bool, path: Path, found: Findin
         )
     if rois.n is None and series.n_stamps is None and shape[0] < n_columns and not stated:
         found.warning(
-            path,
+            where,
             series.path,
             expected="[samples, neurons], and regions or time stamps that say so",
             found=f"{shape[0]} rows and {n_columns} columns, and nothing in the file says which of them are neurons",
@@ -267,7 +268,7 @@ def _fitting(series: Series, rois: Rois, stated: bool, path: Path, found: Findin
     if rois.n in (None, n_columns):
         return rois
     found.warning(
-        path,
+        where,
         rois.source,
         expected=f"{n_columns}, one a column of {series.path}",
         found=f"{rois.n} entries",

@@ -15,11 +15,15 @@ from omnimouse.recordings.nwb_series import Series
 from omnimouse.recordings.nwb_tables import decoded
 
 YES = (
-    "iscell", "is_cell", "accepted", "accept", "valid", "valid_roi", "is_valid", "good", "is_good", "keep", "is_neuron",
+    "iscell", "is_cell", "accepted", "accept", "valid", "valid_roi", "roi_valid", "is_valid", "good", "is_good", "keep",
+    "is_neuron", "selected", "include", "included", "qc_pass", "passed_qc",
 )  # fmt: skip
 """Columns of a table of regions that are true for those that are neurons."""
 
-NO = ("rejected", "reject", "bad", "is_bad", "excluded", "exclude", "invalid", "artifact", "is_artifact", "discarded")
+NO = (
+    "rejected", "reject", "is_rejected", "bad", "is_bad", "excluded", "exclude", "invalid", "artifact", "is_artifact",
+    "noise", "is_noise", "discarded", "not_cell",
+)  # fmt: skip
 """Columns that are true for those that are none."""
 
 VERDICTS = ("quality", "label", "status", "classification", "class", "curation", "verdict", "decision", "cell_class")
@@ -135,7 +139,7 @@ def choose(rois: Rois, wanted: str) -> Choice:
     if named and not verdicts:
         raise ValueError(f"`rois: {wanted}`: {doubts[0][1] if doubts else 'no column of true and false'}.")
     if not verdicts:
-        return Choice(doubts=tuple(doubts))
+        return Choice(None, _unknown(rois.table), tuple(doubts))
     accepted = np.logical_and.reduce(list(verdicts.values()))
     n, n_kept, by = len(accepted), int(accepted.sum()), ", ".join(verdicts)
     rejected = f"{n - n_kept} of {n} regions are rejected by the lab ({by})"
@@ -148,6 +152,15 @@ def choose(rois: Rois, wanted: str) -> Choice:
         raise ValueError(f"{path_of(rois.table)}: {rejected}, so none is left. Import them with `rois: all`.")
     line = f"{n_kept} of {n}, those accepted ({by}); `rois: all` in a mapping, or --rois all, takes the others too"
     return Choice(np.flatnonzero(accepted), line, tuple(doubts))
+
+
+def _unknown(table: Any) -> str:
+    """A line about columns of true and false of which only the lab knows whether they reject."""
+    items = {name: child(table, name) for name in table}
+    flags = [name for name, item in items.items() if is_dataset(item) and item.shape and item.dtype.kind == "b"]
+    if not flags:
+        return ""
+    return f"all; its table has {', '.join(flags)}: to import those where one is true, write it as `rois` in a mapping"
 
 
 def _plain(name: str) -> str:

@@ -101,7 +101,7 @@ class Series:
             stamps, start = child(self.group, "timestamps"), child(self.group, "starting_time")
             if stamps is None:
                 return None if start is None else attribute(start, "rate", np.nan)
-            seconds = (float(stamps[-1]) - float(stamps[0])) * _seconds(stamps) if stamps.shape[0] > 1 else 0.0
+            seconds = (float(stamps[-1]) - float(stamps[0])) * seconds_of(stamps) if stamps.shape[0] > 1 else 0.0
         except (ValueError, TypeError, LookupError):
             return None
         return (stamps.shape[0] - 1) / seconds if seconds > 0 else None
@@ -129,7 +129,7 @@ class Series:
         first = np.asarray(start[()]).reshape(-1)
         if len(first) != 1 or first.dtype.kind not in "fiu" or not np.isfinite(first[0]):
             raise ValueError(f"{path_of(start)}: {start[()]!r}, expected a number of seconds. {CORRECT}")
-        return float(first[0]) * _seconds(start) + np.arange(n) / rate
+        return float(first[0]) * seconds_of(start) + np.arange(n) / rate
 
     def _stamps(self, stamps: Any, n: int, kind: str) -> np.ndarray:
         if stamps.shape != (n,):
@@ -138,7 +138,7 @@ class Series:
             hint = "its axes look swapped: time comes first in NWB" if swapped else "one of them is incomplete"
             raise ValueError(f"{self.path}: {n_stamps} timestamps for data of shape {self.shape}; {hint}.")
         check_stored(stamps)
-        times = np.asarray(stamps[()], dtype=np.float64) * _seconds(stamps)
+        times = np.asarray(stamps[()], dtype=np.float64) * seconds_of(stamps)
         doubt = doubt_about_times(times, kind)
         if doubt is not None:
             raise ValueError(f"{path_of(stamps)}: {doubt} {CORRECT}")
@@ -198,7 +198,7 @@ class Series:
 CORRECT = "Correct the file (h5py can), or read it and call recording_from_arrays."
 
 
-def _seconds(clock: Any) -> float:
+def seconds_of(clock: Any) -> float:
     """Seconds of one unit of a clock's data set.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from omnimouse.recordings.nwb_file import child, is_dataset, kind_of, path_of, referred, text_of, walk
-from omnimouse.recordings.nwb_series import check_stored
+from omnimouse.recordings.nwb_series import check_stored, seconds_of
 from omnimouse.recordings.plausible import identity, no_value
 
 _LABELS = ("elements", "categories", "levels")
@@ -69,6 +69,9 @@ def read_table(group: Any) -> Table:
             table_part = _ragged(group, name, len(start))
         elif item.shape == (len(start),) and _readable(item):
             table_part = decoded(item)
+            if name in ("start_time", "stop_time"):
+                scale = seconds_of(item)
+                table_part = [None if value is None else value * scale for value in table_part]
         elif item.shape and item.shape[0] == len(start):
             table_part = f"has {item.dtype} of shape {item.shape}, not one number or text a row"
         else:
