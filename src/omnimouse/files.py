@@ -2,30 +2,88 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a disk says that is full, over its quota or broken."""
+
+
+@contextmanager
+def explained_writing(path: Path) -> Iterator[None]:
+    """Says which file could not be written to a full disk, and that nothing else was lost.
+
+    Raises:
+        OSError: the disk is full, over its quota or broken; with the `errno` it gave.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM or getattr(error, "is_explained", False):
+            raise
+        explained = OSError(
+            f"{path} could not be written: {os.strerror(error.errno)}. What was there before is still there, whole. "
+            "Make room on the disk (or choose another place) and repeat the call."
+        )
+        explained.errno = error.errno
+        explained.is_explained = True  # type: ignore[attr-defined]
+        raise explained from error
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that replaces it when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
+    """Yields a temporary path beside `path` that replaces it when the block ends without an error.
+
+    The file is on the disk before it gets its name: a machine that fails leaves the old content or the new one.
+
+    Raises:
+        OSError: see `explained_writing`.
+    """
+    with explained_writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            yield temporary
+            make_readable(temporary)
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Flushes a file or folder to disk; folders cannot be flushed on every system, files can."""
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
     try:
-        yield temporary
-        make_readable(temporary)
-        os.replace(temporary, path)
+        os.fsync(descriptor)
+    except OSError as error:
+        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some shared file systems refuse
+            raise
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flushes all files and folders below a folder to disk, and itself; several at a time, which disks do at once."""
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(sync, [path for path in folder.rglob("*") if not path.is_symlink()]):
+            pass
+    sync(folder)
 
 
 def expect_no_folder(place: Path) -> None:
@@ -52,7 +110,10 @@ def staged_folders(*places: Path) -> Iterator[tuple[Path, ...]]:
         parts = tuple(work / str(number) for number in range(len(places) + 1))
         for part in parts:
             part.mkdir()
-        yield parts
+        with explained_writing(places[0]):
+            yield parts
+            for part, _ in zip(parts, places, strict=False):
+                sync_tree(part)
         for part, place in reversed(list(zip(parts, places, strict=False))):
             try:
                 if place.exists():
@@ -60,6 +121,7 @@ def staged_folders(*places: Path) -> Iterator[tuple[Path, ...]]:
                 os.replace(part, place)
             except OSError as error:
                 raise ValueError(f"{place}: appeared while it was written ({error}); choose another folder.") from None
+            sync(place.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .card_writer import CardOptions, write_model_card
 from .core_identity import core_settings, core_sha256, stored_settings
-from .files import make_readable
-from .session_files import read_index, select_sessions, write_index, write_session
+from .files import explained_writing, make_readable, sync, sync_tree
+from .session_files import SESSIONS_FOLDER, read_index, select_sessions, write_index, write_session
 from .sessions import PREFIX
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def write_model_folder(
     settings = core_settings(model.config)
     index = other_sessions(core, settings, folder, keys)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as place:
+    with explained_writing(folder), tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as place:
         temporary = Path(place)
         model.save_weights(temporary, weights, **kwargs)
         if model.processor is not None:
@@ -103,6 +103,7 @@ def write_model_folder(
         write_index(temporary, index)
         write_model_card(model, temporary, folder, index, card, name)
         variant = kwargs.get("variant")
+        sync_tree(temporary)
         written = core_weight_files((path.name for path in temporary.iterdir()), variant)
         for source in sorted(temporary.rglob("*"), key=lambda path: path.name == "config.json"):
             if source.name == "config.json":  # one file or shards of an earlier core would be loaded instead
@@ -114,6 +115,9 @@ def write_model_folder(
                 target.parent.mkdir(exist_ok=True)
                 make_readable(source)
                 shutil.move(source, target)
+        for changed in (folder / SESSIONS_FOLDER, folder):
+            if changed.is_dir():
+                sync(changed)
 
 
 def refuse_injected(model: WithSessions) -> None:

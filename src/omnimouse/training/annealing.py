@@ -15,7 +15,7 @@ from omnimouse.training.distributed import Processes
 from omnimouse.training.pretraining import PretrainingResult, carry_out
 from omnimouse.training.pretraining_recipe import load_recipe
 from omnimouse.training.recipe import ScheduleRecipe, is_count, is_number, require
-from omnimouse.training.run_folder import RunFolder, newest_checkpoint, open_checkpoint, read_checkpoint
+from omnimouse.training.run_folder import RunFolder, alone, newest_checkpoint, open_checkpoint, read_checkpoint
 
 DecayShape = Literal["inverse-sqrt", "1-sqrt", "power"]
 SHAPES: tuple[DecayShape, ...] = ("inverse-sqrt", "1-sqrt", "power")
@@ -126,21 +126,22 @@ def anneal(
     results = []
     for step in wanted:
         fork = RunFolder(folder.anneals / f"step-{step:08d}-{schedule.name}")
-        start = newest_checkpoint(fork, processes) or open_checkpoint(folder, step)
-        with processes.together("begin a fork"):
-            if processes.is_main:
-                write_json(fork.fork, {"run": str(folder.path.absolute()), "at": step, **asdict(schedule)})
-        results.append(
-            carry_out(
-                replace(recipe, output=str(fork.path)),
-                fork,
-                accelerator,
-                start,
-                rate=_rate(recipe.schedule, recipe.steps, schedule, step),
-                last=step + steps,
-                progress=progress,
+        with alone(fork, processes):
+            start = newest_checkpoint(fork, processes) or open_checkpoint(folder, step)
+            with processes.together("begin a fork"):
+                if processes.is_main:
+                    write_json(fork.fork, {"run": str(folder.path.absolute()), "at": step, **asdict(schedule)})
+            results.append(
+                carry_out(
+                    replace(recipe, output=str(fork.path)),
+                    fork,
+                    accelerator,
+                    start,
+                    rate=_rate(recipe.schedule, recipe.steps, schedule, step),
+                    last=step + steps,
+                    progress=progress,
+                )
             )
-        )
     return results
 
 

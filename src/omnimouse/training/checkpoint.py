@@ -15,20 +15,25 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from omnimouse.files import explained_writing, sync, write_text
 from omnimouse.training.recipe import ParameterGroup
 
 FORMAT_VERSION = 1
 _TENSORS, STATE_FILE = "tensors.safetensors", "state.json"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{8})")
 PARTIAL = ".partial-"
+LOCK_FILE = ".lock"
 NOTED_LATER = ("recording.", "architecture", "trained", "animal_vector")
 """How entries of a fine-tune's identity begin that checkpoints of earlier versions lack."""
 
@@ -95,15 +100,38 @@ def _pack(groups: Mapping[str, ParameterGroup], state: TrainingState) -> dict[st
     return {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}
 
 
-def sync(path: Path) -> None:
-    """Flushes a file or folder to disk; folders cannot be flushed on every system, files can."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+@contextmanager
+def sole_user(folder: Path) -> Iterator[None]:
+    """Makes sure that no other run is going on in a folder: two would write over each other's checkpoints.
+
+    The system frees the lock of a process that was killed. Where a file system has no locks, this warns and goes on.
+
+    Raises:
+        ValueError: another process, or another thread of this one, holds the folder.
+    """
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE, timeout=0)
     try:
-        os.fsync(descriptor)
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"Another run is going on in {folder}. Wait until it has ended, stop it, or choose another output."
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        warnings.warn(
+            f"{folder} cannot be locked ({error}). Make sure that no other run is going on in it.", stacklevel=3
+        )
+    try:
+        yield
     finally:
-        os.close(descriptor)
+        if lock.is_locked:
+            # Before it is freed: whoever waits for the file finds that it has no name any more, and makes a new one.
+            (folder / LOCK_FILE).unlink(missing_ok=True)
+            lock.release()
+        if is_new:
+            with suppress(OSError):  # nothing came of it
+                folder.rmdir()
 
 
 def checksum(path: Path) -> str:
@@ -132,19 +160,41 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / checkpoint_name(state.step)
     partial = folder / f"{PARTIAL}{target.name}-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    save_file(_pack(groups, state), partial / _TENSORS)
-    values = {name: value for name, value in vars(state).items() if name != "best_parameters"}
-    document = {
-        "format_version": FORMAT_VERSION,
-        "tensors_sha256": checksum(partial / _TENSORS),
-        "identity": identity,
-        "state": values,
-    }
-    complete_checkpoint(partial, target, document, written=[partial / _TENSORS])
+    with making(partial, target):
+        with as_os_error():
+            save_file(_pack(groups, state), partial / _TENSORS)
+        values = {name: value for name, value in vars(state).items() if name != "best_parameters"}
+        document = {
+            "format_version": FORMAT_VERSION,
+            "tensors_sha256": checksum(partial / _TENSORS),
+            "identity": identity,
+            "state": values,
+        }
+        complete_checkpoint(partial, target, document, written=[partial / _TENSORS])
     remove_checkpoints(folder, keep=target)
     return target
+
+
+@contextmanager
+def making(partial: Path, target: Path) -> Iterator[None]:
+    """A new folder under a hidden name, which is gone afterwards unless it was renamed: a full disk keeps its room."""
+    with explained_writing(target):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def as_os_error() -> Iterator[None]:
+    """Turns what safetensors says of a full disk into the error that Python's own files raise."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else None, str(error)) from error
 
 
 def complete_checkpoint(partial: Path, target: Path, document: dict[str, Any], *, written: Sequence[Path]) -> None:
@@ -220,17 +270,36 @@ def _read(path: Path) -> Checkpoint:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Returns the newest whole checkpoint of a run, or None when there is none.
+    """Returns the newest whole checkpoint of a run, or None when there is none at all.
 
     A damaged checkpoint is passed over for the next older one, with a warning that names it.
+
+    Raises:
+        ValueError: there are checkpoints, and none of them is whole: beginning anew is for the caller to say.
     """
+    reasons = []
     complete = sorted((path for path in _entries(folder) if CHECKPOINT_NAME.fullmatch(path.name)), reverse=True)
     for path in complete:
         try:
             return _read(path)
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            warnings.warn(f"Passing over the damaged checkpoint {path}: {error}.", stacklevel=2)
+        except (ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
+            reasons.append(f"{path}: {error if str(error) else type(error).__name__}")
+            if path != complete[-1]:
+                warnings.warn(
+                    f"Passing over the damaged checkpoint {reasons[-1]}. The run goes on from the one before.",
+                    stacklevel=2,
+                )
+    if reasons:
+        raise ValueError(nothing_whole(folder, reasons))
     return None
+
+
+def nothing_whole(folder: Path, reasons: Sequence[str]) -> str:
+    """What to do about a run of which no checkpoint can be read."""
+    return (
+        f"No checkpoint in {folder} is whole ({'; '.join(reasons)}). Copy the folder again from where it is whole; or "
+        "pass resume=False (--no-resume) to discard it and begin anew, or choose another output."
+    )
 
 
 def check_identity(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
@@ -301,15 +370,12 @@ def restore(checkpoint: Checkpoint, groups: Mapping[str, ParameterGroup]) -> Tra
 
 def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes one JSON object per line, replacing the file only once the new one is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}{PARTIAL}{os.getpid()}")
-    partial.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def append_history(path: Path, row: Mapping[str, Any]) -> None:
     """Adds one row to a file of `write_history`."""
-    with path.open("a", encoding="utf-8") as file:
+    with explained_writing(path), path.open("a", encoding="utf-8") as file:
         file.write(f"{json.dumps(row)}\n")
 
 

@@ -70,7 +70,7 @@ def find_sessions(recipe: RecordingsRecipe, *, warn: bool = True) -> dict[str, S
     found: dict[str, SessionInfo] = {}
     places: dict[str, Path] = {}
     animals: list[str] = []
-    for path in _folders(recipe.paths):
+    for path in recording_folders(recipe.paths):
         recording = open_recording(path)
         key = recording.session_key
         # Collections name sessions by short keys, which a session has in common with one under its published key.
@@ -122,7 +122,7 @@ def _check_collections(recipe: RecordingsRecipe, wanted: Sequence[str], there: C
         warnings.warn(f"{text} The run trains on the other {len(there)}.", stacklevel=3)
 
 
-def _folders(paths: Sequence[str]) -> list[Path]:
+def recording_folders(paths: Sequence[str]) -> list[Path]:
     """Session folders that paths and globs stand for, sorted, each once. Globs pass over what is no recording."""
     folders: set[Path] = set()
     for pattern in paths:

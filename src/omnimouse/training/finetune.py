@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,7 @@ from omnimouse.training.checkpoint import (
     load_parameters,
     remove_checkpoints,
     restore,
+    sole_user,
     write_history,
 )
 from omnimouse.training.data import choose_masks
@@ -139,7 +141,8 @@ def finetune(
     With an `output_dir`, the run saves checkpoints there and can be killed at any time: the same call goes on from the
     newest one and ends with the same weights as a run that was never interrupted (bit for bit on one CPU with the same
     number of threads). Ctrl-C and SIGTERM save a checkpoint after the step under way and then raise KeyboardInterrupt
-    or SystemExit; the model then holds the weights of the last step.
+    or SystemExit; the model then holds the weights of the last step. More of them within ten seconds are the same
+    request; a later one stops at once. One run at a time can use an `output_dir`.
 
     Args:
         model: a model with a trained core; a `PeftModel` stands for the model inside it.
@@ -195,8 +198,10 @@ def finetune(
     Raises:
         ValueError: an argument out of range; a tier that is unknown, has no window, or is both trained and validated
             on; another number of neurons, or other neurons, than the session in the model has; no mask that fits the
-            population and what was recorded; NaN in the data, the loss or a gradient; a checkpoint of another run in
-            `output_dir`, or an `output_dir` that cannot be written to or lies in the recording.
+            population and what was recorded; NaN in the data, the loss or a gradient; in `output_dir` a checkpoint of
+            another run (another recording, core, recipe, ...), damaged checkpoints only, or a run that is going on; an
+            `output_dir` that cannot be written to or lies in the recording; a device that is not there.
+        OSError: the disk is full; the checkpoint before is whole.
     """
     place = resolve_device(device, cpu=cpu)
     inner = getattr(model, "get_base_model", None)  # of a PeftModel, which changes layers of the model in it in place
@@ -208,71 +213,72 @@ def finetune(
     check_counts(checkpoint_every=checkpoint_every, max_validation_windows=max_validation_windows)
     if output_dir is not None:
         check_output(output_dir, recording.path, folder=True)
-    accelerator = make_accelerator(mixed_precision, place)
-    processor = processor or model.processor or OmniMouseProcessor(profile="strict")
-    recipe = FinetuneRecipe(
-        steps=steps,
-        batch_size=batch_size,
-        seed=seed,
-        session=replace(PUBLISHED_SESSION_OPTIMIZER, learning_rate=session_learning_rate),
-        core=replace(PUBLISHED_CORE_OPTIMIZER, learning_rate=core_learning_rate) if train_core else None,
-        schedule=make_schedule(steps, warmup_steps, decay_steps),
-        train_animal=not shares_animal(model, recording, key) if train_animal is None else train_animal,
-        validate_every=max(1, steps // 10) if validate_every is None else validate_every,
-        patience=patience,
-        mixed_precision=accelerator.mixed_precision,
-    )
-    tiers = choose_training_tiers(
-        recording, train_tiers, validation_tier, seed=seed, processor=processor, include_blanks=include_blanks,
-        progress=progress,
-    )  # fmt: skip
-    recording = tiers.recording
-    population = min(recording.n_neurons, model.config.max_population)
-    windows = open_windows(recording, train_tiers, stride, include_blanks, processor)
-    choice = choose_masks(
-        masks, mask_weights, n_neurons=population, config=model.config, missing=windows.missing,
-        go_without=masks is None,
-    )  # fmt: skip
-    if masks is None:
-        warn_of_held_responses(recording, choice)
-    validation = None
-    if tiers.validation is not None:
-        validation = make_validation(
-            open_validation_windows(recording, tiers.validation, include_blanks, processor),
-            validation_masks(validation_tasks, masks, choice, model.config, windows.missing),
-            config=model.config,
+    with nullcontext() if output_dir is None else sole_user(Path(output_dir)):
+        accelerator = make_accelerator(mixed_precision, place)
+        processor = processor or model.processor or OmniMouseProcessor(profile="strict")
+        recipe = FinetuneRecipe(
+            steps=steps,
+            batch_size=batch_size,
             seed=seed,
-            max_windows=max_validation_windows,
-            all_neurons=validation_all_neurons,
+            session=replace(PUBLISHED_SESSION_OPTIMIZER, learning_rate=session_learning_rate),
+            core=replace(PUBLISHED_CORE_OPTIMIZER, learning_rate=core_learning_rate) if train_core else None,
+            schedule=make_schedule(steps, warmup_steps, decay_steps),
+            train_animal=not shares_animal(model, recording, key) if train_animal is None else train_animal,
+            validate_every=max(1, steps // 10) if validate_every is None else validate_every,
+            patience=patience,
+            mixed_precision=accelerator.mixed_precision,
         )
-    matching = wants_matching(model, key, start_from, windows.missing)
-    identity = run_identity(model, key, recipe, windows, choice, validation)
-    identity["start_from"] = start_from
-    checkpoint = find_checkpoint(output_dir, identity, resume=resume)
-    is_new = key not in model.session_keys
-    add_session(model, recording, key, processor, train_tiers)
-    to: Any = accelerator.device  # Any: the type that transformers gives `to` is that of an unbound method
-    model.to(to)
-    if is_new and matching and checkpoint is None:
-        start_at_matches(model, key, windows, progress=progress)
-    run = TrainingRun(
-        model=model,
-        accelerator=accelerator,
-        session=key,
-        n_neurons=recording.n_neurons,
-        recipe=recipe,
-        # The thread that cuts ahead gets open files of its own; validation reads the same recording meanwhile.
-        windows=copy.deepcopy(windows) if num_workers else windows,
-        choice=choice,
-        groups=build_optimizers(model, recipe, key),
-        validation=validation,
-        output_dir=None if output_dir is None else Path(output_dir),
-        checkpoint_every=max(1, steps // 10) if checkpoint_every is None else checkpoint_every,
-        identity=identity,
-        num_workers=num_workers,
-        progress=progress,
-    )
-    return _run(run, checkpoint, tiers)
+        tiers = choose_training_tiers(
+            recording, train_tiers, validation_tier, seed=seed, processor=processor, include_blanks=include_blanks,
+            progress=progress,
+        )  # fmt: skip
+        recording = tiers.recording
+        population = min(recording.n_neurons, model.config.max_population)
+        windows = open_windows(recording, train_tiers, stride, include_blanks, processor)
+        choice = choose_masks(
+            masks, mask_weights, n_neurons=population, config=model.config, missing=windows.missing,
+            go_without=masks is None,
+        )  # fmt: skip
+        if masks is None:
+            warn_of_held_responses(recording, choice)
+        validation = None
+        if tiers.validation is not None:
+            validation = make_validation(
+                open_validation_windows(recording, tiers.validation, include_blanks, processor),
+                validation_masks(validation_tasks, masks, choice, model.config, windows.missing),
+                config=model.config,
+                seed=seed,
+                max_windows=max_validation_windows,
+                all_neurons=validation_all_neurons,
+            )
+        matching = wants_matching(model, key, start_from, windows.missing)
+        identity = run_identity(model, key, recipe, windows, choice, validation)
+        identity["start_from"] = start_from
+        checkpoint = find_checkpoint(output_dir, identity, resume=resume)
+        is_new = key not in model.session_keys
+        add_session(model, recording, key, processor, train_tiers)
+        to: Any = accelerator.device  # Any: the type that transformers gives `to` is that of an unbound method
+        model.to(to)
+        if is_new and matching and checkpoint is None:
+            start_at_matches(model, key, windows, progress=progress)
+        run = TrainingRun(
+            model=model,
+            accelerator=accelerator,
+            session=key,
+            n_neurons=recording.n_neurons,
+            recipe=recipe,
+            # The thread that cuts ahead gets open files of its own; validation reads the same recording meanwhile.
+            windows=copy.deepcopy(windows) if num_workers else windows,
+            choice=choice,
+            groups=build_optimizers(model, recipe, key),
+            validation=validation,
+            output_dir=None if output_dir is None else Path(output_dir),
+            checkpoint_every=max(1, steps // 10) if checkpoint_every is None else checkpoint_every,
+            identity=identity,
+            num_workers=num_workers,
+            progress=progress,
+        )
+        return _run(run, checkpoint, tiers)
 
 
 def _run(run: TrainingRun, checkpoint: Checkpoint | None, tiers: TrainingTiers) -> FinetuneResult:

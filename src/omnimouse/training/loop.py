@@ -40,6 +40,10 @@ logger = logging.getLogger(__name__)
 
 HISTORY_FILE = "history.jsonl"
 
+ECHO_SECONDS = 10.0
+"""Launchers and schedulers send a request to stop several times: to the process group, and once more from the launcher
+to its children. Within this time of the first, all are one request."""
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -110,13 +114,12 @@ class TrainingRun:
 
 
 class StopRequest:
-    """While active, SIGTERM and Ctrl-C ask the loop to stop after the step under way; a second one stops at once.
+    """While active, SIGTERM and Ctrl-C ask the loop to stop after the step under way; a later one stops at once.
 
     Signals can be handled in the main thread only; elsewhere this does nothing. On exit the old handlers are put back.
 
     Args:
-        grace_seconds: a signal within this time of the first is taken for an echo of it. Launchers and schedulers send
-            the same request several times: to the process group, and once more from the launcher to its children.
+        grace_seconds: a signal within this time of the first is taken for an echo of it.
     """
 
     def __init__(self, grace_seconds: float = 0.0) -> None:
@@ -366,7 +369,7 @@ def run_steps(run: TrainingRun, state: TrainingState) -> None:
     if state.stopped_early or state.step == run.recipe.steps:
         return
     begun = time.perf_counter() - state.seconds
-    with StopRequest() as stop:
+    with StopRequest(grace_seconds=ECHO_SECONDS) as stop:
         if run.validation is not None and state.initial_validation_loss is None:
             state.initial_validation_loss = _note_validation(run, state, validate(run))
         plans = (run.plan(step) for step in range(state.step, run.recipe.steps))

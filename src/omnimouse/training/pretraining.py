@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from omnimouse.files import write_text
+from omnimouse.outputs import check_output
 from omnimouse.sessions import TENSORS
 from omnimouse.tensor_files import hash_tensors
 from omnimouse.training.accelerators import start_accelerator
@@ -24,9 +25,10 @@ from omnimouse.training.checkpoint import (
     restore_moments,
     warn_of_unknown,
 )
+from omnimouse.training.corpus import recording_folders
 from omnimouse.training.corpus_sessions import pack_session, restore_session, session_spec
 from omnimouse.training.distributed import Processes
-from omnimouse.training.loop import StopRequest
+from omnimouse.training.loop import ECHO_SECONDS, StopRequest
 from omnimouse.training.monitor import Monitor
 from omnimouse.training.pretraining_recipe import PretrainingRecipe, load_recipe
 from omnimouse.training.pretraining_setup import PretrainingRun, build_model, prepare_run
@@ -34,6 +36,7 @@ from omnimouse.training.pretraining_step import StepResult, load_steps, train_st
 from omnimouse.training.run_folder import (
     RunCheckpoint,
     RunFolder,
+    alone,
     clear_run,
     newest_checkpoint,
     open_checkpoint,
@@ -43,9 +46,6 @@ from omnimouse.training.run_folder import (
 )
 from omnimouse.training.trackers import choose_trackers, start_trackers
 from omnimouse.training.typed_yaml import to_mapping
-
-ECHO_SECONDS = 10.0
-"""A launcher passes a signal on to processes that got it already; within this time it counts as the same one."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,9 @@ def train(
 
     Raises:
         ValueError: a recipe or recordings that cannot work; a checkpoint of another run in the output; NaN in data,
-            loss or gradients, or a loss above the limit (the batch is written down in the output's `failures/`).
+            loss or gradients, or a loss above the limit (the batch is written down in the output's `failures/`); in
+            the output damaged checkpoints only, or a run that is going on.
+        OSError: the disk is full; the checkpoints before are whole.
     """
     recipe = load_recipe(recipe, overrides)
     if resume not in (True, False, "auto"):
@@ -108,17 +110,21 @@ def train(
     accelerator = start_accelerator(recipe.mixed_precision, cpu=recipe.cpu)
     processes = Processes(accelerator)
     folder = RunFolder(Path(recipe.output))
-    with processes.together("begin"):
-        if folder.fork.exists():
-            raise ValueError(f"{folder.path} is a fork of another run, made by anneal; choose another output.")
-        if not resume and processes.is_main and folder.path.exists():
-            clear_run(folder)
-    checkpoint = newest_checkpoint(folder, processes)
 
     def rate(peak: float, step: int) -> float:
         return recipe.schedule.learning_rate(peak, step, recipe.steps)
 
-    return carry_out(recipe, folder, accelerator, checkpoint, rate=rate, last=recipe.steps, progress=progress)
+    with processes.together("begin"):
+        if folder.fork.exists():
+            raise ValueError(f"{folder.path} is a fork of another run, made by anneal; choose another output.")
+        for path in recording_folders(recipe.recordings.paths):
+            check_output(folder.path, path, folder=True)
+    with alone(folder, processes):
+        with processes.together("begin"):
+            if not resume and processes.is_main:
+                clear_run(folder)
+        checkpoint = newest_checkpoint(folder, processes)
+        return carry_out(recipe, folder, accelerator, checkpoint, rate=rate, last=recipe.steps, progress=progress)
 
 
 def carry_out(

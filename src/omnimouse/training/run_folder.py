@@ -23,7 +23,8 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from omnimouse.files import read_json, write_json
+from omnimouse.files import explained_writing, read_json, sync, write_json, write_text
 from omnimouse.tensor_files import write_tensors
 from omnimouse.training.checkpoint import (
     CHECKPOINT_NAME,
@@ -40,7 +41,8 @@ from omnimouse.training.checkpoint import (
     checkpoint_name,
     checksum,
     complete_checkpoint,
-    sync,
+    nothing_whole,
+    sole_user,
 )
 from omnimouse.training.distributed import Processes
 
@@ -139,6 +141,16 @@ class RunCheckpoint:
         return load_file(self.path / SESSIONS_FOLDER / f"{key}.safetensors")
 
 
+@contextmanager
+def alone(folder: RunFolder, processes: Processes) -> Iterator[None]:
+    """Holds a run's folder for the processes of one run, see `sole_user`; the main process does it for all."""
+    with ExitStack() as held:
+        with processes.together("have the folder to themselves"):
+            if processes.is_main:
+                held.enter_context(sole_user(folder.path))
+        yield
+
+
 def read_checkpoint(path: Path) -> RunCheckpoint:
     """Opens a checkpoint and makes sure that it is whole.
 
@@ -159,18 +171,24 @@ def read_checkpoint(path: Path) -> RunCheckpoint:
 
 
 def newest_checkpoint(folder: RunFolder, processes: Processes) -> RunCheckpoint | None:
-    """Returns the newest whole checkpoint, the same for all processes, or None when there is none.
+    """Returns the newest whole checkpoint, the same for all processes, or None when there is none at all.
 
     The main process looks; a damaged checkpoint is passed over for the next older one, with a warning that names it.
+
+    Raises:
+        ValueError: there are checkpoints, and none of them is whole: beginning anew is for the caller to say.
     """
-    chosen = -1
-    if processes.is_main:
-        for step in reversed(folder.checkpoint_steps()):
+    chosen, reasons = -1, []
+    with processes.together("find a whole checkpoint"):
+        for step in reversed(folder.checkpoint_steps() if processes.is_main else []):
             try:
                 chosen = read_checkpoint(folder.checkpoint(step)).step
                 break
             except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
-                warnings.warn(f"Passing over a damaged checkpoint: {error}", stacklevel=2)
+                reasons.append(f"{error if str(error) else type(error).__name__} ({folder.checkpoint(step).name})")
+                warnings.warn(f"Passing over a damaged checkpoint: {reasons[-1]}", stacklevel=2)
+        if reasons and chosen < 0:
+            raise ValueError(nothing_whole(folder.path, reasons))
     chosen = processes.from_main(chosen)
     return None if chosen < 0 else open_checkpoint(folder, chosen)
 
@@ -217,24 +235,30 @@ def write_checkpoint(
     """
     target = folder.checkpoint(int(state["step"]))
     partial = folder.path / f"{PARTIAL}{target.name}"
-    with processes.together("begin a checkpoint"):
-        if processes.is_main:
+    try:
+        with explained_writing(target):
+            with processes.together("begin a checkpoint"):
+                if processes.is_main:
+                    shutil.rmtree(partial, ignore_errors=True)
+                    (partial / SESSIONS_FOLDER).mkdir(parents=True)
+            with processes.together("write a checkpoint"):
+                tensors = {f"{SESSIONS_FOLDER}/{key}.safetensors": values for key, values in sessions.items()}
+                if processes.is_main:
+                    tensors[CORE_FILE] = core
+                files = {name: _write(partial / name, values) for name, values in tensors.items()}
+                note = {"files": files, "windows": dict(windows), "recordings": dict(data or {})}
+                (partial / f"process-{processes.rank}.json").write_text(json.dumps(note), encoding="utf-8")
+            with processes.together("complete a checkpoint"):
+                if processes.is_main:
+                    _complete(partial, target, processes.count, state)
+                    kept = steps_to_keep(
+                        folder.checkpoint_steps(), newest=keep_newest, every=keep_every, sources=folder.anneal_sources()
+                    )
+                    _remove_others(folder, kept)
+    except BaseException:
+        if processes.is_main:  # a full disk keeps its room; all processes are past their writing here
             shutil.rmtree(partial, ignore_errors=True)
-            (partial / SESSIONS_FOLDER).mkdir(parents=True)
-    with processes.together("write a checkpoint"):
-        tensors = {f"{SESSIONS_FOLDER}/{key}.safetensors": values for key, values in sessions.items()}
-        if processes.is_main:
-            tensors[CORE_FILE] = core
-        files = {name: _write(partial / name, values) for name, values in tensors.items()}
-        note = {"files": files, "windows": dict(windows), "recordings": dict(data or {})}
-        (partial / f"process-{processes.rank}.json").write_text(json.dumps(note), encoding="utf-8")
-    with processes.together("complete a checkpoint"):
-        if processes.is_main:
-            _complete(partial, target, processes.count, state)
-            kept = steps_to_keep(
-                folder.checkpoint_steps(), newest=keep_newest, every=keep_every, sources=folder.anneal_sources()
-            )
-            _remove_others(folder, kept)
+        raise
     return target
 
 
@@ -303,20 +327,25 @@ def clear_run(folder: RunFolder) -> None:
 
 def trim_history(path: Path, step: int) -> None:
     """Removes the rows of steps that are going to be done again, and a last line that was not finished."""
-    if not path.exists():
-        return
-    partial = path.with_name(f"{PARTIAL}{path.name}")
-    with path.open(encoding="utf-8") as old, partial.open("w", encoding="utf-8") as new:
-        for line in old:
-            if not line.endswith("\n") or json.loads(line)["step"] > step:
-                break
-            new.write(line)
-    os.replace(partial, path)
+    if path.exists():
+        write_text(path, "".join(line for line, row in _history_lines(path) if row["step"] <= step))
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
     """Reads the rows of a history; a last line that was not finished is left out."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.endswith("\n")]
+    return [row for _, row in _history_lines(path)] if path.exists() else []
+
+
+def _history_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the whole lines of a history with their rows; it is a log, so one that is damaged is said and left out."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith("\n"):
+                return
+            try:
+                row = json.loads(line)
+                row["step"] + 0
+            except (ValueError, TypeError, KeyError):
+                warnings.warn(f"{path}: line {number} is damaged, and left out of the history.", stacklevel=4)
+                continue
+            yield line, row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,12 @@ def _last_rows(path: Path) -> dict[str, dict[str, Any]]:
         file.seek(max(0, size - _TAIL_BYTES))
         lines = file.read().splitlines(keepends=True)
     whole = [line for line in lines[1 if size > _TAIL_BYTES else 0 :] if line.endswith(b"\n")]
-    rows = (json.loads(line) for line in whole)
-    return {row["kind"]: row for row in rows}
+    rows: dict[str, dict[str, Any]] = {}
+    for line in whole:
+        with suppress(ValueError, TypeError, KeyError):  # a damaged line of a log
+            row = json.loads(line)
+            rows[row["kind"]] = row
+    return rows
 
 
 def run_lines(d: dict[str, Any]) -> list[str]:
