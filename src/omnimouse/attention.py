@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .attention_kernels import attend
+
 
 @dataclass(frozen=True)
 class Run:
@@ -129,12 +131,14 @@ def dense_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention `[B, H, rows, C]` in the type of `value`.
 
     On a CPU it is computed in float32: attention kernels there are slower in bfloat16, their backward three times.
+    Elsewhere, by kernels that passed a trial (`attention_kernels.py`).
     """
     if value.device.type == "cpu" and value.dtype == torch.bfloat16:
         with torch.autocast("cpu", enabled=False):
             out = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
         return out.to(value.dtype)
-    return F.scaled_dot_product_attention(query.to(value.dtype), key.to(value.dtype), value)
+    kernel = F.scaled_dot_product_attention if value.device.type == "cpu" else attend
+    return kernel(query.to(value.dtype), key.to(value.dtype), value)
 
 
 def _select(x: Tensor, stretches: Sequence[tuple[int, int]]) -> Tensor:
