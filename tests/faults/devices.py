@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 
 from faults.tools import STATISTICS, Group, change, edit, setting
@@ -22,6 +24,27 @@ GROUPS["Numbers of signals disagree"] = {
         "responses/meta.yml",
         "n_signals",
         ("swapped", "time along rows"),
+    ),
+    "axes that are swapped in data.npy and in meta.yml": (
+        lambda f: [
+            change(f / "responses/data.npy", lambda array: array.T.copy()),
+            edit(f / "responses/meta.yml", n_signals=720, n_timestamps=5),
+        ],
+        "fatal",
+        "responses/data.npy",
+        "axes",
+        ("(5, 720)", "5 neurons are named", "Transpose"),
+    ),
+    "the same of a device without companion files": (
+        lambda f: [
+            shutil.rmtree(f / "treadmill/meta"),
+            np.save(f / "treadmill/data.npy", np.ones((2, 1960))),
+            edit(f / "treadmill/meta.yml", n_signals=1960, n_timestamps=2),
+        ],
+        "fatal",
+        "treadmill/meta.yml",
+        "sampling_rate",
+        ("axes look swapped", "1960 columns"),
     ),
     "means of another length": (
         lambda f: np.save(f / "responses/meta/means.npy", np.ones((1, 4))),
@@ -160,6 +183,30 @@ GROUPS["Rate and times of a device"] = {
         "treadmill/meta.yml",
         "end_time",
         ("0.120 s later",),
+    ),
+    "a device that ends long before the others": (
+        lambda f: [
+            change(f / "treadmill/data.npy", lambda array: array[:600]),
+            edit(f / "treadmill/meta.yml", n_timestamps=600, end_time=1520193099.6945 + 600 / 75.31),
+        ],
+        "warning",
+        "treadmill/data.npy",
+        "end",
+        ("treadmill ends at 1.52019e+09", "before the responses"),
+    ),
+    "a rate that no device has, and times that fit": (
+        lambda f: edit(f / "responses/meta.yml", sampling_rate=0.0034, end_time=1520193100.5945 + 720 / 0.0034),
+        "fatal",
+        "responses/meta.yml",
+        "sampling_rate",
+        ("1 to 1000", "0.0034"),
+    ),
+    "times in microseconds": (
+        lambda f: edit(f / "responses/meta.yml", sampling_rate=25000.0, start_time=0, end_time=28_800),
+        "fatal",
+        "responses/meta.yml",
+        "sampling_rate",
+        ("look like microseconds",),
     ),
     "a rate in kHz": (
         lambda f: edit(f / "responses/meta.yml", sampling_rate=0.03),

@@ -309,6 +309,13 @@ GROUPS["Metadata cannot be understood"] = {
         "scan_idx",
         ("found [1]",),
     ),
+    "notes that are no findings": (
+        lambda f: (f / "meta.json").write_text('{"data_key": "7-1-2", "notes": ["dull"]}'),
+        "warning",
+        "meta.json",
+        "notes",
+        ("found 'dull'",),
+    ),
     "a placeholder for a condition_hash": (
         lambda f: edit(f / "screen/meta/00001.yml", condition_hash="nan"),
         "warning",

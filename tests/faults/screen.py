@@ -72,6 +72,13 @@ GROUPS["Frame times and the order of trials"] = {
         "video",
         ("not recorded",),
     ),
+    "trials beyond the recording": (
+        lambda f: change(f / "screen/timestamps.npy", lambda t: t + 8),
+        "warning",
+        "screen",
+        "times of trials",
+        ("trials within the recording", "outside"),
+    ),
     "late frames": (
         lambda f: change(f / "screen/timestamps.npy", lambda t: t + 0.025 * (np.arange(726) == 60)),
         "info",

@@ -21,22 +21,19 @@ from omnimouse.recordings.check_dataset import check_tables
 from omnimouse.recordings.check_screen import check_stimuli, check_trials
 from omnimouse.recordings.check_sensorium import check_clips
 from omnimouse.recordings.check_static import check_stills
+from omnimouse.recordings.check_times import check_times
 from omnimouse.recordings.dataset_form import TableScreen, looks_like_dataset
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.grey_levels import GreyLevels
 from omnimouse.recordings.opening import find_session_folder, load_parts, name_archive
-from omnimouse.recordings.plausible import doubt_about_range
 from omnimouse.recordings.pooling import FASTER
 from omnimouse.recordings.sensorium import looks_like_sensorium
 from omnimouse.recordings.sensorium_clips import ClipScreen
 from omnimouse.recordings.sensorium_stills import StillScreen
 from omnimouse.recordings.windows import Windows
 from omnimouse.sessions import SessionSpec
-
-END_SHARE, SCREEN_SHARE = 0.8, 0.5
-"""Of the longer one's time that responses and a device, or a screen, share at least; screens are often off."""
 
 SEVERITIES = ("fatal", "warning", "info")
 
@@ -77,7 +74,7 @@ def check_open_recording(recording: Recording, *, processor: OmniMouseProcessor 
     if isinstance(screen, ArrayScreen):
         _guarded(lambda: _check_frames(screen, findings), screen.folder, findings)
     parts = SessionParts(recording.path, recording.session_key, recording.animal_id, devices, recording.screen)
-    _guarded(lambda: _check_overlap(parts, processor, findings), recording.path, findings)
+    _guarded(lambda: check_times(parts, findings, needed=_needed(processor)), recording.path, findings)
     _guarded(lambda: _check_windows(recording, processor, findings), recording.path, findings)
     return sorted(dict.fromkeys(findings), key=lambda finding: SEVERITIES.index(finding.severity))
 
@@ -119,7 +116,7 @@ def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Find
     if isinstance(parts.screen, TableScreen):
         size = processor.frame_height, processor.frame_width
         _guarded(lambda: check_tables(parts, findings, frame_size=size, deep=deep), folder, findings)
-        _guarded(lambda: _check_overlap(parts, processor, findings), folder, findings)
+        _guarded(lambda: check_times(parts, findings, needed=_needed(processor)), folder, findings)
     elif looks_like_dataset(folder):
         return [folder]
     elif not looks_like_sensorium(folder):
@@ -146,7 +143,7 @@ def _check_experanto(parts: SessionParts, processor: OmniMouseProcessor, deep: b
         if deep and screen.has_frames:
             size = processor.frame_height, processor.frame_width
             _guarded(lambda: check_stimuli(screen, findings, frame_size=size), screen.folder, findings)
-    _guarded(lambda: _check_overlap(parts, processor, findings), parts.path, findings)
+    _guarded(lambda: check_times(parts, findings, needed=_needed(processor)), parts.path, findings)
 
 
 def _check_identity(parts: SessionParts, findings: Findings) -> None:
@@ -162,50 +159,9 @@ def _check_identity(parts: SessionParts, findings: Findings) -> None:
         )
 
 
-def _check_overlap(parts: SessionParts, processor: OmniMouseProcessor, findings: Findings) -> None:
-    ranges = {name: device.valid_range for name, device in parts.devices.items() if device is not None}
-    if parts.screen is not None:
-        ranges["screen"] = (float(parts.screen.timestamps[0]), float(parts.screen.timestamps[-1]))
-    if len(ranges) < 2:
-        return
-    shared = min(end for _, end in ranges.values()) - max(start for start, _ in ranges.values())
-    needed = processor.window_seconds + 2 * processor.safe_interval
-    if shared >= needed:
-        _check_ends(parts, findings)
-        return
-    listed = ", ".join(f"{name} {start:.3f} to {end:.3f}" for name, (start, end) in ranges.items())
-    starts = [start for start, _ in ranges.values()]
-    epoch = min(starts) < 1e8 < max(starts)
-    findings.fatal(
-        parts.path,
-        "overlap",
-        expected=f"at least {needed:g} s that all devices share",
-        found=f"{max(shared, 0.0):.3f} s ({listed})",
-        do="Some times count from the start of the recording, others from 1970: use one clock."
-        if epoch
-        else "Restore the devices' times from one export.",
-    )
-
-
-def _check_ends(parts: SessionParts, findings: Findings) -> None:
-    """Devices that end long before, or long after, the responses: the mark of a wrong rate or unit."""
-    responses = parts.devices.get("responses")
-    if responses is None:
-        return
-    reference = (responses.start_time, responses.valid_end)
-    for device in parts.devices.values():
-        if device is None or device is responses or not device.shape[1]:
-            continue
-        doubt = doubt_about_range(
-            device.name, (device.start_time, device.valid_end), reference, device.sampling_rate, share=END_SHARE
-        )
-        if doubt is not None:
-            findings.warning(device.file, "end", **doubt._asdict())
-    if parts.screen is not None and parts.screen.has_frames:
-        times = parts.screen.timestamps
-        doubt = doubt_about_range("the screen", (float(times[0]), float(times[-1])), reference, share=SCREEN_SHARE)
-        if doubt is not None:
-            findings.warning(parts.screen.folder, "end", **doubt._asdict())
+def _needed(processor: OmniMouseProcessor) -> float:
+    """Seconds that devices have to share for a window."""
+    return processor.window_seconds + 2 * processor.safe_interval
 
 
 def _note_missing(recording: Recording, processor: OmniMouseProcessor, findings: Findings) -> None:

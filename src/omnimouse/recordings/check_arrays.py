@@ -9,8 +9,8 @@ import numpy as np
 
 from omnimouse.processing_omnimouse import ABSURD_STD
 from omnimouse.recordings.array_files import usable
+from omnimouse.recordings.device_clocks import USUAL_OVERSHOOT
 from omnimouse.recordings.devices import SequenceDevice
-from omnimouse.recordings.experanto_devices import USUAL_OVERSHOOT
 from omnimouse.recordings.files import Findings, open_array
 from omnimouse.recordings.plausible import FILLS, PASS_ACTIVITY, UNHELD, doubt_about_negatives, is_fill
 

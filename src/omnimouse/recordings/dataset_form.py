@@ -30,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 
 from omnimouse.recordings.arrow_tables import Layout, MappedTable, stored_dtype
+from omnimouse.recordings.device_clocks import check_rate, times_are_plausible
 from omnimouse.recordings.devices import CHUNK_BYTES, SequenceDevice
 from omnimouse.recordings.experanto import SEQUENCE_DEVICES, SessionParts, clock_is_sound
 from omnimouse.recordings.files import RECOPY, Findings, is_lfs_pointer, read_mapping, shown
@@ -271,13 +272,20 @@ def _device(
     if any(len(values) != n_signals for values in per_signal.values()):
         findings.fatal(path / signals_table(name), "rows", expected=str(n_signals), found="others", do=EXPORT_AGAIN)
         return None
+    rate, start, end = (float(content[key]) for key in ("sampling_rate", "start_time", "end_time"))
+    if n_signals:
+        if not np.isfinite([rate, start, end]).all():
+            raise ValueError(f"{name} sampled at {rate} Hz from {start} to {end} s")
+        if not times_are_plausible(path / METADATA, rate, start, end, findings):
+            return None
+        check_rate(path / METADATA, name, (n_rows, n_signals), rate, end - start, findings)
     stretches = content["segments"]
     device = TableDevice(
         name=name,
         file=path / file,
-        sampling_rate=float(content["sampling_rate"]),
-        start_time=float(content["start_time"]),
-        end_time=float(content["end_time"]),
+        sampling_rate=rate,
+        start_time=start,
+        end_time=end,
         shape=(n_rows, n_signals),
         dtype=str(dtype),
         nominal_rows=content["nominal_rows"],

@@ -7,15 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from omnimouse.recordings.device_clocks import check_rate, times_are_plausible
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.files import RECOPY, Findings, is_lfs_pointer, open_array, read_mapping, read_number, shown
-from omnimouse.recordings.plausible import LATEST, LONGEST
-
-RATE_TOLERANCE = 0.01
-"""Relative disagreement of rate and duration that is reported."""
-
-USUAL_OVERSHOOT = 0.3
-"""Seconds by which stored end times usually lie after the last sample (0.09-0.24 s in the corpus)."""
+from omnimouse.recordings.plausible import doubt_about_axes
 
 
 def _device_folder(path: Path, name: str, findings: Findings) -> Path | None:
@@ -73,7 +68,12 @@ def load_device(path: Path, name: str, findings: Findings) -> SequenceDevice | N
             found=shown(nominal),
             do="The array is taken as it is; correct n_timestamps if the file is complete.",
         )
-    _compare_rate_with_duration(file, shape[0], rate, end - start, findings)
+    swapped = doubt_about_axes(shape, rate, n_units=_n_units(folder), n_times=nominal if type(nominal) is int else None)
+    if swapped is not None and swapped[1]:
+        doubt, _ = swapped
+        findings.fatal(data_file, "axes", expected=doubt.expected, found=doubt.found, do=doubt.do)
+        return None
+    check_rate(file, name, shape, rate, end - start, findings)
     flag = meta.get("is_mem_mapped")
     return SequenceDevice(
         name=name,
@@ -91,6 +91,13 @@ def load_device(path: Path, name: str, findings: Findings) -> SequenceDevice | N
         is_mem_mapped=flag if isinstance(flag, bool) else None,
         channels=_channel_names(file, meta, shape[1], findings) if name != "responses" else None,
     )
+
+
+def _n_units(folder: Path) -> int | None:
+    """How many signals the files beside the array describe; None where they do not agree, or there are none."""
+    arrays = [open_array(folder / f"meta/{name}.npy", Findings()) for name in ("means", "stds", "unit_ids")]
+    sizes = {array.size for array in arrays if array is not None}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _channel_names(file: Path, meta: dict[str, Any], n_signals: int, findings: Findings) -> tuple[str, ...] | None:
@@ -118,48 +125,9 @@ def _clock(file: Path, meta: dict[str, Any], findings: Findings) -> tuple[float,
     rate = read_number(meta, "sampling_rate", file, findings)
     start = read_number(meta, "start_time", file, findings)
     end = read_number(meta, "end_time", file, findings)
-    if rate is not None and rate <= 0:
-        findings.fatal(file, "sampling_rate", expected="more than 0 Hz", found=f"{rate:g}", do="Correct the rate.")
-        rate = None
-    if start is not None and end is not None and end <= start:
-        findings.fatal(
-            file, "end_time", expected=f"later than start_time {start}", found=str(end), do="Correct the times."
-        )
-        end = None
-    if start is not None and end is not None and (abs(start) > LATEST or end - start > LONGEST):
-        long = abs(start) <= LATEST
-        findings.fatal(
-            file,
-            "end_time" if long else "start_time",
-            expected="less than a week after start_time" if long else "seconds, since 1970 or since the start",
-            found=f"{end - start:.6g} s after it" if long else f"{start:.6g}",
-            do="The times look like milliseconds or another unit: write seconds, and the rate in Hz.",
-        )
-        end = None
-    return None if rate is None or start is None or end is None else (rate, start, end)
-
-
-def _compare_rate_with_duration(file: Path, rows: int, rate: float, seconds: float, findings: Findings) -> None:
-    """Lookups assume that row i sits at ``start + i / rate``, so a wrong rate reads wrong samples everywhere."""
-    implied = max(rows - 1, 1) / seconds
-    ratio = implied / rate
-    if abs(ratio - 1) <= RATE_TOLERANCE or abs(seconds - (rows - 1) / rate) <= USUAL_OVERSHOOT + 1 / rate:
-        return
-    hint = "Correct sampling_rate, start_time or end_time."
-    if abs(implied * rate - 1) < 0.05:
-        hint = "It looks like the sampling interval; write the rate in Hz."
-    elif 900 < 1 / ratio < 1100:
-        hint = "The times look like milliseconds; write seconds."
-    elif 900 < ratio < 1100:
-        hint = "The rate looks like kHz; write Hz."
-    far = not 1 / 1.5 < ratio < 1.5
-    (findings.fatal if far else findings.warning)(
-        file,
-        "sampling_rate",
-        expected=f"{implied:.4g} Hz, from {rows} rows in {seconds:.6g} s",
-        found=f"{rate:.6g} Hz",
-        do=hint,
-    )
+    if rate is None or start is None or end is None or not times_are_plausible(file, rate, start, end, findings):
+        return None
+    return rate, start, end
 
 
 def _array_source(
