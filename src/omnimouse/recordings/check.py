@@ -18,6 +18,7 @@ from omnimouse.recordings.channel_names import channel_of
 from omnimouse.recordings.channels import channel_rows, usual_channels
 from omnimouse.recordings.check_arrays import check_channel_order, check_device
 from omnimouse.recordings.check_dataset import check_tables
+from omnimouse.recordings.check_repeats import check_repeats
 from omnimouse.recordings.check_screen import check_stimuli, check_trials
 from omnimouse.recordings.check_sensorium import check_clips
 from omnimouse.recordings.check_static import check_stills
@@ -76,6 +77,8 @@ def check_open_recording(recording: Recording, *, processor: OmniMouseProcessor 
     parts = SessionParts(recording.path, recording.session_key, recording.animal_id, devices, recording.screen)
     _guarded(lambda: check_times(parts, findings, needed=_needed(processor)), recording.path, findings)
     _guarded(lambda: _check_windows(recording, processor, findings), recording.path, findings)
+    size = processor.frame_height, processor.frame_width
+    _guarded(lambda: check_repeats(recording, findings, frame_size=size), recording.path, findings)
     return sorted(dict.fromkeys(findings), key=lambda finding: SEVERITIES.index(finding.severity))
 
 
@@ -128,6 +131,8 @@ def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Find
     recording = parts.recording(findings)
     if recording is not None:
         _guarded(lambda: _check_windows(recording, processor, findings), folder, findings)
+        size = processor.frame_height, processor.frame_width
+        _guarded(lambda: check_repeats(recording, findings, frame_size=size, deep=deep), folder, findings)
     return [folder]
 
 
