@@ -192,7 +192,7 @@ GROUPS["Rate and times of a device"] = {
         "warning",
         "treadmill/data.npy",
         "end",
-        ("treadmill ends at 1.52019e+09", "before the responses"),
+        ("treadmill ends at 15201931", "before the responses"),
     ),
     "a rate that no device has, and times that fit": (
         lambda f: edit(f / "responses/meta.yml", sampling_rate=0.0034, end_time=1520193100.5945 + 720 / 0.0034),

@@ -11,8 +11,8 @@ from omnimouse.recordings.files import Findings
 from omnimouse.recordings.plausible import doubt_about_range, doubt_about_trials
 from omnimouse.recordings.screen import Screen
 
-LONGER = 1.5
-"""Times the duration of the responses from which a device that ends after them is no longer one that merely went on."""
+END_SHARE, SCREEN_SHARE = 0.8, 0.5
+"""Of the longer one's time that responses and a device, or a screen, share at least; screens are often off."""
 
 
 def check_times(parts: SessionParts, findings: Findings, *, needed: float) -> None:
@@ -32,7 +32,8 @@ def check_times(parts: SessionParts, findings: Findings, *, needed: float) -> No
     if responses is None:
         return
     _check_ends(parts, responses, findings)
-    if parts.screen is not None:
+    told = any(finding.field == "times" for finding in findings)  # by what made a recording of arrays
+    if parts.screen is not None and not told:
         _check_trials(parts.screen, responses, findings)
 
 
@@ -70,13 +71,11 @@ def _check_ends(parts: SessionParts, responses: SequenceDevice, findings: Findin
             own, rate, path = _shown_range(screen), None, screen.folder
         else:
             continue
-        doubt = doubt_about_range(name, own, others, rate)
-        if doubt is None:
-            continue
-        # What merely went on costs nothing; what lasted much longer has another rate or unit.
-        severe = own[1] < others[1] or own[1] - own[0] > LONGER * (others[1] - others[0])
-        log = findings.warning if severe else findings.info
-        log(path, "end", expected=doubt.expected, found=doubt.found, do=doubt.do)
+        share = SCREEN_SHARE if name == "screen" else END_SHARE
+        severe = doubt_about_range(name, own, others, rate, share=share)
+        doubt = severe or doubt_about_range(name, own, others, rate)
+        if doubt is not None:
+            (findings.info if severe is None else findings.warning)(path, "end", **doubt._asdict())
 
 
 def _check_trials(screen: Screen, responses: SequenceDevice, findings: Findings) -> None:

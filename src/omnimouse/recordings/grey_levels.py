@@ -23,8 +23,9 @@ class GreyLevels:
         finite = np.isfinite(frames)
         self.pixels += frames.size
         self.unsound += frames.size - int(np.count_nonzero(finite))
-        self.lowest = min(self.lowest, float(frames.min(where=finite, initial=np.inf)))
-        self.highest = max(self.highest, float(frames.max(where=finite, initial=-np.inf)))
+        levels = frames if finite.all() else frames[finite]
+        if levels.size:  # integers have no infinity to begin with
+            self.lowest, self.highest = min(self.lowest, float(levels.min())), max(self.highest, float(levels.max()))
 
     def report(self, path: Path, findings: Findings, *, range_is_meant: bool = False) -> None:
         """One finding for each way in which they are no grey levels.
