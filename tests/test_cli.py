@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import shlex
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import torch
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, __version__, demo
 from omnimouse.cli import main
+from omnimouse.command_options import hint
 from omnimouse.downloading import download
 from omnimouse.evaluation import Predictions, evaluate, predict
 from omnimouse.parser import build_parser
@@ -365,6 +368,60 @@ def test_a_truncated_weight_file_is_named(core_folder, finetuned, tmp_path, caps
         (broken / name).write_bytes((source / name).read_bytes()[:100])
         status, _, err = run(capsys, "info", broken)
         assert status == 2 and name in err
+
+
+# Hints.
+
+
+def follow(capsys, text: str):
+    """Runs the hint at the end of what a command printed, as a shell would read it."""
+    program, *words = shlex.split(text.strip().splitlines()[-1].partition(" with: ")[2])
+    assert Path(program).name.startswith(("omnimouse", "python"))
+    if words[:2] == ["-m", "omnimouse"]:
+        words = words[2:]
+    status, out, err = run(capsys, *words)
+    assert status == 0, err
+    return out
+
+
+def test_hints_work_as_they_are_printed(recording_folder, core_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, out, _ = run(capsys, "simulate", "my mouse's/first day", "--n-neurons", "4", "--minutes", "1")
+    assert "first day" in follow(capsys, out)
+    shutil.copytree(recording_folder, "second day")
+    _, out, _ = run(capsys, *finetune_command("second day", core_folder, "an output"))
+    assert f"--core {core_folder} --session-adapter 'an output/adapter'" in out
+    assert "population" in follow(capsys, out)
+    _, out, _ = run(capsys, *finetune_command("second day", core_folder, "third", "--train-core"))
+    assert "population" in follow(capsys, out)
+    tiers = [*open_recording("second day").tiers]
+    _, out, _ = run(capsys, *finetune_command("second day", core_folder, "4", "--train-tiers", ",".join(tiers)))
+    assert out.endswith("no tier left to score it on, whose responses are known and were not trained on\n")
+
+
+@pytest.mark.parametrize(
+    ("on_path", "beside", "expected"),
+    [
+        ("bin/omnimouse", True, "omnimouse"),
+        (None, True, "my venv/bin/omnimouse"),
+        ("other", True, "my venv/bin/omnimouse"),
+        (None, False, "my venv/bin/python -m omnimouse"),
+        ("other", False, "omnimouse"),
+    ],
+)
+def test_hints_name_the_program_by_what_the_shell_would_find(on_path, beside, expected, tmp_path, monkeypatch):
+    bin_folder = tmp_path / "my venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    (tmp_path / "other").touch()
+    if beside:
+        (bin_folder / "omnimouse").touch()
+    found = {None: None, "other": tmp_path / "other"}.get(on_path, bin_folder / "omnimouse")
+    monkeypatch.setattr(shutil, "which", lambda _: found and str(found))
+    monkeypatch.setattr(sys, "executable", str(bin_folder / "python"))
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(hint("check", "a b"))
+    assert words[-2:] == ["check", "a b"]
+    assert " ".join(words[:-2]).removeprefix(f"{tmp_path}/") == expected
 
 
 # The demonstration.

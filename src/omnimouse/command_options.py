@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from omnimouse.files import plain
+
+DEFAULT_CORE = "omnimouse-tiny"
 
 EXIT_ERROR = 2
 """Exit status when a command could not do what was asked (also argparse's own)."""
@@ -47,6 +52,23 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--device", metavar="NAME", help="where to compute: cpu, cuda, cuda:1, mps; a GPU if there is one by default"
     )
     parser.add_argument("--cpu", action="store_true", help="the same as --device cpu")
+
+
+def hint(*words: str | os.PathLike[str]) -> str:
+    """A command of this program as one can paste it into the shell it was started from, with names quoted.
+
+    Args:
+        words: The command and its arguments, without the program.
+    """
+    beside = Path(sys.executable).parent / Path("omnimouse").with_suffix(".exe" if os.name == "nt" else "")
+    found = shutil.which("omnimouse")
+    if found is not None and (not beside.exists() or os.path.samefile(found, beside)):
+        program = ["omnimouse"]
+    elif beside.exists():  # an environment that was not activated
+        program = [str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)]
+    else:
+        program = [sys.executable, "-m", "omnimouse"]
+    return shlex.join([*program, *(os.fspath(word) for word in words)])
 
 
 def print_json(value: Any) -> None:

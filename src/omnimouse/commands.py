@@ -7,12 +7,14 @@ progress to standard error.
 from __future__ import annotations
 
 import argparse
+import shlex
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnimouse import __version__
-from omnimouse.command_options import print_json
+from omnimouse.command_options import DEFAULT_CORE, hint, print_json
 from omnimouse.outputs import check_output
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def simulate(args: argparse.Namespace) -> int:
     simulate_recording(
         args.folder, args.seed, n_neurons=args.n_neurons, minutes=args.minutes, animal=args.animal, progress=True
     )
-    print(f"Wrote {args.folder}; look at it with: omnimouse check {args.folder}")
+    print(f"Wrote {args.folder}; look at it with: {hint('check', args.folder)}")
     return 0
 
 
@@ -87,13 +89,29 @@ def finetune(args: argparse.Namespace) -> int:
     if args.json:
         print_json(summary)
         return 0
-    option = "--core" if args.train_core else "--session-adapter"
     losses = ""
     if result.best_validation_loss is not None:
         losses = f", validation loss {result.initial_validation_loss:.4f} -> {result.best_validation_loss:.4f}"
     print(f"Session {key}: kept the weights of step {result.best_step}{losses}; {result.seconds:.0f} s of training")
-    print(f"Wrote {saved}; score it with: omnimouse evaluate {args.recording} {option} {saved}")
+    print(f"Wrote {saved}; {_how_to_score(args, recording, model.session_spec(key).training, saved)}")
     return 0
+
+
+def _how_to_score(
+    args: argparse.Namespace, recording: Recording, training: Mapping[str, Any] | None, saved: Path
+) -> str:
+    """The command that scores what `finetune` saved, if there is anything to score it on."""
+    from omnimouse.evaluation.tiers import choose_tier
+
+    try:
+        choose_tier(recording, training)
+    except ValueError:
+        return "there is no tier left to score it on, whose responses are known and were not trained on"
+    if args.train_core:
+        return f"score it with: {hint('evaluate', args.recording, '--core', saved)}"
+    # An adapter knows its core, and a commit of it; not what lies around a core (a LoRA).
+    core = [] if args.core == DEFAULT_CORE or args.revision else ["--core", args.core]
+    return f"score it with: {hint('evaluate', args.recording, *core, '--session-adapter', saved)}"
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -172,7 +190,7 @@ def convert(args: argparse.Namespace) -> int:
     if args.json:
         print_json(description)
     else:
-        print(f"{to_text(description)}\n\nWrote {args.out}; use it with --core {args.out}")
+        print(f"{to_text(description)}\n\nWrote {args.out}; use it with {shlex.join(['--core', str(args.out)])}")
     return 0
 
 

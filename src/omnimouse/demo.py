@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnimouse.command_options import hint
+
 if TYPE_CHECKING:
     from omnimouse.compute_devices import Device
     from omnimouse.evaluation import Scores
@@ -204,19 +206,20 @@ def claim_folder(folder: Path, settings: DemoSettings, *, force: bool) -> None:
 
 def next_steps(result: DemoResult) -> str:
     """What to do next, with this mouse and with one's own data, as text for a terminal."""
+    adapter = ("--session-adapter", result.adapter)
     return f"""\
 Report:          {result.report}
 Session adapter: {result.adapter}
 Recording:       {result.recording}
 
 Try on this mouse:
-  omnimouse check {result.recording}
-  omnimouse predict {result.recording} --session-adapter {result.adapter} --task stimulus --output predictions.npz
+  {hint("check", result.recording)}
+  {hint("predict", result.recording, *adapter, "--task", "stimulus", "--output", "predictions.npz")}
 
 With a recording of your own (a session folder as experanto writes it):
-  omnimouse check YOUR-RECORDING
-  omnimouse finetune YOUR-RECORDING --output my-mouse
-  omnimouse evaluate YOUR-RECORDING --session-adapter my-mouse/adapter"""
+  {hint("check", "YOUR-RECORDING")}
+  {hint("finetune", "YOUR-RECORDING", "--output", "my-mouse")}
+  {hint("evaluate", "YOUR-RECORDING", "--session-adapter", "my-mouse/adapter")}"""
 
 
 def _read_marker(marker: Path) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from omnimouse.command_options import add_json, print_json
+from omnimouse.command_options import add_json, hint, print_json
 
 IMPORT_EXAMPLES = """\
 examples:
@@ -73,5 +73,5 @@ def import_recording(args: argparse.Namespace) -> int:
         content = {"folder": str(args.folder), "session_key": recording.session_key, "n_neurons": recording.n_neurons}
         print_json(content)
     else:
-        print(f"Wrote {args.folder}; look at it with: omnimouse check {args.folder}")
+        print(f"Wrote {args.folder}; look at it with: {hint('check', args.folder)}")
     return 0

@@ -19,10 +19,8 @@ from omnimouse import (
     import_commands,
     training_commands,
 )
-from omnimouse.command_options import Parser, add_device, add_json
+from omnimouse.command_options import DEFAULT_CORE, Parser, add_device, add_json
 from omnimouse.demo import DemoSettings
-
-DEFAULT_CORE = "omnimouse-tiny"
 
 DESCRIPTION = """\
 Use OmniMouse, a model of mouse visual cortex, on a recording of your own.

@@ -6,6 +6,7 @@ The first two run in every process that `accelerate launch` starts; the main one
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,8 @@ def _report(results: list[Any], *, as_json: bool) -> None:
         else:
             for summary in summaries:
                 print(
-                    f"Wrote {summary['model']} after {summary['steps']:,} steps; use it with --core {summary['model']}"
+                    f"Wrote {summary['model']} after {summary['steps']:,} steps; use it with "
+                    f"{shlex.join(['--core', summary['model']])}"
                 )
     if state.num_processes > 1:
         state.destroy_process_group()

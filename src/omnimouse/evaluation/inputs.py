@@ -15,6 +15,7 @@ from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.progress import progress_bar
 from omnimouse.recordings import Recording, Windows, open_recording
 from omnimouse.sessions import hash_unit_ids
+from omnimouse.simulated_cores import say_if_only_simulated
 
 if TYPE_CHECKING:
     from omnimouse.masks import Mask, ResolvedMask
@@ -72,6 +73,7 @@ def prepare(
     recording = as_recording(recording)
     key = model.sessions.full_key(recording.session_key if session is None else session)
     _check_session(model, recording, key)
+    say_if_only_simulated(model, recording)
     training = model.session_spec(key).training
     default = order[0] if tier is None else None
     if tier is None:

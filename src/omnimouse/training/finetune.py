@@ -17,6 +17,7 @@ from omnimouse.outputs import check_output
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.progress import say
 from omnimouse.recordings import Recording, open_recording
+from omnimouse.simulated_cores import say_if_only_simulated
 from omnimouse.training.accelerators import make_accelerator
 from omnimouse.training.checkpoint import (
     Checkpoint,
@@ -255,6 +256,7 @@ def finetune(
         identity = run_identity(model, key, recipe, windows, choice, validation)
         identity["start_from"] = start_from
         checkpoint = find_checkpoint(output_dir, identity, resume=resume)
+        say_if_only_simulated(model, recording)
         is_new = key not in model.session_keys
         add_session(model, recording, key, processor, train_tiers)
         to: Any = accelerator.device  # Any: the type that transformers gives `to` is that of an unbound method
