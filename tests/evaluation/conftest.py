@@ -117,7 +117,7 @@ class FakeModel:
             response_predictions=None, response_targets=None, target_mask=None, behavior_predictions=None
         )
         if resolved.predicts_responses:
-            picked = responses if neuron_ids is None else responses[:, :, neuron_ids[0]]
+            picked = responses if neuron_ids is None else responses.gather(2, neuron_ids[:, None].expand(-1, 60, -1))
             rows = slice(resolved.target_start, resolved.target_start + resolved.target_length)
             targets = picked[:, rows, resolved.first_target_neuron :]
             valid = torch.as_tensor(resolved.target_mask)

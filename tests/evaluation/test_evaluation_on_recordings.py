@@ -8,6 +8,7 @@ import torch
 
 from omnimouse.configuration_omnimouse import OmniMouseConfig
 from omnimouse.evaluation import evaluate, predict, write_report
+from omnimouse.evaluation.rotation import Rotation
 from omnimouse.masks import TASKS
 from omnimouse.modeling_omnimouse import OmniMouseModel
 from omnimouse.processing_omnimouse import OmniMouseProcessor
@@ -49,7 +50,10 @@ def test_losses_are_those_of_the_model(model, recording, scores):
     model.eval()
     with torch.inference_mode():
         for name, task in scores.tasks.items():
-            output = model(recording.session_key, **windows.batch(indices), mask=name, all_neurons=True)
+            rotation = Rotation.of(TASKS[name], recording.session_key, recording.n_neurons, recording.unit_ids)
+            ids = None if rotation is None else rotation.neuron_ids(windows.starts[indices])
+            batch = windows.batch(indices)
+            output = model(recording.session_key, **batch, mask=name, neuron_ids=ids, all_neurons=ids is None)
             if task.score is not None:
                 assert task.response_loss == pytest.approx(output.response_loss.item(), rel=1e-5)
             if task.behavior:
@@ -64,6 +68,18 @@ def test_ceilings_are_those_of_the_truth(recording, scores):
     for name in ("given_stimulus_and_behavior", "given_everything"):
         found = scores["stimulus"].ceilings[name].per_neuron
         np.testing.assert_allclose(found, getattr(expected, name), atol=1e-5)
+
+
+def test_the_ceiling_of_a_part_of_the_population_is_that_of_the_windows_in_which_a_neuron_is_hidden(recording, scores):
+    windows = Windows(recording, "train", stride=30, processor=OmniMouseProcessor("strict"))
+    indices = np.linspace(0, len(windows) - 1, 5).round().astype(int)
+    rotation = Rotation.of(TASKS["population"], recording.session_key, 24, recording.unit_ids)
+    hidden = rotation.neuron_ids(windows.starts[indices])[:, 6:].tolist()
+    expected, recorded = load_truth(recording).given_everything, recording.responses.data
+    for neuron in range(24):
+        rows = [windows.response_indices(int(i))[30:] for i, ids in zip(indices, hidden, strict=True) if neuron in ids]
+        r = np.corrcoef(expected[np.concatenate(rows), neuron], recorded[np.concatenate(rows), neuron])[0, 1]
+        assert scores["population"].ceiling.per_neuron[neuron] == pytest.approx(r, abs=1e-5)
 
 
 def test_predictions_reproduce_the_score(model, recording):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ SILENT = {"progress": False}
 
 
 def test_responses_are_aligned_with_times_and_neurons(fakes):
-    result = predict(fakes.model, fakes.recording, "population+stimulus", batch_size=3, **SILENT)
+    mask = replace(TASKS["population+stimulus"], n_visible_neurons=20, n_target_neurons=60)
+    result = predict(fakes.model, fakes.recording, mask, batch_size=3, **SILENT)
     windows = fakes.windows[0]
-    first = TASKS["population+stimulus"].resolve(80, fakes.model.config).first_target_neuron
+    first = 20
     targets = windows.data["responses"][:, 30:, first:]
     np.testing.assert_array_equal(result.targets, targets.numpy())
     np.testing.assert_allclose(result.predictions, fakes.model.response(targets).numpy(), rtol=1e-6)

@@ -26,6 +26,7 @@ from omnimouse.evaluation.metrics import (
     poisson_loss_sum,
     session_score,
 )
+from omnimouse.evaluation.rotation import Rotation, in_file_order, in_order
 from omnimouse.evaluation.scores import Baseline, Ceiling, TaskScore, median
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ class TaskRun:
         config: OmniMouseConfig,
         means: np.ndarray | None,
         missing_channels: Sequence[int] = (),
+        rotation: Rotation | None = None,
     ) -> None:
+        self.rotation = rotation
         self.channels = [row for row in range(len(config.behavior_channels)) if row not in missing_channels]
         self.name, self.mask, self.resolved, self.means = name, mask, resolved, means
         self.config = config
@@ -61,11 +64,20 @@ class TaskRun:
         batch: Mapping[str, Tensor],
         expected: Mapping[str, Tensor] | None,
         behavior_finite: Tensor,
+        neuron_ids: Tensor | None = None,
     ) -> None:
-        """Add one batch of usable windows; `expected` holds the expected responses of the same windows."""
+        """Add one batch of usable windows.
+
+        Args:
+            output: of the model.
+            batch: what it was given.
+            expected: the expected responses of the same windows [B, 60, P], by name; None where they are not known.
+            behavior_finite: bool [B], windows whose behaviour can be scored.
+            neuron_ids: int64 [B, P], the order of the neurons in each window; None for file order.
+        """
         self.n_windows += len(next(iter(batch.values())))
         if self.resolved.predicts_responses:
-            self._update_responses(output, batch["responses"], expected or {})
+            self._update_responses(output, batch["responses"], expected or {}, neuron_ids)
         if self.resolved.decodes_behavior and behavior_finite.any():
             assert output.behavior_predictions is not None
             rows = behavior_finite.to(batch["behavior"].device)
@@ -77,25 +89,43 @@ class TaskRun:
             self._add_behavior_loss("behavior", predictions, targets)
             self._add_behavior_loss("behavior mean", torch.zeros_like(targets), targets)
 
-    def _update_responses(self, output: OmniMouseOutput, responses: Tensor, expected: Mapping[str, Tensor]) -> None:
+    def _update_responses(
+        self,
+        output: OmniMouseOutput,
+        responses: Tensor,
+        expected: Mapping[str, Tensor],
+        neuron_ids: Tensor | None,
+    ) -> None:
         assert output.response_predictions is not None and output.response_targets is not None
         assert output.target_mask is not None
         predictions, targets = _accurate(output.response_predictions), _accurate(output.response_targets)
-        valid = output.target_mask.to(targets.device)
-        self._add_moments("model", predictions, targets, valid)
+        valid, ids = output.target_mask.to(targets.device), None
+        if neuron_ids is not None:
+            ids = neuron_ids[:, self.resolved.first_target_neuron :]
+            responses = in_order(responses, neuron_ids)
+            expected = {name: in_order(values, neuron_ids) for name, values in expected.items()}
+        self._add_moments("model", predictions, targets, valid, ids)
         self._add_response_loss("model", predictions, targets, valid)
         if self.holds:
             held = baselines.last_visible_value(_accurate(responses), self.resolved)
-            self._add_moments(baselines.LAST_VISIBLE_VALUE, held, targets, valid)
+            self._add_moments(baselines.LAST_VISIBLE_VALUE, held, targets, valid, ids)
             self._add_response_loss(baselines.LAST_VISIBLE_VALUE, held, targets, valid)
         if self.means is not None:
-            constant = baselines.training_mean(self.means, self.resolved, len(targets)).to(targets.device)
+            means = self.means if neuron_ids is None else self.means[neuron_ids.cpu().numpy()]
+            constant = baselines.training_mean(means, self.resolved, len(targets)).to(targets.device)
             self._add_response_loss(baselines.TRAINING_MEAN, constant, targets, valid)
         for name, values in expected.items():
             part = baselines.target_part(values, self.resolved).to(targets.device)
-            self._add_moments(name, part, targets, valid)
+            self._add_moments(name, part, targets, valid, ids)
 
-    def _add_moments(self, name: str, x: Tensor, y: Tensor, valid: Tensor | None = None) -> None:
+    def _add_moments(
+        self, name: str, x: Tensor, y: Tensor, valid: Tensor | None = None, target_ids: Tensor | None = None
+    ) -> None:
+        if target_ids is not None:
+            assert valid is not None
+            n_neurons = self.resolved.n_neurons
+            x, y = (in_file_order(values, target_ids, n_neurons) for values in (x, y))
+            valid = in_file_order(valid.expand(len(x), -1, -1), target_ids, n_neurons, fill=False)
         self.moments[name] = merge(self.moments.get(name), moments(x, y, valid))
 
     def _add_response_loss(self, name: str, x: Tensor, y: Tensor, valid: Tensor) -> None:
@@ -123,7 +153,7 @@ class TaskRun:
     def finish(self) -> TaskScore:
         """The scores over everything added."""
         score, per_neuron = self._correlations("model") or (None, None)
-        first, last = self.resolved.first_target_neuron, self.resolved.n_neurons
+        first, last = 0 if self.rotation else self.resolved.first_target_neuron, self.resolved.n_neurons
         behavior = self.moments.get("behavior")
         names = [self.config.behavior_channels[channel] for channel in self.channels]
         per_channel, groups = behavior_scores(behavior, names) if behavior else ({}, {})
@@ -178,7 +208,11 @@ class TaskRun:
                 f"behaviour scored in {self.n_behavior_windows} of {self.n_windows} windows: NaN in the others"
             )
         found = self._correlations("model")
-        undefined = 0 if found is None else int(np.isnan(found[1]).sum())
+        state = self.moments.get("model")
+        unseen = 0 if state is None else int((state.count == 0).sum())
+        if unseen:
+            notes.append(f"neurons that were a target in none of these few windows, not scored: {unseen}")
+        undefined = 0 if found is None else int(np.isnan(found[1]).sum()) - unseen
         if undefined:
             notes.append(
                 f"neurons without a correlation (they or their predictions do not vary), counted as 0: {undefined}"

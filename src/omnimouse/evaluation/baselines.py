@@ -48,15 +48,15 @@ def training_mean(means: np.ndarray, resolved: ResolvedMask, batch: int) -> Tens
     """Predict every target sample of a neuron by its mean over the training tier.
 
     Args:
-        means: mean processed response of every neuron [P].
+        means: mean processed response of every neuron [P], or in each window's order [B, P].
         resolved: the task on this population.
         batch: B.
 
     Returns:
         float64 [B, L, Q], a view. Its correlation is undefined, so only its loss says something.
     """
-    targets = torch.as_tensor(means, dtype=torch.float64)[resolved.first_target_neuron :]
-    return targets.expand(batch, resolved.target_length, -1)
+    targets = torch.as_tensor(means, dtype=torch.float64)[..., resolved.first_target_neuron :]
+    return targets.reshape(-1, 1, resolved.n_target).expand(batch, resolved.target_length, -1)
 
 
 def ceiling_name(resolved: ResolvedMask) -> str:

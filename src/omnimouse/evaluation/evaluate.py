@@ -1,6 +1,6 @@
 """Scoring a model on held-out trials: correlation per task and neuron, with baselines and, if known, the ceiling.
 
-Follows the evaluation of the released models: windows of 2 s, all neurons in file order, one Pearson correlation per
+Follows the evaluation of the released models: windows of 2 s, all neurons, one Pearson correlation per
 neuron over all scored samples of all windows (no averaging over repeats, no noise correction), a neuron without a
 correlation counting as zero. Windows are streamed; only running moments are kept.
 """
@@ -28,6 +28,7 @@ from omnimouse.evaluation.inputs import (
     run_model,
     usable,
 )
+from omnimouse.evaluation.rotation import Rotation
 from omnimouse.evaluation.scores import Scores, TaskScore
 from omnimouse.masks import Mask, NotRecordedError, ResolvedMask, as_mask, build_tasks, fit_mask, without_modalities
 from omnimouse.recordings import Recording, mean_responses
@@ -72,7 +73,9 @@ def evaluate(
         tier: the trials to score; default: the first of `SCORED_TIERS` ("final_test", "test", ..., "oracle") that the
             recording has, else any other whose responses are known and that the weights were not trained on.
         stride: use every stride-th possible window start. 30 (the published choice) scores every sample of a contiguous
-            run once, apart from its first 30; the published scores of the tier "validation" used 60.
+            run once, apart from its first 30; the published scores of the tier "validation" used 60. The profile
+            "strict" counts anew in every trial, so there the run is a trial: what lies behind its border may be scored
+            both by a window that reaches across and by one of the next trial.
         include_blanks: also score windows on blank screens between trials, as the published test scores do.
         processor: how to cut and normalise windows; default: the model's own, else the profile "strict".
         batch_size: windows per forward pass.
@@ -109,7 +112,11 @@ def evaluate(
     chosen, left_out = select_tasks(tasks, inputs.recording.n_neurons, model.config, missing)
     indices = spread(len(inputs.windows), max_windows)
     means = _training_means(inputs)
-    runs = [TaskRun(name, mask, resolved, model.config, means, absent) for name, (mask, resolved) in chosen.items()]
+    key, n_neurons, unit_ids = inputs.session_key, inputs.recording.n_neurons, inputs.recording.unit_ids
+    runs = [
+        TaskRun(name, mask, resolved, model.config, means, absent, Rotation.of(mask, key, n_neurons, unit_ids))
+        for name, (mask, resolved) in chosen.items()
+    ]
     was_training = model.training
     model.eval()
     try:
@@ -248,9 +255,11 @@ def _stream(
             run.n_left_out += int((~rows).sum())
             if rows.any():
                 part = {name: batch[name][rows].to(model.device) for name in run.needs.passed}
-                output = run_model(model, inputs.session_key, run.mask, part)
+                starts = inputs.windows.starts[np.asarray(chosen)[rows.numpy()]]
+                ids = None if run.rotation is None else run.rotation.neuron_ids(starts)
+                output = run_model(model, inputs.session_key, run.mask, part, neuron_ids=ids)
                 truth_part = None if expected is None else {name: value[rows] for name, value in expected.items()}
-                run.update(output, part, truth_part, finite.get("behavior", rows)[rows])
+                run.update(output, part, truth_part, finite.get("behavior", rows)[rows], ids)
 
 
 def _warn_left_out(finished: Mapping[str, TaskScore], n_windows: int) -> None:

@@ -193,12 +193,12 @@ def run_model(
         session_key: the session.
         mask: the task.
         batch: the parts this task needs, on the model's device.
-        neuron_ids: [P'], the neurons to pass in; repeated for every window.
+        neuron_ids: [P'], the neurons to pass in, the same for every window, or [B, P'] for each its own.
     """
     if neuron_ids is None:
         return model(session_key, **batch, mask=mask, all_neurons=True)
     size = len(next(iter(batch.values())))
-    return model(session_key, **batch, mask=mask, neuron_ids=neuron_ids.expand(size, -1))
+    return model(session_key, **batch, mask=mask, neuron_ids=neuron_ids.to(model.device).expand(size, -1))
 
 
 def describe_left_out(n_left_out: int, n_windows: int, names: tuple[str, ...]) -> str:

@@ -28,6 +28,7 @@ from omnimouse.evaluation.inputs import (
     run_model,
     usable,
 )
+from omnimouse.evaluation.rotation import Rotation, in_file_order
 from omnimouse.files import atomic_path
 from omnimouse.masks import fit_mask
 from omnimouse.outputs import check_output
@@ -53,7 +54,8 @@ class Predictions:
         times: time of every predicted response sample [W, L], float64, absolute seconds.
         neuron_index: position of every target neuron in the recording [Q].
         neuron_ids: the recording's own unit ids [Q]; the positions again if it has none.
-        predictions: predicted responses [W, L, Q], float32; NaN where the mask predicts nothing.
+        predictions: predicted responses [W, L, Q], float32; NaN where the mask predicts nothing. Of tasks that rotate
+            (`population` and its kin) all neurons are targets, and NaN in the windows in which they are visible.
         targets: recorded responses [W, L, Q], float32.
         response_scale: recorded units per processed unit [Q], float64: multiply to convert back.
         behavior_times: time of every behaviour sample [W, T], float64, absolute seconds.
@@ -138,7 +140,8 @@ def predict(
         task: a task name, "suite/name" or a `Mask`. Behaviour that was not recorded is not decoded.
         tier: the trials to predict; default: those that `evaluate` scores by default.
         stride: use every stride-th possible window start; default: the length of the target, so that the predictions of
-            a contiguous run follow each other without gap or overlap.
+            a contiguous run follow each other without gap or overlap. The profile "strict" counts anew in every trial,
+            so there the run is a trial.
         output: also write the result to this `.npz` file.
         batch_size: windows per forward pass.
         max_windows: only the first so many windows.
@@ -187,7 +190,8 @@ def predict(
         ) from None
     resolved = mask.resolve(len(neurons), model.config)
     indices = list(range(len(inputs.windows)))[:max_windows]
-    collected = _Collected(mask, resolved, model.config, neurons, len(indices))
+    rotation = Rotation.of(mask, inputs.session_key, len(neurons), recording.unit_ids)
+    collected = _Collected(mask, resolved, model.config, neurons, len(indices), rotation)
     was_training = model.training
     model.eval()
     try:
@@ -211,8 +215,15 @@ class _Collected:
     """The arrays of a prediction, filled batch by batch."""
 
     def __init__(
-        self, mask: Mask, resolved: ResolvedMask, config: OmniMouseConfig, neurons: np.ndarray, n_windows: int
+        self,
+        mask: Mask,
+        resolved: ResolvedMask,
+        config: OmniMouseConfig,
+        neurons: np.ndarray,
+        n_windows: int,
+        rotation: Rotation | None,
     ) -> None:
+        self.rotation = rotation
         self.mask, self.resolved, self.config, self.neurons = mask, resolved, config, neurons
         self.needs = Needs.of(resolved)
         self.n_windows = 0
@@ -224,18 +235,28 @@ class _Collected:
     ) -> None:
         """Predict all windows that hold no NaN where the task needs values."""
         everything = len(self.neurons) == inputs.recording.n_neurons
-        neuron_ids = None if everything else torch.as_tensor(self.neurons, device=model.device)
+        neuron_ids = None if everything else torch.as_tensor(self.neurons)
         for chosen, batch in batches(inputs.windows, indices, batch_size, progress=progress, label="predict"):
             rows = usable(finite_windows(batch, inputs.windows.missing_channels), self.needs.inputs)
             if not rows.any():
                 continue
             part = {name: batch[name][rows].to(model.device) for name in self.needs.passed}
+            starts = inputs.windows.starts[np.asarray(chosen)[rows.numpy()]]
+            if self.rotation is not None:
+                neuron_ids = self.rotation.neuron_ids(starts)
             output = run_model(model, inputs.session_key, self.mask, part, neuron_ids=neuron_ids)
             n = int(rows.sum())
-            self.starts[self.n_windows : self.n_windows + n] = inputs.windows.starts[np.asarray(chosen)[rows.numpy()]]
+            self.starts[self.n_windows : self.n_windows + n] = starts
             if self.resolved.predicts_responses:
-                self._put("predictions", output.response_predictions)
-                self._put("targets", output.response_targets)
+                predictions, targets = output.response_predictions, output.response_targets
+                if self.rotation is not None:
+                    assert neuron_ids is not None and predictions is not None
+                    ids = neuron_ids[:, self.resolved.first_target_neuron :]
+                    predictions = in_file_order(predictions, ids, len(self.neurons))
+                    samples = slice(self.resolved.target_start, self.resolved.target_start + predictions.shape[1])
+                    targets = part["responses"][:, samples, : len(self.neurons)]
+                self._put("predictions", predictions)
+                self._put("targets", targets)
             if self.resolved.decodes_behavior:
                 self._put("behavior_predictions", output.behavior_predictions)
                 self._put("behavior_targets", part["behavior"])
@@ -260,7 +281,7 @@ class _Collected:
             **{name: array[: self.n_windows] for name, array in self.arrays.items()},  # type: ignore[arg-type]
         )
         if self.resolved.predicts_responses:
-            index = self.neurons[self.resolved.first_target_neuron :]
+            index = self.neurons[0 if self.rotation else self.resolved.first_target_neuron :]
             unit_ids = inputs.recording.unit_ids
             samples = self.resolved.target_start + np.arange(self.resolved.target_length)
             result = replace(

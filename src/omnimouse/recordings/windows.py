@@ -43,7 +43,10 @@ class Windows:
     Args:
         recording: an open recording.
         tiers: tier or tiers whose trials are admissible.
-        stride: keep every stride-th valid start: of the whole list, or within each trial (`processor.stride_rule`).
+        stride: keep every stride-th valid start, by `processor.stride_rule`: "global" (profiles "published" and
+            "experanto-main") counts through the whole list, "trial" ("strict") anew from the first valid start of every
+            trial, so that the windows of a trial do not depend on those before it. Two windows on either side of a
+            border between trials may then lie closer than the stride.
         include_blanks: admit blanks, so that windows may begin in, end in or span them.
         processor: rates, lengths, normalisation and rules; profile "published" when not given.
         quiet: do not warn when statistics have to be computed.

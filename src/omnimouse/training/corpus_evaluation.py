@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
 from omnimouse.evaluation.accumulate import TaskRun
 from omnimouse.evaluation.evaluate import spread
 from omnimouse.evaluation.inputs import finite_windows, run_model, usable
+from omnimouse.evaluation.rotation import Rotation
 from omnimouse.evaluation.scores import TaskScore
 from omnimouse.masks import Mask, fit_masks
 from omnimouse.training.corpus import OpenRecordings
@@ -23,7 +25,7 @@ _KINDS = ("loss", "score", "behavior_loss")
 
 
 class CorpusEvaluation:
-    """Scores the model on held-out windows: all neurons in file order, as `evaluate` does, without baselines.
+    """Scores the model on held-out windows: all neurons, ordered as `evaluate` does, without baselines.
 
     Args:
         recordings: windows of the held-out tier.
@@ -85,21 +87,32 @@ class CorpusEvaluation:
             n_neurons, absent = windows.recording.n_neurons, windows.missing_channels
             fitted, _ = fit_masks(self.masks, n_neurons, model.config, windows.missing)
             runs = [
-                TaskRun(name, mask, mask.resolve(n_neurons, model.config), model.config, None, absent)
+                TaskRun(
+                    name,
+                    mask,
+                    mask.resolve(n_neurons, model.config),
+                    model.config,
+                    None,
+                    absent,
+                    Rotation.of(mask, key, n_neurons, windows.recording.unit_ids),
+                )
                 for name, mask in fitted.items()
             ]
             indices = spread(len(windows), self.max_windows)
             with torch.no_grad():
                 for start in range(0, len(indices), self.batch_size):
-                    batch = windows.batch(indices[start : start + self.batch_size])
+                    chosen = indices[start : start + self.batch_size]
+                    batch = windows.batch(chosen)
                     finite = finite_windows(batch, windows.missing_channels)
                     for run in runs:
                         rows = usable(finite, run.needs.inputs)
                         if rows.any():
                             part = {name: batch[name][rows].to(accelerator.device) for name in run.needs.passed}
+                            starts = windows.starts[np.asarray(chosen)[rows.numpy()]]
+                            ids = None if run.rotation is None else run.rotation.neuron_ids(starts)
                             with accelerator.autocast():
-                                output = run_model(model, key, run.mask, part)
-                            run.update(output, part, None, finite.get("behavior", rows)[rows])
+                                output = run_model(model, key, run.mask, part, neuron_ids=ids)
+                            run.update(output, part, None, finite.get("behavior", rows)[rows], ids)
         return {run.name: run.finish() for run in runs if run.n_windows}
 
 

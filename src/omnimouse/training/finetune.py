@@ -165,7 +165,7 @@ def finetune(
         processor: how windows are cut; default: the model's own, else the profile "strict". A model without one gets
             it, so that it is saved with the model.
         train_tiers: tier or tiers of the trials to train on.
-        stride: use every stride-th possible window start.
+        stride: use every stride-th possible window start, counted as the processor's `stride_rule` says.
         include_blanks: also train on blank screens between trials.
         validation_tier: trials that decide which weights are kept; None keeps the last ones. "auto" takes the tier
             "validation" or, where a recording has none, holds a tenth of the training trials out: by stimulus, so that
