@@ -150,7 +150,7 @@ def write_session_card(
         base_model=adapter.base_model,
         base_commit=adapter.base_commit,
         **_published_source(adapter.base_model, adapter.base_commit),
-        profile=getattr(model.processor, "profile", None),
+        profile=(adapter.session.processor or {}).get("profile") or getattr(model.processor, "profile", None),
         scores=scores,
         session=adapter.session,
         core_sha256=adapter.core_sha256,

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from omnimouse.conversion import cached_copy
 from omnimouse.files import read_mapping
 from omnimouse.hub import PACKAGED_CORES, PACKAGED_FOLDER, RANK_FILE, HubOptions, find, list_files
+from omnimouse.processing_omnimouse import processor_words
 from omnimouse.published_files import rank_files
 from omnimouse.session_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter, read_index
 from omnimouse.training.run_status import describe_run, is_run, run_lines
@@ -115,11 +116,13 @@ def describe_model(folder: Path) -> dict[str, Any]:
     shapes.pop("identity.initial", None)  # kept with the core, but no parameter
     config = read_mapping(folder / "config.json", "the architecture of a model")
     n_core_parameters = sum(map(math.prod, shapes.values())) if shapes else None
+    processor = folder / "preprocessor_config.json"
     return {
         "kind": "model",
         "path": str(folder),
         "config": config,
         "n_core_parameters": n_core_parameters,
+        "processor": read_mapping(processor, "a processor") if processor.is_file() else None,
         "sessions": read_index(folder),
     }
 
@@ -208,12 +211,16 @@ def _model_lines(d: dict[str, Any]) -> list[str]:
     core = "no weights (model.safetensors is missing)"
     if d["n_core_parameters"] is not None:
         core = f"{d['n_core_parameters']:,} parameters in the core"
-    rows = [[key, entry["animal"], f"{entry['neurons']:,}"] for key, entry in sessions.items()]
+    rows = [
+        [key, entry["animal"], f"{entry['neurons']:,}", processor_words(entry.get("processor"))]
+        for key, entry in sessions.items()
+    ]
     return [
         f"Model {d['path']}",
         f"  {core}; {len(sessions)} session{'s' * (len(sessions) != 1)}",
         *(f"  {name}: {config[name]}" for name in _SIZES if name in config),
-        *(["", *_table(["session", "animal", "neurons"], rows)] if rows else []),
+        *([f"  processor: {processor_words(d['processor'])}"] if d.get("processor") else []),
+        *(["", *_table(["session", "animal", "neurons", "processor"], rows)] if rows else []),
     ]
 
 
@@ -225,11 +232,18 @@ def _published_lines(d: dict[str, Any]) -> list[str]:
 
 
 def _adapter_lines(d: dict[str, Any]) -> list[str]:
+    config = d["config"]
+    words = {"processor": processor_words(config.get("processor"))}
+    words |= {name: _words(config.get(name)) for name in ("training", "core_config")}
     return [
         f"Session adapter {d['path']}",
-        *(f"  {name}: {value}" for name, value in d["config"].items()),
+        *(f"  {name}: {words.get(name, value)}" for name, value in {**config, **words}.items()),
         *(f"  tensor {name}: {' x '.join(map(str, shape))}" for name, shape in d["tensors"].items()),
     ]
+
+
+def _words(values: dict[str, Any] | None) -> str:
+    return ", ".join(f"{name} {value}" for name, value in (values or {}).items()) or "not known"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

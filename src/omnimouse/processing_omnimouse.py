@@ -14,6 +14,8 @@ trained with. Its rules come from one of three profiles:
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -255,6 +257,22 @@ class OmniMouseProcessor(FeatureExtractionMixin):
             with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, as a check says
                 return array.astype(np.float32, copy=False)
         return array
+
+
+def processor_fields(processor: OmniMouseProcessor) -> dict[str, Any]:
+    """The fields of a processor as JSON has them; `OmniMouseProcessor.from_dict` takes them."""
+    fields: dict[str, Any] = json.loads(processor.to_json_string())
+    return fields
+
+
+def processor_words(fields: Mapping[str, Any] | None) -> str:
+    """A processor in words: its profile, and in what it differs from it; `None` is the model's."""
+    if fields is None:
+        return "the model's"
+    profile = str(fields.get("profile"))
+    usual = processor_fields(OmniMouseProcessor(profile=profile)) if profile in PROFILES else {}
+    others = [f"{name} {value}" for name, value in fields.items() if usual.get(name, value) != value]
+    return ", ".join([f"profile {profile}", *others])
 
 
 def _positive(name: str, value: float, *, zero: bool = False) -> float:

@@ -56,6 +56,8 @@ def write_session(
         entry["unit_ids_sha256"] = spec.unit_ids_hash
     if spec.training:
         entry["training"] = dict(spec.training)
+    if spec.processor:
+        entry["processor"] = dict(spec.processor)
     return entry
 
 
@@ -87,7 +89,10 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def entry_spec(key: str, entry: Mapping[str, Any]) -> SessionSpec:
     """The session that an entry of the index describes."""
-    return SessionSpec(key, entry["neurons"], entry["animal"], entry.get("unit_ids_sha256"), entry.get("training"))
+    return SessionSpec(
+        key, entry["neurons"], entry["animal"], entry.get("unit_ids_sha256"), entry.get("training"),
+        entry.get("processor"),
+    )  # fmt: skip
 
 
 def select_sessions(index: Iterable[str], wanted: str | Sequence[str] | None, where: str) -> list[str]:
@@ -149,6 +154,7 @@ class AdapterConfig:
             "n_neurons": self.session.n_neurons,
             "unit_ids_sha256": self.session.unit_ids_hash,
             "training": dict(self.session.training) if self.session.training else None,
+            "processor": dict(self.session.processor) if self.session.processor else None,
             "base_model_name_or_path": self.base_model,
             "base_commit": self.base_commit,
             "core_sha256": self.core_sha256,
@@ -179,6 +185,7 @@ class AdapterConfig:
                 content["animal_id"],
                 content.get("unit_ids_sha256"),
                 content.get("training"),
+                content.get("processor"),
             ),
             base_model=content.get("base_model_name_or_path"),
             base_commit=content.get("base_commit"),

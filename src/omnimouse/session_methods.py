@@ -15,6 +15,7 @@ from .core_identity import core_settings, join_hashes, settings_differences, set
 from .core_methods import WithCore
 from .hub import PACKAGED_CORES, PACKAGED_FOLDER, HubOptions, Source, locate
 from .model_folder import stored_core
+from .processing_omnimouse import OmniMouseProcessor, processor_fields
 from .session_files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -86,7 +87,8 @@ class WithSessions(WithCore):
             mean_responses: `[n]` mean of each neuron's standardised responses. With a recording it is computed from
                 the train tier; with a key alone, biases start at the response 1 (the mean is unknown).
             unit_ids: `[n]` unit ids, to notice another order of neurons later.
-            processor: Standardises the recording's responses; the model's own by default, else profile `"strict"`.
+            processor: Cuts the session's windows and standardises its responses, here and whenever it is trained or
+                scored; the model's own by default, else profile `"strict"`.
 
         Returns:
             The session's key.
@@ -119,12 +121,33 @@ class WithSessions(WithCore):
             "animal_embedding": animal.clone() if known is None else known,
         }
         self.sessions.add(spec, tensors, device=self.device)
+        if processor is not None:
+            self.sessions.note_processor(spec.key, processor_fields(processor))
         return spec.key
+
+    def session_processor(self, key: str) -> OmniMouseProcessor:
+        """What a session's windows are cut by: the processor it was trained with, else the model's, else `"strict"`.
+
+        Args:
+            key: The session; one that the model lacks has no processor of its own.
+
+        Raises:
+            ValueError: The processor that is stored with the session is none.
+        """
+        spec = self.sessions.specs.get(self.sessions.full_key(key))
+        if spec is None or spec.processor is None:
+            return self.processor or OmniMouseProcessor(profile="strict")
+        try:
+            return OmniMouseProcessor(**spec.processor)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"The processor that is stored with session {spec.key!r} cannot be used: {error}. Copy the adapter or "
+                "the model's folder again."
+            ) from error
 
     def _describe_recording(
         self, recording: Any, n_neurons: int | None, animal_id: str | None, means: Any, processor: Any
     ) -> tuple[SessionSpec, Any]:
-        from .processing_omnimouse import OmniMouseProcessor
         from .recordings import mean_responses
 
         if n_neurons is not None and n_neurons != recording.n_neurons:
@@ -358,8 +381,6 @@ class WithSessions(WithCore):
     @torch.no_grad()
     def _attach(self, source: Source, sessions: str | Sequence[str] | None, *, dtype: torch.dtype | None) -> list[str]:
         """Loads the processor and the wanted sessions of a located model, and returns the sessions' keys."""
-        from .processing_omnimouse import OmniMouseProcessor
-
         if self.processor is None and (source.folder / "preprocessor_config.json").is_file():
             self.processor = OmniMouseProcessor.from_pretrained(source.folder)
         index = read_index(source.folder)

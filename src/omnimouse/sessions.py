@@ -35,6 +35,7 @@ class SessionSpec:
         animal_id: The animal; sessions of one animal share its vector.
         unit_ids_hash: SHA-256 of the recording's unit ids, to notice neurons in another order; `None` if unknown.
         training: How its vectors were trained: names with words and numbers, for its card; `None` if unknown.
+        processor: Fields of the processor that its windows were cut by in training; `None` for the model's.
     """
 
     key: str
@@ -42,6 +43,7 @@ class SessionSpec:
     animal_id: str
     unit_ids_hash: str | None = None
     training: Mapping[str, Any] | None = field(default=None, compare=False)
+    processor: Mapping[str, Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.key, str) or not self.key or any(c in self.key for c in "/\\\0") or self.key[0] == ".":
@@ -283,6 +285,16 @@ class SessionTables(nn.Module):
         """Keeps how a session was trained, to be stored with it."""
         spec = self.check(key)
         self.specs[spec.key] = replace(spec, training=dict(training))
+
+    def note_processor(self, key: str, processor: Mapping[str, Any]) -> None:
+        """Keeps what a session's windows are cut by, to be stored with it."""
+        spec = self.check(key)
+        self.specs[spec.key] = replace(spec, processor=dict(processor))
+
+    def is_trained(self, key: str) -> bool:
+        """Whether a session was trained: all neurons of one that was merely added are alike. True of single neurons."""
+        neurons = self.table(key).neuron_embedding
+        return len(neurons) == 1 or not bool((neurons == neurons[0]).all())
 
     def remove(self, key: str) -> None:
         """Removes a session, and its animal's vector when no other session uses it."""

@@ -91,6 +91,9 @@ class FakeModel:
     def session_spec(self, key):
         return self.spec
 
+    def session_processor(self, key):
+        return OmniMouseProcessor(profile="strict")
+
     def core_hash(self):
         return "c0" * 32
 

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from omnimouse import OmniMouseModel, OmniMouseProcessor, evaluate
+from omnimouse.describe import describe, to_text
 from omnimouse.masks import TASKS, TRAINING_MASKS
 from omnimouse.training import finetune as finetune_function
 from omnimouse.training import loop
@@ -135,13 +137,66 @@ def test_train_core_moves_the_core_with_a_rate_and_clip_of_its_own(model, record
     assert set(result.history[0]["gradient_norm"]) == {"session", "core"}
 
 
-def test_the_animal_vector_is_left_alone_when_another_session_shares_it(model, recording):
+def test_the_animal_vector_is_left_alone_when_a_trained_session_shares_it(model, recording):
     model.add_session("sibling", n_neurons=3, animal_id=recording.animal_id)
+    torch.nn.init.normal_(model.sessions.table("sibling").neuron_embedding)
     before = {name: tensor.clone() for name, tensor in model.session_state("sibling").items()}
     run(model, recording, validation_tier=None)
     assert_equal(before, model.session_state("sibling"))
     run(model, recording, train_animal=True, validation_tier=None)
     assert not torch.equal(before["animal_embedding"], model.session_state("sibling")["animal_embedding"])
+
+
+def test_a_sibling_that_was_merely_added_freezes_nothing(model, recording, tmp_path):
+    model.add_session("sibling", n_neurons=12, animal_id=recording.animal_id)
+    before = model.session_state("sibling")["animal_embedding"]
+    run(model, recording, validation_tier=None, start_from="mean")
+    trained = model.session_state(recording.session_key)["animal_embedding"]
+    assert not torch.equal(before, trained)
+    # The next session of the mouse is trained with the vector of the first, which so stays what it was.
+    run(model, recording, validation_tier=None, session="sibling")
+    assert torch.equal(model.session_state(recording.session_key)["animal_embedding"], trained)
+    for key in model.session_keys:
+        model.save_session(key, tmp_path / key)
+    for key in list(model.session_keys):
+        model.remove_session(key)
+    for key in ("sibling", recording.session_key):
+        model.load_session(tmp_path / key)  # adapters trained one after another go together
+    assert torch.equal(model.session_state("sibling")["animal_embedding"], trained)
+
+
+def test_the_processor_of_a_run_is_that_of_its_session(model, recording, tmp_path):
+    model.processor = OmniMouseProcessor(profile="strict")
+    own = OmniMouseProcessor(profile="published", video_mean=100.0)
+    settings = {"tasks": "stimulus", "tier": "final_test", "max_windows": 2, "progress": False}
+    key = recording.session_key
+    run(model, recording, steps=1, processor=own)
+    assert model.session_processor(key) == own != model.processor == model.session_processor("another")
+    expected = evaluate(model, recording, processor=own, **settings)
+    assert expected.tasks != evaluate(model, recording, processor=model.processor, **settings).tasks
+    model.save_session(key, tmp_path / "adapter")
+    model.save_pretrained(tmp_path / "model")
+    loaded = OmniMouseModel.from_pretrained(tmp_path / "model")
+    loaded.load_session(tmp_path / "adapter")
+    for found in (model, loaded, OmniMouseModel.from_pretrained(tmp_path / "model", sessions="all")):
+        scores = evaluate(found, recording, **settings)
+        assert scores.settings["profile"] == "published" and scores.to_dict() == expected.to_dict()
+    again = run(loaded, recording, steps=1, output_dir=tmp_path / "run")
+    assert again.best_step is not None and loaded.session_processor(key) == own
+    texts = [to_text(describe(tmp_path / name)) for name in ("adapter", "model")]
+    assert all("profile published, video_mean 100.0" in text for text in texts)
+    config = tmp_path / "adapter" / "adapter_config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps({name: value for name, value in content.items() if name != "processor"}))
+    old = OmniMouseModel.from_pretrained(tmp_path / "model")
+    old.load_session(tmp_path / "adapter")
+    assert old.session_processor(key) == old.processor == OmniMouseProcessor(profile="strict")
+    assert "processor: the model's" in to_text(describe(tmp_path / "adapter"))
+    config.write_text(json.dumps(content | {"processor": {"profile": "unheard of"}}))
+    old.remove_session(key)
+    old.load_session(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"stored with session .*cannot be used: .*unheard of"):
+        evaluate(old, recording, **settings)
 
 
 def test_history_rows(model, recording, tmp_path):

@@ -77,7 +77,7 @@ def evaluate(
             "strict" counts anew in every trial, so there the run is a trial: what lies behind its border may be scored
             both by a window that reaches across and by one of the next trial.
         include_blanks: also score windows on blank screens between trials, as the published test scores do.
-        processor: how to cut and normalise windows; default: the model's own, else the profile "strict".
+        processor: how to cut and normalise windows; default: the session's own, else the model's, else "strict".
         batch_size: windows per forward pass.
         max_windows: score only so many windows, evenly spread over the tier.
         progress: show a progress bar.

@@ -86,7 +86,7 @@ def prepare(
     if stride < 1:
         raise ValueError(f"stride is {stride}; expected 1 or more (every stride-th possible window start is used)")
     if processor is None:
-        processor = model.processor or OmniMouseProcessor(profile="strict")
+        processor = model.session_processor(key)
     windows = Windows(
         recording,
         (tier,),

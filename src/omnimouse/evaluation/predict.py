@@ -147,7 +147,7 @@ def predict(
         max_windows: only the first so many windows.
         all_neurons: the whole population in file order; False: only its first `config.max_population` neurons, as many
             as the model saw at once in training.
-        processor: how to cut and normalise windows; default: the model's own, else the profile "strict".
+        processor: how to cut and normalise windows; default: the session's own, else the model's, else "strict".
         include_blanks: also predict windows on blank screens between trials.
         progress: show a progress bar.
         session: key of the session in the model; default: the key of the recording.

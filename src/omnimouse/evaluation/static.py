@@ -75,7 +75,7 @@ def evaluate_static(
         tier: the trials to score; default: "test", which holds the images that were repeated, else the first of
             `STATIC_TIERS` whose responses are known and that the weights were not trained on.
         task: "stimulus+behavior" (image and behaviour are shown) or "stimulus" (the image alone).
-        processor: how to cut and normalise windows; default: the model's own, else the profile "strict".
+        processor: how to cut and normalise windows; default: the session's own, else the model's, else "strict".
         batch_size: trials per forward pass.
         progress: show a progress bar.
         session: key of the session in the model; default: the key of the recording.

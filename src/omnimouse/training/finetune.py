@@ -157,13 +157,16 @@ def finetune(
             undo what many taught the core.
         warmup_steps: linear warm-up; default: a tenth of the steps, at most 50.
         decay_steps: last steps over which the learning rate falls to near zero; default: a fifth of the steps.
-        train_animal: whether to train the animal vector; default: unless another session in the model shares it.
+        train_animal: whether to train the animal vector; default: unless another session in the model that was trained
+            shares it, which would no longer fit. One that was merely added does not count. To keep several sessions of
+            one animal together, train one, load or keep it in the model, and train the next: they share its vector.
         masks: masks or task names to train on; default: the 120 training masks of the released models, which go without
             what the recording lacks. Behaviour that was not recorded is not decoded; of the masks given, those that
             show what was not recorded are left out.
         mask_weights: weight of each mask; default: equal.
-        processor: how windows are cut; default: the model's own, else the profile "strict". A model without one gets
-            it, so that it is saved with the model.
+        processor: how windows are cut; default: the session's own, else the model's, else the profile "strict". It
+            becomes the session's own: it travels in adapters and model folders, and `evaluate` and `predict` use it. A
+            model without a processor gets it too.
         train_tiers: tier or tiers of the trials to train on.
         stride: use every stride-th possible window start, counted as the processor's `stride_rule` says.
         include_blanks: also train on blank screens between trials.
@@ -216,7 +219,7 @@ def finetune(
         check_output(output_dir, recording.path, folder=True)
     with nullcontext() if output_dir is None else sole_user(Path(output_dir)):
         accelerator = make_accelerator(mixed_precision, place)
-        processor = processor or model.processor or OmniMouseProcessor(profile="strict")
+        processor = processor or model.session_processor(key)
         recipe = FinetuneRecipe(
             steps=steps,
             batch_size=batch_size,
@@ -293,6 +296,7 @@ def _run(run: TrainingRun, checkpoint: Checkpoint | None, tiers: TrainingTiers) 
         if checkpoint is None:
             remove_checkpoints(run.output_dir)
         write_history(run.output_dir / HISTORY_FILE, state.history)
+    run.model.sessions.note_processor(run.session, run.identity["processor"])
     _report_left_out(run)
     with only_trainable(run.model, run.groups):
         run_steps(run, state)

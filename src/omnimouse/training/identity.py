@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from omnimouse.processing_omnimouse import processor_fields
 from omnimouse.recordings import Windows
 from omnimouse.recordings.fingerprint import fingerprint
 from omnimouse.sessions import TENSORS, hash_unit_ids
@@ -42,7 +43,7 @@ def run_identity(
         "session": key,
         "n_neurons": recording.n_neurons,
         "unit_ids": hash_unit_ids(recording.unit_ids),
-        "processor": json.loads(processor.to_json_string()),
+        "processor": processor_fields(processor),
         "masks": [asdict(mask) for mask in choice.masks],
         "mask_weights": list(choice.weights),
         "training_windows": window_fingerprint(windows.starts),

@@ -78,10 +78,14 @@ def check_session(model: OmniMouseModel, recording: Recording, key: str) -> None
 
 
 def shares_animal(model: OmniMouseModel, recording: Recording, key: str) -> bool:
-    """Whether another session in the model has the animal of session `key`."""
+    """Whether another session in the model has the animal of session `key` and was trained with its vector.
+
+    One that was merely added has learned nothing that would no longer fit another vector.
+    """
     is_known = key in model.session_keys
     animal = model.session_spec(key).animal_id if is_known else model.sessions.known_animal(str(recording.animal_id))
-    return any(model.session_spec(other).animal_id == animal for other in model.session_keys if other != key)
+    others = (other for other in model.session_keys if other != key and model.session_spec(other).animal_id == animal)
+    return any(model.sessions.is_trained(other) for other in others)
 
 
 def add_session(
