@@ -19,6 +19,7 @@ import numpy as np
 from omnimouse.files import expect_no_folder
 from omnimouse.recordings.arrays import recording_from_arrays
 from omnimouse.recordings.base import Recording
+from omnimouse.recordings.check import END_SHARE, SCREEN_SHARE
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.nwb_file import kind_of, open_nwb
 from omnimouse.recordings.nwb_identity import identity_of
@@ -29,7 +30,7 @@ from omnimouse.recordings.nwb_sources import NwbSources, find_sources
 from omnimouse.recordings.nwb_tables import read_table, tables
 from omnimouse.recordings.nwb_unpacked import rows_in_units_of_chunks
 from omnimouse.recordings.nwb_video import read_frames
-from omnimouse.recordings.plausible import Doubt, as_missing, doubt_about_range, doubt_about_trials
+from omnimouse.recordings.plausible import as_missing, doubt_about_range, doubt_about_trials
 from omnimouse.recordings.session_writer import save_recording
 
 
@@ -120,12 +121,14 @@ def import_nwb(
     ):
         with _named(path):
             sources = find_sources(nwb, chosen, Path(path.name), found)
-            recording, lines = _recording(nwb, sources, chosen, path, Path(scratch), found)
+            recording, lines, passing = _recording(nwb, sources, chosen, path, Path(scratch), found)
+        for finding in recording.findings:
+            if finding.severity == "warning":
+                found.append(dataclasses.replace(finding, path=finding.path.replace(str(recording.path), path.name)))
         if report is not None:
-            for line in [*sources.lines(), *lines, *map(str, found)]:
+            for line in [*sources.lines(), *lines, *map(str, (*found, *passing))]:
                 report(line)
-        notes = dict.fromkeys((*found, *(each for each in recording.findings if each.severity == "warning")))
-        return save_recording(recording, target, progress=progress, notes=list(notes))
+        return save_recording(recording, target, progress=progress, notes=found)
 
 
 @contextmanager
@@ -139,8 +142,11 @@ def _named(path: Path) -> Iterator[None]:
 
 def _recording(
     nwb: Any, sources: NwbSources, mapping: NwbMapping, path: Path, scratch: Path, found: Findings
-) -> tuple[Recording, list[str]]:
-    """A recording over the open file and what was unpacked of it; and lines that say what it is of. NaN stay."""
+) -> tuple[Recording, list[str], Findings]:
+    """A recording over the open file and what was unpacked of it; and lines that say what it is of. NaN stay.
+
+    Last come findings that checks of the saved folder come to by themselves.
+    """
     where = Path(path.name)  # findings stay with the folder, which may travel
     key, animal, named = identity_of(nwb, path, mapping.session_key, mapping.animal_id)
     behavior = {channel: _signal(channel, series, where, found) for channel, series in sources.behavior.items()}
@@ -150,7 +156,7 @@ def _recording(
     if sources.video is not None:
         frames, index = read_frames(sources.video, mapping.video_transposed, scratch)
         times["video"] = sources.video.times("video")
-    _expect_one_clock(sources, times, where, found)
+    passing = _expect_one_clock(sources, times, where, found)
     recording = recording_from_arrays(
         responses,
         times=times,
@@ -164,7 +170,8 @@ def _recording(
         session_key=key,
         animal_id=animal,
     )
-    return recording, [*([f"{'regions':22} {chosen}"] if chosen else []), f"{'session':22} {named}"]
+    lines = [*([f"{'regions':22} {chosen}"] if chosen else []), f"{'session':22} {named}"]
+    return recording, lines, passing
 
 
 def _signal(channel: str, series: Series, where: Path, found: Findings) -> np.ndarray:
@@ -180,17 +187,19 @@ def _signal(channel: str, series: Series, where: Path, found: Findings) -> np.nd
     return values
 
 
-def _expect_one_clock(sources: NwbSources, times: dict[str, np.ndarray], where: Path, found: Findings) -> None:
+def _expect_one_clock(sources: NwbSources, times: dict[str, np.ndarray], where: Path, found: Findings) -> Findings:
     """Compares when devices and trials were with when the responses were.
+
+    Returns:
+        Devices that end long before or after the responses.
 
     Raises:
         ValueError: they share no time, or most trials lie elsewhere.
     """
     stamps = times["responses"]
-    rate = (len(stamps) - 1) / (stamps[-1] - stamps[0]) if len(stamps) > 1 and stamps[-1] > stamps[0] else np.nan
     start, end = float(stamps[0]), float(stamps[-1])
-    named = {**sources.behavior, **({"video": sources.video} if sources.video is not None else {})}
-    for name, series in named.items():
+    passing = Findings()
+    for name, series in sources.devices().items():
         first, last = float(times[name][0]), float(times[name][-1])
         if first >= end or last <= start:
             raise ValueError(
@@ -198,20 +207,26 @@ def _expect_one_clock(sources: NwbSources, times: dict[str, np.ndarray], where: 
                 f"s, so they share no time: expected one clock for all. {CORRECT} Or leave it out: "
                 "`none` in a mapping."
             )
-        doubt = doubt_about_range(name, (first, last), (start, end), series.rate)
-        if doubt is None and name != "video" and first - start > max(10.0, 0.1 * (end - start)):
-            odd = f"{name} begins at {first:.6g} s, {first - start:.6g} s after the responses"
-            doubt = Doubt("devices that begin at about the same time", odd, "Windows need both: check its times.")
+        doubt = doubt_about_range(
+            name, (first, last), (start, end), series.rate, share=SCREEN_SHARE if name == "video" else END_SHARE
+        )
         if doubt is not None:
-            found.warning(where, series.path, expected=doubt.expected, found=doubt.found, do=doubt.do)
+            passing.warning(where, series.path, expected=doubt.expected, found=doubt.found, do=doubt.do)
+        if name != "video" and first - start > max(15.0, (1 - END_SHARE) * (end - start)):
+            found.warning(
+                where,
+                series.path,
+                expected="devices that begin at about the same time",
+                found=f"{name} begins at {first:.6g} s, {first - start:.6g} s after the responses",
+                do="Windows need both: check its times.",
+            )
     if sources.trials is not None:
         starts, ends = np.array([trial[:2] for trial in sources.trials]).T
+        rate = (len(stamps) - 1) / (end - start) if end > start else np.nan
         doubted = doubt_about_trials(starts, ends, start=start, end=end, rate=rate)
         if doubted is not None and doubted[1]:
             raise ValueError(f"{sources.trials_path}: {doubted[0]} {CORRECT} Or go without: `trials: none`.")
-        if doubted is not None:
-            doubt = doubted[0]
-            found.warning(where, sources.trials_path, expected=doubt.expected, found=doubt.found, do=doubt.do)
+    return passing
 
 
 def _neurons(

@@ -128,7 +128,7 @@ class Series:
                 raise ValueError(f"{self.path}: {doubt} {CORRECT}")
         first = np.asarray(start[()]).reshape(-1)
         if len(first) != 1 or first.dtype.kind not in "fiu" or not np.isfinite(first[0]):
-            raise ValueError(f"{path_of(start)}: {start[()]!r}, expected a number of seconds. {CORRECT}")
+            raise ValueError(f"{path_of(start)}: {text_of(first) or first}, expected a number of seconds. {CORRECT}")
         return float(first[0]) * seconds_of(start) + np.arange(n) / rate
 
     def _stamps(self, stamps: Any, n: int, kind: str) -> np.ndarray:

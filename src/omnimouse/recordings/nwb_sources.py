@@ -57,6 +57,10 @@ class NwbSources:
     trials_path: str = ""
     unused: list[Series] = field(default_factory=list)
 
+    def devices(self) -> dict[str, Series]:
+        """Everything but the responses that has a clock: channels, and "video" where it was shown."""
+        return {**self.behavior, **({} if self.video is None else {"video": self.video})}
+
     def lines(self) -> list[str]:
         """One line of text for each."""
         lines = [f"{'responses':22} {_described(self.responses)}"]
