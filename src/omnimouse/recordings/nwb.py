@@ -19,7 +19,7 @@ import numpy as np
 from omnimouse.files import expect_no_folder
 from omnimouse.recordings.arrays import recording_from_arrays
 from omnimouse.recordings.base import Recording
-from omnimouse.recordings.check import END_SHARE, SCREEN_SHARE
+from omnimouse.recordings.check_times import END_SHARE, SCREEN_SHARE
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.nwb_file import kind_of, open_nwb
 from omnimouse.recordings.nwb_identity import identity_of
