@@ -46,6 +46,16 @@ GROUPS["Numbers of signals disagree"] = {
         "sampling_rate",
         ("axes look swapped", "1960 columns"),
     ),
+    "unit_ids that are a link to nothing": (
+        lambda f: [
+            (f / "responses/meta/unit_ids.npy").unlink(),
+            (f / "responses/meta/unit_ids.npy").symlink_to("../../../annex/ids.npy"),
+        ],
+        "fatal",
+        "meta/unit_ids.npy",
+        "file",
+        ("a link to", "where nothing is"),
+    ),
     "means of another length": (
         lambda f: np.save(f / "responses/meta/means.npy", np.ones((1, 4))),
         "fatal",

@@ -169,6 +169,20 @@ GROUPS["Stimuli"] = {
         "image_size",
         ("(72, 128)", "(36, 64)"),
     ),
+    "time last instead of first": (
+        lambda f: change(f / "screen/data/00001.npy", lambda a: a.transpose(1, 2, 0)),
+        "fatal",
+        "00001.npy",
+        "shape",
+        ("(120, 36, 64)", "(36, 64, 120)", "Time comes last"),
+    ),
+    "one stimulus scaled to 0-1 among others": (
+        lambda f: change(f / "screen/data/00001.npy", lambda a: a / 255),
+        "warning",
+        "00001.npy",
+        "value range",
+        ("as other stimuli have", "scaled to 0-1"),
+    ),
     "height and width swapped": (
         lambda f: change(f / "screen/data/00001.npy", lambda a: a.transpose(0, 2, 1)),
         "fatal",

@@ -37,6 +37,37 @@ def zipped(folder: Path, *, prefix: str = "session/", cut: float = 1.0, **extra:
 
 
 GROUPS["Files of trials"] = {
+    "links to data elsewhere in config.json": (
+        lambda f: (f / "config.json").write_text('{"links": {"videos": "../shared/videos"}}'),
+        "warning",
+        "config.json",
+        "links",
+        ("../shared/videos", "not followed"),
+    ),
+    "a link that leads nowhere": (
+        lambda f: [
+            (f / "data/videos/2.npy").unlink(),
+            (f / "data/videos/2.npy").symlink_to(".git/annex/objects/x.npy"),
+        ],
+        "fatal",
+        "data/videos/2.npy",
+        "file",
+        ("a link to '.git/annex/objects/x.npy'", "git annex get"),
+    ),
+    "neurons that were rejected": (
+        lambda f: np.save(f / "meta/neurons/iscell.npy", np.array([[1, 0.9], [0, 0.2], [1, 0.8]])),
+        "warning",
+        "meta/neurons/iscell.npy",
+        "rejected neurons",
+        ("1 of 3",),
+    ),
+    "qualities of neurons": (
+        lambda f: np.save(f / "meta/neurons/snr.npy", np.array([1.5, 2.5, 9.0])),
+        "info",
+        "meta/neurons/snr.npy",
+        "quality of neurons",
+        ("1.5 to 9", "not used"),
+    ),
     "no folder of a kind": (
         lambda f: shutil.rmtree(f / "data/pupil_center"),
         "fatal",
@@ -136,6 +167,16 @@ GROUPS["Shapes, padding and pixels"] = {
         "data/responses/3.npy",
         "shape of responses",
         ("expected (3, 70), found (2, 70)",),
+    ),
+    "responses with time first": (
+        lambda f: [
+            (f / "meta/neurons/unit_ids.npy").unlink(missing_ok=True),
+            every(f, "responses", lambda a: a.T),
+        ],
+        "fatal",
+        "data/responses/0.npy",
+        "shape of responses",
+        ("expected (3, 70), found (70, 3)", "axes are swapped"),
     ),
     "behaviour with swapped axes": (
         lambda f: change(f / "data/behavior/3.npy", lambda a: a.T),

@@ -49,6 +49,10 @@ GROUPS["Files of trials"] = {
         lambda f: np.save(f / "meta/trials/frame_image_id.npy", np.arange(21)),
         "warning", "meta/trials/frame_image_id.npy", "frame_image_id", ("found 21",),
     ),
+    "behaviour that is a fill value": (
+        lambda f: change(f, "behavior", lambda a: a * 0 - 9999, [4]),
+        "warning", "data/behavior/4.npy", "NaN in behavior", ("-9999", "pupil_size"),
+    ),
     "images without an id": (
         lambda f: np.save(f / "meta/trials/frame_image_id.npy", np.where(np.arange(20) < 3, np.nan, np.arange(20.0))),
         "warning", "meta/trials/frame_image_id.npy", "frame_image_id", ("nan", "3 of 20", "(0, 1, 2)"),

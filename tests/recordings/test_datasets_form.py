@@ -262,6 +262,35 @@ def test_every_frame_is_stored_once(write_session, tmp_path):
     assert set().union(*stimuli) <= seen | set(between)
 
 
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"sampling_rate": 1e9}, "from 720 rows"),
+        ({"sampling_rate": 1e-9, "end_time": 1e12}, "less than a week"),
+        ({"end_time": 1e12}, "less than a week"),
+        ({"sampling_rate": 0.0}, "more than 0 Hz"),
+        ({"start_time": 1e18, "end_time": 1.1e18}, "milliseconds"),
+    ],
+)
+def test_numbers_of_the_description_are_looked_at_before_they_are_used(written, changes, text):
+    file = written / "recording.json"
+    content = json.loads(file.read_text())
+    content["devices"]["responses"] |= changes
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=text):
+        open_recording(written)
+
+
+def test_more_rows_than_a_file_has_bits_are_refused(written):
+    file = written / "recording.json"
+    content = json.loads(file.read_text())
+    content["tables"]["recording.arrow"] |= {"rows": 10**15, "step": 10**15, "batches": [0]}
+    content["devices"]["responses"]["shape"][0] = 10**15
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="do not fit"):
+        open_recording(written)
+
+
 def test_load_dataset_finds_every_table(written, write_session, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     datasets.disable_progress_bars()

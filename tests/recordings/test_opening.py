@@ -157,3 +157,13 @@ def test_pickled_objects_are_not_loaded(write_session, tmp_path):
     with pytest.raises(ValueError, match=r"means\.npy: file: expected a complete \.npy array without Python objects"):
         open_recording(folder)
     assert not (tmp_path / "executed").exists()
+
+
+def test_files_that_are_links_are_read_as_in_repositories_of_git_annex(write_session, tmp_path):
+    folder = write_session()
+    expected = open_recording(folder).unit_ids
+    for name in ("responses/meta/unit_ids.npy", "responses/data.npy", "screen/timestamps.npy"):
+        (folder / name).rename(tmp_path / name.replace("/", "-"))
+        (folder / name).symlink_to(tmp_path / name.replace("/", "-"))
+    recording = open_recording(folder)
+    assert np.array_equal(recording.unit_ids, expected) and np.isfinite(recording.responses.read(np.arange(3))).all()

@@ -62,10 +62,10 @@ class Layout:
 
     def __post_init__(self) -> None:
         sound = self.step > 0 and len(self.batches) == -(-self.rows // self.step)
-        if self.rows > 8 * self.bytes:  # of truth values, without anything else
-            raise ValueError(f"{self.rows} rows do not fit into {self.bytes} bytes")
         if not sound or any(not 0 <= first < self.bytes for first in self.batches):
             raise ValueError(f"{len(self.batches)} batches of {self.step} rows do not make a table of {self.rows}")
+        if self.rows > 8 * self.bytes:  # of truth values, without anything else
+            raise ValueError(f"{self.rows} rows do not fit into {self.bytes} bytes")
 
 
 class _HashedFile(io.RawIOBase):

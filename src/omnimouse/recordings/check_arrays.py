@@ -9,10 +9,18 @@ import numpy as np
 
 from omnimouse.processing_omnimouse import ABSURD_STD
 from omnimouse.recordings.array_files import usable
+from omnimouse.recordings.check_labels import check_labels
 from omnimouse.recordings.device_clocks import USUAL_OVERSHOOT
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.files import Findings, open_array
-from omnimouse.recordings.plausible import FILLS, PASS_ACTIVITY, UNHELD, doubt_about_negatives, is_fill
+from omnimouse.recordings.plausible import (
+    FILLS,
+    PASS_ACTIVITY,
+    UNHELD,
+    doubt_about_negatives,
+    doubt_about_times,
+    is_fill,
+)
 
 EXPECTED_CHANNELS = {
     "eye_tracker": (4, "pupil size, its derivative, gaze x, gaze y"),
@@ -304,6 +312,8 @@ def _check_clock(device: SequenceDevice, findings: Findings) -> None:
     times = np.array(times, dtype=np.float64)
     times[~np.isfinite(times)] = np.nan
     drift = np.abs(times - (device.start_time + np.arange(len(times)) / device.sampling_rate))
+    doubt = doubt_about_times(times, "responses" if device.name == "responses" else "behavior")
+    unit = "" if doubt is None else f"{doubt.do} "
     if not (np.diff(times) > 0).all():
         findings.warning(
             path,
@@ -318,7 +328,7 @@ def _check_clock(device: SequenceDevice, findings: Findings) -> None:
             "timestamps",
             expected="start_time + i / sampling_rate within half a sample",
             found=f"up to {drift.max():.4g} s away (sample {int(drift.argmax())})",
-            do="Lookups assume the regular clock; resample the array or correct sampling_rate and start_time.",
+            do=f"{unit}Lookups assume the regular clock; resample the array or correct sampling_rate and start_time.",
         )
 
 
@@ -331,6 +341,7 @@ def _check_units(device: SequenceDevice, findings: Findings) -> None:
             found=f"{len(device.unit_ids) - len(np.unique(device.unit_ids))} duplicates",
             do="Neurons cannot be told apart by these ids; restore them.",
         )
+    check_labels(device.file.parent / "meta", device.shape[1], findings)
     for name in ("cell_motor_coordinates", "fields"):
         path: Path = device.file.parent / "meta" / f"{name}.npy"
         if not path.is_file():

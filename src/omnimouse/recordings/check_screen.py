@@ -204,7 +204,7 @@ def check_stimuli(screen: Screen, findings: Findings, *, frame_size: tuple[int, 
     """
     tally = Tally()
     sizes: set[tuple[int, ...]] = set()
-    highest = -np.inf
+    highest: dict[Path, float] = {}
     for trial in screen.trials:
         if trial.modality not in ("video", "image"):
             continue
@@ -220,7 +220,9 @@ def check_stimuli(screen: Screen, findings: Findings, *, frame_size: tuple[int, 
         if not _check_shape(trial, path, stimulus, frame_size, tally):
             continue
         sizes.add(stimulus.shape[-2:])
-        highest = max(highest, _check_pixels(trial, path, stimulus, tally))
+        highest[path] = _check_pixels(trial, path, stimulus, tally)
+    if max(highest.values(), default=0) > 1:
+        check_scale(highest, tally)
     tally.report(findings)
     if len(sizes) > 1:
         found = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
@@ -231,14 +233,28 @@ def check_stimuli(screen: Screen, findings: Findings, *, frame_size: tuple[int, 
             found=found,
             do="Resize the stimuli to one size.",
         )
-    if 0 < highest <= 1:
+    if 0 < max(highest.values(), default=0) <= 1:
         findings.warning(
             screen.folder / "data",
             "value range",
             expected="grey levels from 0 to 255",
-            found=f"at most {highest:.3g} in the sampled frames",
+            found=f"at most {max(highest.values()):.3g} in the sampled frames",
             do="The stimuli look scaled to 0-1; store them times 255, or every frame is nearly black to the model.",
         )
+
+
+def check_scale(highest: dict[Path, float], tally: Tally) -> None:
+    """Single stimuli that look scaled to 0-1 among others that are not; `highest` are their highest grey levels."""
+    for path, level in highest.items():
+        if 0 < level <= 1:
+            tally.add(
+                "warning",
+                "value range",
+                path,
+                expected="grey levels from 0 to 255, as other stimuli have",
+                found=f"at most {level:.3g}",
+                do="They look scaled to 0-1; store them times 255, or they are nearly black to the model.",
+            )
 
 
 def _check_shape(trial: Trial, path: Path, stimulus: np.ndarray, frame_size: tuple[int, int], tally: Tally) -> bool:
@@ -257,6 +273,10 @@ def _check_shape(trial: Trial, path: Path, stimulus: np.ndarray, frame_size: tup
         return False
     if 0 in stimulus.shape:
         tally.add("fatal", "shape", path, expected=wanted, found=str(stimulus.shape), do="Copy the file again.")
+        return False
+    if video and stimulus.shape[-1] == trial.n_frames != len(stimulus):
+        do = "Time comes last here: store (frames, height, width)."
+        tally.add("fatal", "shape", path, expected=wanted, found=str(stimulus.shape), do=do)
         return False
     if video and len(stimulus) != trial.n_frames:
         short = len(stimulus) < trial.n_frames

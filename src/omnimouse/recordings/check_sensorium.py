@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse.recordings.check_arrays import check_statistics, check_values, summarize
+from omnimouse.recordings.check_labels import check_labels
+from omnimouse.recordings.check_screen import check_scale
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings, Tally, open_array
 from omnimouse.recordings.sensorium_clips import ClipDevice, Clips, ClipScreen
@@ -27,16 +29,16 @@ def check_clips(parts: SessionParts, findings: Findings, *, frame_size: tuple[in
     screen = parts.screen
     assert isinstance(screen, ClipScreen)
     clips, tally = screen.clips, Tally()
-    highest = -np.inf
+    highest: dict[Path, float] = {}
     for trial in range(len(clips.lengths)):
         for kind in ("behavior", "pupil_center"):
             _check_padding(clips, trial, kind, np.asarray(clips.array(kind, trial)), tally)
         if clips.lengths[trial]:
-            highest = max(highest, _check_video(clips, trial, frame_size, tally))
+            highest[clips.file("videos", trial)] = _check_video(clips, trial, frame_size, tally)
     if isinstance(parts.devices["responses"], ClipDevice):
         check_silence(parts.devices["responses"], tally)
+    check_range(highest, screen.folder, tally)
     tally.report(findings)
-    check_range(highest, screen.folder, findings)
     for device in parts.devices.values():
         if device is not None:
             summary = summarize(device)
@@ -46,14 +48,18 @@ def check_clips(parts: SessionParts, findings: Findings, *, frame_size: tuple[in
     check_names(parts, findings)
 
 
-def check_range(highest: float, folder: Path, findings: Findings) -> None:
-    """Whether grey levels look scaled to 0-1."""
-    if 0 < highest <= 1:
-        findings.warning(
-            folder,
+def check_range(highest: dict[Path, float], folder: Path, tally: Tally) -> None:
+    """Whether grey levels look scaled to 0-1, all or those of some files; `highest` are the highest of each."""
+    most = max(highest.values(), default=0.0)
+    if most > 1:
+        check_scale(highest, tally)
+    elif most > 0:
+        tally.add(
+            "warning",
             "value range",
+            folder,
             expected="grey levels from 0 to 255",
-            found=f"at most {highest:.3g}",
+            found=f"at most {most:.3g}",
             do="They look scaled to 0-1; store them times 255, or everything is nearly black to the model.",
         )
 
@@ -159,6 +165,8 @@ def check_names(parts: SessionParts, findings: Findings) -> None:
                 found=f"{duplicates} duplicates",
                 do="Neurons cannot be told apart by these ids; restore them.",
             )
+    if responses is not None:
+        check_labels(folder, responses.shape[1], findings)
     path = folder / "cell_motor_coordinates.npy"
     if responses is not None and path.is_file():
         array = open_array(path, Findings())

@@ -34,11 +34,11 @@ def check_stills(parts: SessionParts, findings: Findings, *, frame_size: tuple[i
             + (", height and width swapped" if reduction(size[::-1], *frame_size) is not None else ""),
             do="Resize the images to such a size; they are reduced by averaging over whole blocks only.",
         )
-    highest = -np.inf
+    highest = {}
     for trial in range(len(clips.lengths)):
         file = clips.file("images", trial)
-        highest = max(highest, check_pixels(np.asarray(clips.array("images", trial)), file, tally, "the image"))
-    check_range(highest, screen.folder, findings)
+        highest[file] = check_pixels(np.asarray(clips.array("images", trial)), file, tally, "the image")
+    check_range(highest, screen.folder, tally)
     if isinstance(responses, ClipDevice):
         check_silence(responses, tally)
         check_values(responses, summarize(responses), findings)

@@ -256,6 +256,7 @@ def _device(
     path: Path, name: str, content: dict[str, Any], tables: dict[str, MappedTable], findings: Findings
 ) -> SequenceDevice | None:
     n_rows, n_signals = (int(size) for size in content["shape"])
+    n_rows = n_rows if n_signals else 0
     file, dtype = device_table(name), np.dtype(str(content["dtype"]))
     if dtype.kind not in "fiub":
         raise ValueError(f"{name} of dtype {dtype}, expected numbers")

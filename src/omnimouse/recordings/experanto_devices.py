@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,16 @@ import numpy as np
 
 from omnimouse.recordings.device_clocks import check_rate, times_are_plausible
 from omnimouse.recordings.devices import SequenceDevice
-from omnimouse.recordings.files import RECOPY, Findings, is_lfs_pointer, open_array, read_mapping, read_number, shown
+from omnimouse.recordings.files import (
+    RECOPY,
+    Findings,
+    absent,
+    is_lfs_pointer,
+    open_array,
+    read_mapping,
+    read_number,
+    shown,
+)
 from omnimouse.recordings.plausible import doubt_about_axes
 
 
@@ -158,7 +168,9 @@ def _array_source(
             return None
         return npy, (array.shape[0], array.shape[1]), str(array.dtype)
     if not mem.is_file():
-        findings.fatal(folder, "data", expected="data.npy or data.mem", found="neither", do=RECOPY)
+        link = next((file for file in (npy, mem) if file.is_symlink()), None)
+        found, do = ("neither", RECOPY) if link is None else absent(link)
+        findings.fatal(folder, "data", expected="data.npy or data.mem", found=found, do=do)
         return None
     if is_lfs_pointer(mem):
         findings.fatal(mem, "file", expected="raw numbers", found="a Git LFS pointer", do="Run `git lfs pull`.")
@@ -250,7 +262,8 @@ def _unit_ids(folder: Path, meta: dict[str, Any], n_neurons: int, findings: Find
     named = properties.get("unit_ids") if isinstance(properties, dict) else None
     plain = named is None or (isinstance(named, str) and named.isprintable() and 0 < len(named) <= 200)
     path = folder / (named if isinstance(named, str) and plain else "meta/unit_ids.npy")
-    if not plain or not path.resolve().is_relative_to(folder.resolve()):
+    # By its name, since a file may well be a link, as in repositories of git-annex; but none is named elsewhere.
+    if not plain or not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder)):
         findings.warning(
             folder / "meta.yml",
             "neuron_properties.unit_ids",
@@ -259,7 +272,7 @@ def _unit_ids(folder: Path, meta: dict[str, Any], n_neurons: int, findings: Find
             do="It is not read; unit ids are unknown.",
         )
         return None
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     array = open_array(path, findings)
     if array is not None and array.size != n_neurons:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import reprlib
 import stat
 from collections.abc import Callable
@@ -102,6 +103,15 @@ def is_lfs_pointer(path: Path) -> bool:
         return False
 
 
+def absent(path: Path) -> tuple[str, str]:
+    """What is found where a file is not there, and what to do about it: a link may lead nowhere."""
+    if not path.is_symlink():
+        return "no such file", RECOPY
+    target = os.readlink(path)
+    do = "Fetch what it leads to (`git annex get`, `datalad get`), or copy the files themselves."
+    return f"a link to {shown(target)}, where nothing is", do
+
+
 def read_mapping(path: Path, findings: Findings) -> dict[str, Any] | None:
     """Content of a YAML or JSON file that must be a mapping with string keys; None (and a fatal finding) otherwise."""
     try:
@@ -113,13 +123,8 @@ def read_mapping(path: Path, findings: Findings) -> dict[str, Any] | None:
             return None
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        findings.fatal(
-            path,
-            "file",
-            expected=f"a {path.suffix} file",
-            found="no such file",
-            do=RECOPY,
-        )
+        found, do = absent(path)
+        findings.fatal(path, "file", expected=f"a {path.suffix} file", found=found, do=do)
         return None
     except (OSError, UnicodeDecodeError) as error:
         findings.fatal(path, "file", expected="readable UTF-8 text", found=str(error), do="Restore the file.")
@@ -236,7 +241,8 @@ def open_array(path: Path, findings: Findings, *, kinds: str = NUMBERS) -> np.nd
         )
         return None
     if not path.exists():
-        findings.fatal(path, "file", expected="a .npy array", found="no such file", do=RECOPY)
+        found, do = absent(path)
+        findings.fatal(path, "file", expected="a .npy array", found=found, do=do)
         return None
     try:
         array = map_array(path)

@@ -45,6 +45,7 @@ def load_sensorium(path: Path, findings: Findings) -> SessionParts:
     """Open the parts of a SENSORIUM 2023 folder; faults go to `findings`, none raises."""
     session_key, animal_id = meta.identity(path, findings)
     nothing = SessionParts(path, session_key, animal_id, dict.fromkeys(("responses", "eye_tracker", "treadmill")), None)
+    meta.check_links(path, findings)
     tiers = meta.per_trial(path / "meta/trials/tiers.npy", findings)
     if tiers is None:
         return nothing

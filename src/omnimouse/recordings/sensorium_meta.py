@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse.recordings.array_files import map_array, usable
-from omnimouse.recordings.files import RECOPY, Findings, open_array
+from omnimouse.recordings.files import RECOPY, Findings, open_array, read_mapping, shown
 from omnimouse.recordings.plausible import identity as identity_of
 from omnimouse.recordings.sensorium_scan import is_silent
 from omnimouse.recordings.session_names import animal_of
@@ -32,6 +32,22 @@ def identity(path: Path, findings: Findings) -> tuple[str, str]:
         do="The folder's name is taken as session key and animal; rename it to name animal, session and scan.",
     )
     return path.name, animal_of(path.name)
+
+
+def check_links(path: Path, findings: Findings) -> None:
+    """Says which data config.json declares to lie elsewhere: such links are not followed."""
+    if not (path / "config.json").is_file():
+        return
+    config = read_mapping(path / "config.json", Findings()) or {}
+    links = config.get("links")
+    if links:
+        findings.warning(
+            path / "config.json",
+            "links",
+            expected="no links to data elsewhere",
+            found=shown(links),
+            do="They are not followed: copy what they lead to, or put links of the file system in its place.",
+        )
 
 
 def per_trial(path: Path, findings: Findings) -> np.ndarray | None:

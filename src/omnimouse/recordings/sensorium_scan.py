@@ -149,9 +149,12 @@ def _check_shapes(
 ) -> tuple[int, tuple[int, int]]:
     """Compare the shapes of all kinds and trials; returns the number of neurons and the frame size."""
     everything = [found["responses"] for found in shapes if "responses" in found]
-    neurons = n_units if n_units is not None else most_common([shape[0] for shape in everything])
+    frames = most_common([found["behavior"][1] for found in shapes])
+    # Where all have time first, the columns are the neurons.
+    turned = bool(everything) and all(shape[0] == frames != shape[1] for shape in everything)
+    neurons = n_units if n_units is not None else most_common([shape[turned] for shape in everything])
     if everything and not any(neurons in shape for shape in everything):
-        neurons = most_common([shape[0] for shape in everything])  # the ids are wrong, which the caller reports
+        neurons = most_common([shape[turned] for shape in everything])  # the ids are wrong, which the caller reports
     frame_size = most_common([found["videos"][:2] for found in shapes])
     for trial, found in enumerate(shapes):
         length = most_common([found["behavior"][1], found["pupil_center"][1], found["videos"][2]])

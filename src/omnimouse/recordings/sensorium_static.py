@@ -34,6 +34,7 @@ from omnimouse.recordings.array_files import usable
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings, Tally, open_array
+from omnimouse.recordings.plausible import no_value
 from omnimouse.recordings.sensorium_scan import files_are_complete, most_common
 from omnimouse.recordings.sensorium_stills import STILL_KINDS, StillDevice, Stills
 
@@ -72,6 +73,7 @@ def load_static(path: Path, findings: Findings) -> SessionParts:
     """Open the parts of a SENSORIUM 2022 folder; faults go to `findings`, none raises."""
     session_key, animal_id = meta.identity(path, findings)
     nothing = SessionParts(path, session_key, animal_id, dict.fromkeys(("responses", "eye_tracker", "treadmill")), None)
+    meta.check_links(path, findings)
     tiers = meta.per_trial(path / "meta/trials/tiers.npy", findings)
     if tiers is None or not files_are_complete(path, tiers, findings, kinds=STILL_KINDS):
         return nothing
@@ -110,6 +112,8 @@ def _scan(path: Path, n_trials: int, n_units: int | None, findings: Findings) ->
         behavior = np.stack(stored["behavior"])
         # Stored as size, its derivative, speed; and gaze beside it.
         behavior = np.concatenate([behavior[:, :2], np.stack(stored["pupil_center"]), behavior[:, 2:]], axis=1)
+        for channel in behavior.T:
+            channel[no_value(channel)] = np.nan
         _check_gaps(path, behavior, tally)
         behavior[~usable(behavior)] = np.nan  # of which windows keep clear
     tally.report(findings)
@@ -160,7 +164,7 @@ def _check_gaps(path: Path, behavior: np.ndarray, tally: Tally) -> None:
             f"NaN in {kind}",
             path / "data" / kind / f"{trial}.npy",
             expected="finite numbers",
-            found=f"NaN or infinite {', '.join(lost)}",
+            found=f"NaN, infinity or a number that stands for no value (-9999, 1e20): {', '.join(lost)}",
             do="The trial has no window, so it is neither trained nor scored on.",
         )
 
