@@ -208,6 +208,10 @@ WARNED = {
         [lambda file: add_trials(file, condition=["a"] * 20, condition_index=2 * np.arange(1, 11))],
         "condition: .*a list of values a row, up to 2",
     ),
+    "a misspelt channel": (
+        [lambda file: add_series(file["processing"], "runing_sped", SPEED, 20.0)],
+        "runing_sped: .*its name is like running_speed",
+    ),
     "a position for a speed": ([with_running(rate=20.0, unit="cm")], "in 'cm', which is no unit of speed"),
     "behaviour behind a dangling link": (
         [lambda file: file["processing"].__setitem__("running_speed", h5py.ExternalLink("gone.h5", "/x"))],

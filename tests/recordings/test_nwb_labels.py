@@ -54,6 +54,9 @@ VERDICTS = {
     "words": lambda table: table.create_dataset(
         "quality", data=bytes_of(["good" if cell else "Noise" for cell in CELLS])
     ),
+    "numbers as text": lambda table: table.create_dataset(
+        "Accepted", data=bytes_of(["1" if c else "0" for c in CELLS])
+    ),
     "coded words": lambda table: coded(table, "label", 1 - CELLS, ["accepted", "rejected"]),
     "none for one": lambda table: table.create_dataset("accepted", data=np.where(CELLS, 1.0, [0, np.nan] * 4)),
 }
@@ -97,6 +100,10 @@ def test_what_is_no_verdict_rejects_nothing(tmp_path):
     imported = import_nwb(tmp_path / "session.nwb", tmp_path / "imported")
     assert imported.n_neurons == N_NEURONS
     assert any("iscell holds other numbers than 0 and 1" in str(finding) for finding in imported.findings)
+    with h5py.File(tmp_path / "session.nwb", "r+") as file:
+        replace(file[TABLE], "iscell", bytes_of(["maybe"] * N_NEURONS))
+    unsure = import_nwb(tmp_path / "session.nwb", tmp_path / "unsure")
+    assert any("iscell says maybe" in str(finding) for finding in unsure.findings)
     assert choose(Rois(), "accepted").columns is None
     with pytest.raises(ValueError, match="name no table of regions"):
         choose(Rois(), "layer")
@@ -137,6 +144,8 @@ def conditions(tmp_path: Path, column, **others) -> list[str | None]:
         (np.array([1, 2, np.nan, np.nan, 3] * 2), ["1.0", "2.0", None, None, "3.0"]),
         (np.array([1, 2, 1e20, 1e20, 3] * 2), ["1.0", "2.0", None, None, "3.0"]),
         (np.array([1, 2, -1, -9999, 3] * 2), ["1", "2", None, None, "3"]),
+        (np.array([1, 2, -(2**63), -(2**63), 3] * 2), ["1", "2", None, None, "3"]),
+        (np.array([1, 2, 2**32 - 1, 2**32 - 1, 3] * 2, dtype=np.uint32), ["1", "2", None, None, "3"]),
         (bytes_of(["a", "b", "nan", "n/a", "c"] * 2), ["a", "b", None, None, "c"]),
         (bytes_of(["a", "b", "", "None", "c"] * 2), ["a", "b", None, None, "c"]),
     ],

@@ -29,10 +29,10 @@ NO = (
 VERDICTS = ("quality", "label", "status", "classification", "class", "curation", "verdict", "decision", "cell_class")
 """Columns of words."""
 
-_YES_WORDS = ("accepted", "accept", "good", "cell", "neuron", "soma", "valid", "keep", "kept", "ok", "yes", "true")
+_YES_WORDS = ("accepted", "accept", "good", "cell", "neuron", "soma", "valid", "keep", "kept", "ok", "yes", "true", "1")
 _NO_WORDS = (
     "rejected", "reject", "bad", "not cell", "not a cell", "notcell", "no cell", "noncell", "non-cell", "noise",
-    "artifact", "artefact", "invalid", "excluded", "exclude", "discard", "discarded", "no", "false", "unsure",
+    "artifact", "artefact", "invalid", "excluded", "exclude", "discard", "discarded", "no", "false", "0", "unsure",
     "undecided", "dendrite",
 )  # fmt: skip
 
@@ -178,7 +178,10 @@ def _verdict(item: Any, name: str, n: int, named: bool) -> tuple[np.ndarray | No
     if words:
         if not words <= {*_YES_WORDS, *_NO_WORDS} or len({isinstance(value, str) for value in known}) > 1:
             listed = ", ".join(sorted(words)[:5])
-            return None, f"{name} says {listed}" if named or words & {*_YES_WORDS, *_NO_WORDS} else ""
+            return None, f"{name} says {listed}" if named or words & {*_YES_WORDS, *_NO_WORDS} or name in (
+                *YES,
+                *NO,
+            ) else ""
         truth = {value: value.strip().lower() in _YES_WORDS for value in known}
     elif known and all(value in (0, 1) for value in known) and (named or name in (*YES, *NO)):
         truth = {value: bool(value) for value in known}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omnimouse.processing_omnimouse import BEHAVIOR_CHANNELS
-from omnimouse.recordings.channel_names import NAMES, plain_name
+from omnimouse.recordings.channel_names import NAMES, plain_name, similar_channels
 from omnimouse.recordings.files import Findings
 from omnimouse.recordings.nwb_file import kind_of, walk
 from omnimouse.recordings.nwb_mapping import AUTO, NONE, NwbMapping
@@ -112,6 +112,17 @@ def find_sources(nwb: Any, mapping: NwbMapping, where: Path, found: Findings) ->
     for place, text in walk(nwb)[1].items():
         do = "What lies there is not imported."
         found.warning(where, place, expected="what the link leads to", found=f"what {text.rstrip('.')}", do=do)
+    for each in sources.unused:
+        absent = [name for name in similar_channels(each.path.rpartition("/")[2]) if name not in behavior]
+        absent = [name for name in absent if name not in mapping.behavior]
+        if absent:
+            found.warning(
+                where,
+                each.path,
+                expected=f"a name such as {absent[0]}",
+                found=f"a series that is not used, although its name is like {' and '.join(absent)}",
+                do=f"If it is meant, write it into a mapping: `behavior: {{{absent[0]}: {each.path}}}`, else `none`.",
+            )
     running = behavior.get("running_speed")
     if running is not None and _NO_SPEED.fullmatch(running.unit.strip().lower()):
         found.warning(

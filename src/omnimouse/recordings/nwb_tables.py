@@ -131,6 +131,9 @@ def decoded(item: Any) -> list[Any]:
     if labels is not None:
         return _of_codes(item, stored, labels, "labels")
     missing = no_value(stored)
+    if stored.dtype.kind in "iu" and stored.dtype.itemsize > 1:  # what NaN becomes when it is cast to integers
+        limits = np.iinfo(stored.dtype)
+        missing = missing | (stored == (limits.min if stored.dtype.kind == "i" else limits.max))
     return [None if lost else value for value, lost in zip(stored.tolist(), missing, strict=True)]
 
 
