@@ -266,6 +266,21 @@ def test_a_plan_made_while_scoring_serves_training():
     assert out.target_mask.all() and len(model._plans) == 1
 
 
+def test_the_longest_period_of_the_rotary_embedding_is_the_window():
+    for samples in (60, 120):
+        frames = {"num_frames": samples, "num_behavior_samples": samples * 2 // 3}
+        model = build("tiny", num_response_samples=samples, **frames)
+        plan = model.window_plan("forecasting", 3)
+        half = model.config.head_dim // 2
+        periods = 1e-3 * (samples / 30 / 1e-3) ** (torch.arange(half, dtype=torch.float64) / half)
+        # Time-major: three neurons at each step, then the behaviour channels.
+        times = torch.arange(samples // 2, samples, 5, dtype=torch.float64) / 30
+        angles = 2 * torch.pi * times[:, None] / periods
+        cosines, sines = plan.decoder.query_rotary[:, : 3 * len(times)].double().unflatten(1, (-1, 3))[:, :, 0]
+        torch.testing.assert_close(cosines, angles.cos(), atol=1e-6, rtol=0)
+        torch.testing.assert_close(sines, angles.sin(), atol=1e-6, rtol=0)
+
+
 def test_a_longer_window():
     model = build(num_response_samples=120, num_frames=120, num_behavior_samples=80)
     inputs = {

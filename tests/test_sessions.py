@@ -1,5 +1,6 @@
 """Sessions: adding, removing, and every stored form, bit for bit."""
 
+import fnmatch
 import json
 import shutil
 
@@ -10,6 +11,7 @@ from small_models import LONG, THREE, build, files
 from transformers import AutoModel
 
 from omnimouse import OmniMouseModel, session_keys
+from omnimouse.hub import HubOptions, Source
 from omnimouse.sessions import inverse_softplus
 
 
@@ -164,6 +166,27 @@ def test_keys_that_differ_in_dots_and_underscores_alone_are_different_sessions(t
         assert loaded.session_spec(key).n_neurons == 2 + i
         for name, tensor in model.session_state(key).items():
             assert torch.equal(loaded.session_state(key)[name], tensor)
+
+
+def test_the_name_of_a_session_is_no_pattern_when_its_file_is_fetched(tmp_path, monkeypatch):
+    keys = ["weird[1]", "weird1", "w*d"]
+    build(*((key, 3, "w") for key in keys)).save_pretrained(tmp_path / "repo")
+    build().save_pretrained(tmp_path / "cache")
+    (tmp_path / "cache" / "sessions").mkdir()
+    shutil.copy(tmp_path / "repo" / "sessions" / "index.json", tmp_path / "cache" / "sessions")
+
+    def download(repo, options, patterns):
+        patterns = list(patterns)
+        for name in files(tmp_path / "repo"):
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+                shutil.copy(tmp_path / "repo" / name, tmp_path / "cache" / name)
+
+    monkeypatch.setattr("omnimouse.hub.download", download)
+    model = build()
+    model._source = Source("lab/m", tmp_path / "cache", "c0ffee", HubOptions())
+    for key in ("weird[1]", "w*d"):
+        assert model.load_sessions([key]) == [key]
+    assert not (tmp_path / "cache" / "sessions" / "weird1.safetensors").exists()
 
 
 def test_removing_the_last_session_of_an_animal_removes_its_vector():

@@ -61,6 +61,12 @@ def test_scores_say_which_weights_and_which_named_masks_they_belong_to(fakes):
     assert scores.settings["own_masks"] == ["population", "test/causal_response_25"]
 
 
+def test_scores_with_a_lora_belong_to_core_and_lora_together(fakes):
+    plain = evaluate(fakes.model, fakes.recording, "stimulus", **SILENT).core_sha256
+    fakes.model.injected_hash = lambda: "1f" * 32
+    assert evaluate(fakes.model, fakes.recording, "stimulus", **SILENT).core_sha256 not in (None, plain)
+
+
 def test_losses_are_means_over_all_samples(fakes):
     numbers = {"response_loss_epsilon": 1e-2, "response_loss_clamp": 1.5, "behavior_loss_clamp": 2.0}
     fakes.model.config = OmniMouseConfig.from_preset("tiny", **numbers)

@@ -102,6 +102,18 @@ def test_validation_masks_serve_the_population_that_is_drawn(model, recording):
         run(model, recording, validation_tasks=[mask])
 
 
+def test_no_window_has_more_neurons_than_the_model_takes_at_once(model, recording, monkeypatch):
+    forward, sizes = model.forward, []
+
+    def noted(*args, **kwargs):
+        sizes.append(kwargs["neuron_ids"].shape[1])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", noted)
+    run(model, recording, steps=2, validate_every=1, masks=["behavior"], start_from="mean")
+    assert (len(sizes), set(sizes)) == (5, {model.config.max_population})
+
+
 @pytest.mark.parametrize("tiers", [("train",), ("train", "oracle")])
 def test_biases_start_at_the_mean_response_in_the_training_tiers(model, recording, tiers):
     options = {"steps": 1, "masks": ["stimulus"], "validation_tier": None, **STANDING_STILL}

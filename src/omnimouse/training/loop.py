@@ -332,8 +332,8 @@ def _show(bar: tqdm, run: TrainingRun, row: Mapping[str, Any], state: TrainingSt
     if state.best_validation_loss is not None:
         shown["best validation"] = f"{state.best_validation_loss:.3f} @ {state.best_step}"
     shown |= {f"|grad {name}|": f"{norm:.2g}" for name, norm in row["gradient_norm"].items()}
-    if rate := bar.format_dict["rate"]:
-        shown["windows/s"] = f"{rate * run.recipe.batch_size:.1f}"
+    if elapsed := bar.format_dict["elapsed"]:  # its own rate is unknown until something was shown
+        shown["windows/s"] = f"{(bar.n + 1 - bar.initial) * run.recipe.batch_size / elapsed:.1f}"
     bar.set_postfix(shown, refresh=False)
     bar.update()
 
