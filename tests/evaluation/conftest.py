@@ -24,6 +24,7 @@ class FakeRecording:
 
     n_neurons: int = N_NEURONS
     session_key: str = "1-2-3"
+    animal_id: str = "1"
     path: Path = Path("recordings/1-2-3")
     tiers: tuple[str, ...] = ("train", "final_test")
     unit_ids: np.ndarray | None = field(default_factory=lambda: np.arange(N_NEURONS) + 1000)
