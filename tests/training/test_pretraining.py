@@ -82,6 +82,10 @@ def test_a_recording_that_changed_is_refused_by_name(small_recipe, corpus_path, 
 def test_what_a_run_cannot_do_is_refused_before_it_begins(small_recipe, tmp_path):
     for overrides, words in (
         (["evaluation.every=2", "evaluation.tier=nonsense"], "No recording has the tier 'nonsense' to evaluate on"),
+        (
+            ["evaluation.every=2", "evaluation.tier=train"],
+            "evaluation.tier is 'train', which recordings.tiers trains on",
+        ),
         (["masks.names=[stimulus, stimulus]"], "lists a mask twice"),
         (["masks.names=[validation/population_1024_response_behavior]"], "None of the 1 masks can train"),
         (["masks.weights=[1]"], "1 entries for 120 masks"),

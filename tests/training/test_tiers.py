@@ -18,6 +18,8 @@ from omnimouse import (
     finetune,
     predict,
     recording_from_arrays,
+    save_recording,
+    train,
 )
 from omnimouse.evaluation import Scores
 from omnimouse.evaluation.tiers import choose_tier
@@ -158,3 +160,24 @@ def test_nothing_that_was_trained_on_is_scored_by_default(model):
     with pytest.raises(ValueError, match="no trials of tier 'final_test'"):
         evaluate(model, recording, "forecasting", "final_test", **QUIET)
     assert predict(model, recording, "forecasting", **QUIET).tier == "oracle"
+
+
+def test_pre_training_evaluates_what_each_session_has_and_stores_what_it_trained_on(small_recipe, tmp_path, capsys):
+    tiers = {"m1": ["validation", "oracle"], "m2": ["oracle"], "m3": ["final_test"]}
+    for name, others in tiers.items():
+        recording = replace(record(["train"] * 4 + others, video=False), session_key=f"{name}-1-1", animal_id=name)
+        save_recording(recording, tmp_path / "corpus" / name)
+    recipe = small_recipe(
+        tmp_path / "run", steps=2, recordings={"paths": [str(tmp_path / "corpus/m*")]},
+        evaluation={"every": 2, "masks": ["forecasting", "population"]}, masks={"names": ["forecasting"]},
+    )  # fmt: skip
+    result = train(recipe, progress=False)
+    row = next(row for row in result.history if row["kind"] == "evaluation")
+    assert row["sessions"] == ["m1-1-1", "m2-1-1"] and row["scores"]["population"]["n_sessions"] == 2
+    model = OmniMouseModel.from_pretrained(result.model, sessions="all")
+    with pytest.warns(UserWarning, match="trained on trials of tier train"):
+        evaluate(model, tmp_path / "corpus/m2", "forecasting", "train", **QUIET)
+    capsys.readouterr()
+    only = {"paths": [str(tmp_path / "corpus/m3")]}
+    assert train({**recipe, "output": str(tmp_path / "other"), "recordings": only}).steps == 2
+    assert "no recording has a tier validation or oracle that is not trained on" in capsys.readouterr().err

@@ -35,7 +35,7 @@ class SessionInfo:
         n_neurons: neurons of its population.
         animal_id: its animal; one spelling for all sessions of an animal.
         unit_ids_hash: see `SessionSpec`.
-        tiers: tiers of its trials.
+        tiers: tiers of its trials whose responses are known.
         visits: how often it is visited in each round through a process's sessions.
         missing: of "video" and "behavior" what the recording lacks.
     """
@@ -94,7 +94,8 @@ def find_sessions(recipe: RecordingsRecipe, *, warn: bool = True) -> dict[str, S
         animals.append(animal)
         found[key] = SessionInfo(
             key, recording.path, recording.n_neurons, animal, hash_unit_ids(recording.unit_ids),
-            tuple(recording.tiers), _visits(key, recipe.weights), missing_modalities(recording, channels),
+            tuple(tier for tier in recording.tiers if tier not in recording.withheld_tiers),
+            _visits(key, recipe.weights), missing_modalities(recording, channels),
         )  # fmt: skip
     if wanted:
         _check_collections(recipe, sorted(wanted), places, warn=warn)
@@ -175,7 +176,7 @@ class OpenRecordings:
 
     Args:
         sessions: the sessions that can be asked for.
-        tiers: tiers of the trials.
+        tiers: tiers of the trials, of all sessions or of each by its key.
         stride: see `Windows`.
         include_blanks: see `Windows`.
         processor: see `Windows`.
@@ -185,14 +186,15 @@ class OpenRecordings:
     def __init__(
         self,
         sessions: Mapping[str, SessionInfo],
-        tiers: Sequence[str],
+        tiers: Sequence[str] | Mapping[str, Sequence[str]],
         *,
         stride: int,
         include_blanks: bool,
         processor: OmniMouseProcessor,
         capacity: int,
     ) -> None:
-        self.sessions, self.tiers, self.processor = dict(sessions), tuple(tiers), processor
+        self.sessions, self.processor = dict(sessions), processor
+        self.tiers = dict(tiers) if isinstance(tiers, Mapping) else dict.fromkeys(self.sessions, tuple(tiers))
         self.stride, self.include_blanks, self.capacity = stride, include_blanks, capacity
         self._idle: OrderedDict[str, Windows] = OrderedDict()
         self._lock = threading.Lock()
@@ -210,7 +212,7 @@ class OpenRecordings:
             windows = self._idle.pop(key, None)
         if windows is None:
             recording = open_recording(self.sessions[key].path)
-            windows = open_windows(recording, self.tiers, self.stride, self.include_blanks, self.processor)
+            windows = open_windows(recording, self.tiers[key], self.stride, self.include_blanks, self.processor)
         yield windows
         # Only what was used without an error goes back.
         with self._lock:

@@ -5,7 +5,7 @@ Shape letters: n neurons of a session, E identity size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,9 +118,10 @@ def _means(info: SessionInfo, tiers: tuple[str, ...], processor: OmniMouseProces
     return torch.from_numpy(means)
 
 
-def session_spec(info: SessionInfo) -> SessionSpec:
-    """The spec of a session in the model."""
-    return SessionSpec(info.key, info.n_neurons, info.animal_id, info.unit_ids_hash)
+def session_spec(info: SessionInfo, tiers: Sequence[str] = ()) -> SessionSpec:
+    """The spec of a session in the model, which says what it is trained on."""
+    training = {"trained on tiers": ", ".join(tiers)} if tiers else None
+    return SessionSpec(info.key, info.n_neurons, info.animal_id, info.unit_ids_hash, training)
 
 
 def table_parameters(model: OmniMouseModel, key: str) -> dict[str, nn.Parameter]:

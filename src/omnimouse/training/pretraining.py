@@ -30,7 +30,7 @@ from omnimouse.training.corpus_sessions import pack_session, restore_session, se
 from omnimouse.training.distributed import Processes
 from omnimouse.training.loop import ECHO_SECONDS, StopRequest
 from omnimouse.training.monitor import Monitor
-from omnimouse.training.pretraining_recipe import PretrainingRecipe, load_recipe
+from omnimouse.training.pretraining_recipe import EVALUATION_TIERS, PretrainingRecipe, load_recipe
 from omnimouse.training.pretraining_setup import PretrainingRun, build_model, prepare_run
 from omnimouse.training.pretraining_step import StepResult, load_steps, train_step
 from omnimouse.training.run_folder import (
@@ -212,6 +212,10 @@ def _begin(
         f"{len(run.sessions)} sessions with {n_neurons:,} neurons on {processes.count} "
         f"process{'es' * (processes.count > 1)} ({processes.device}), to step {run.last:,}"
     )
+    if run.evaluation is None and run.recipe.evaluation.every is not None:
+        monitor.say(
+            f"no recording has a tier {' or '.join(EVALUATION_TIERS)} that is not trained on: none is evaluated"
+        )
     if run.masks.left_out:
         most = max(run.masks.left_out.values())
         lacking = " or lack video or behavior" if run.masks.missing else ""
@@ -382,7 +386,8 @@ def write_model(run: PretrainingRun, checkpoint: RunCheckpoint) -> Path:
             tensor.copy_(stored[name])
     for key, info in run.sessions.items():
         tensors = checkpoint.session(key)
-        model.sessions.add(session_spec(info), {name: tensors[name].clone() for name in TENSORS}, device="cpu")
+        spec = session_spec(info, run.recipe.recordings.tiers)
+        model.sessions.add(spec, {name: tensors[name].clone() for name in TENSORS}, device="cpu")
     model.update_initial_vectors()
     partial = run.folder.path / f"{PARTIAL}model"
     shutil.rmtree(partial, ignore_errors=True)

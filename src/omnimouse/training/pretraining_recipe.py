@@ -29,6 +29,10 @@ from omnimouse.training.recipe import (
 )
 from omnimouse.training.typed_yaml import from_mapping, override, to_yaml
 
+AUTO = "auto"
+EVALUATION_TIERS = ("validation", "oracle")
+"""Tiers to evaluate on during training, by preference; tiers for the last scores are left alone."""
+
 VALIDATION_MASKS = tuple(f"validation/{name}" for name in EVALUATION_MASKS["validation"])
 """The eight masks that the released models were validated on during training."""
 
@@ -142,7 +146,8 @@ class EvaluationRecipe:
 
     Attributes:
         every: steps between evaluations; null evaluates never.
-        tier: held-out trials; sessions without it are left out.
+        tier: held-out trials; sessions without it are left out. "auto": of each session the first of "validation" and
+            "oracle" that it has and that is not trained on.
         masks: task names or `suite/name`, each scored where the population can serve it.
         max_windows: windows per session, evenly spread over the tier.
         max_sessions: sessions per process, evenly spread over its own.
@@ -151,7 +156,7 @@ class EvaluationRecipe:
     """
 
     every: int | None = 10_000
-    tier: str = "validation"
+    tier: str = AUTO
     masks: tuple[str, ...] = VALIDATION_MASKS
     max_windows: int = 32
     max_sessions: int = 8
@@ -252,6 +257,11 @@ class PretrainingRecipe:
     def __post_init__(self) -> None:
         _counts(self, 1, "steps", "batch_size")
         _counts(self, 0, "seed")
+        if self.evaluation.every is not None and self.evaluation.tier in self.recordings.tiers:
+            raise ValueError(
+                f"evaluation.tier is {self.evaluation.tier!r}, which recordings.tiers trains on, so its scores would "
+                "say nothing about other trials. Set it to another tier or 'auto', or evaluation.every to null."
+            )
         good = is_number(self.loss_limit) and self.loss_limit > 0
         require(good, "PretrainingRecipe", "loss_limit", self.loss_limit, "a finite number above 0")
         busy = self.schedule.warmup_steps + self.schedule.decay_steps

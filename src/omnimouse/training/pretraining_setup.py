@@ -25,7 +25,7 @@ from omnimouse.training.expected_targets import require_truth
 from omnimouse.training.identity import architecture, data_fingerprint, window_fingerprint
 from omnimouse.training.initialization import open_stimulus_path
 from omnimouse.training.monitor import STEP_NUMBERS
-from omnimouse.training.pretraining_recipe import PretrainingRecipe
+from omnimouse.training.pretraining_recipe import AUTO, EVALUATION_TIERS, PretrainingRecipe
 from omnimouse.training.recipe import ParameterGroup, build_group
 from omnimouse.training.run_folder import RunFolder
 from omnimouse.training.typed_yaml import to_mapping
@@ -203,7 +203,10 @@ def build_model(recipe: PretrainingRecipe, processor: OmniMouseProcessor) -> Omn
 
 
 def _open(
-    recipe: PretrainingRecipe, owned: Mapping[str, SessionInfo], tiers: tuple[str, ...], processor: OmniMouseProcessor
+    recipe: PretrainingRecipe,
+    owned: Mapping[str, SessionInfo],
+    tiers: tuple[str, ...] | Mapping[str, tuple[str, ...]],
+    processor: OmniMouseProcessor,
 ) -> OpenRecordings:
     return OpenRecordings(
         owned,
@@ -254,13 +257,15 @@ def _make_evaluation(
     """Chooses what is scored in between; `keys` are the sessions of every process."""
     if recipe.evaluation.every is None:
         return None
-    tiers = sorted({tier for info in sessions.values() for tier in info.tiers})
-    if recipe.evaluation.tier not in tiers:
+    held_out = {key: (tier,) for key, info in sessions.items() if (tier := _held_out_tier(recipe, info))}
+    if not held_out:
+        tiers = sorted({tier for info in sessions.values() for tier in info.tiers})
+        if recipe.evaluation.tier == AUTO:
+            return None
         raise ValueError(
             f"No recording has the tier {recipe.evaluation.tier!r} to evaluate on; there are {', '.join(tiers)}. Set "
             "evaluation.tier to one of them, or evaluation.every to null."
         )
-    held_out = {key for key, info in sessions.items() if recipe.evaluation.tier in info.tiers}
     wanted = matching_sessions(held_out, recipe.evaluation.sessions, "evaluation.sessions")
     chosen = [
         _spread([key for key in own if key in held_out], recipe.evaluation.max_sessions)
@@ -268,7 +273,7 @@ def _make_evaluation(
         else [key for key in own if key in wanted]
         for own in keys
     ]
-    recordings = _open(recipe, {key: sessions[key] for key in keys[rank]}, (recipe.evaluation.tier,), processor)
+    recordings = _open(recipe, {key: sessions[key] for key in keys[rank]}, held_out, processor)
     for key in chosen[rank]:
         with recordings.lend(key):
             pass  # a tier without windows is found out now rather than at the first evaluation
@@ -280,6 +285,13 @@ def _make_evaluation(
         max_windows=recipe.evaluation.max_windows,
         batch_size=recipe.batch_size,
     )
+
+
+def _held_out_tier(recipe: PretrainingRecipe, info: SessionInfo) -> str | None:
+    """The tier that a session is evaluated on in between, None where it has none."""
+    named = recipe.evaluation.tier
+    candidates = EVALUATION_TIERS if named == AUTO else (named,)
+    return next((tier for tier in candidates if tier in info.tiers and tier not in recipe.recordings.tiers), None)
 
 
 def _spread(keys: list[str], count: int) -> list[str]:
@@ -308,7 +320,7 @@ def _add_sessions(
                 "session_embedding": torch.zeros(size),
                 "animal_embedding": torch.zeros(size),
             }
-        model.sessions.add(session_spec(info), tensors, device="cpu", dtype=torch.float32)
+        model.sessions.add(session_spec(info, recipe.recordings.tiers), tensors, device="cpu", dtype=torch.float32)
 
 
 def run_identity(
