@@ -29,10 +29,10 @@ NO = (
 VERDICTS = ("quality", "label", "status", "classification", "class", "curation", "verdict", "decision", "cell_class")
 """Columns of words."""
 
-_YES_WORDS = ("accepted", "accept", "good", "cell", "neuron", "soma", "valid", "keep", "kept", "ok", "yes", "true", "1")
+_YES_WORDS = ("accepted", "accept", "good", "cell", "neuron", "soma", "valid", "keep", "kept", "ok", "yes", "true")
 _NO_WORDS = (
     "rejected", "reject", "bad", "not cell", "not a cell", "notcell", "no cell", "noncell", "non-cell", "noise",
-    "artifact", "artefact", "invalid", "excluded", "exclude", "discard", "discarded", "no", "false", "0", "unsure",
+    "artifact", "artefact", "invalid", "excluded", "exclude", "discard", "discarded", "no", "false", "unsure",
     "undecided", "dendrite",
 )  # fmt: skip
 
@@ -157,7 +157,11 @@ def choose(rois: Rois, wanted: str) -> Choice:
 def _unknown(table: Any) -> str:
     """A line about columns of true and false of which only the lab knows whether they reject."""
     items = {name: child(table, name) for name in table}
-    flags = [name for name, item in items.items() if is_dataset(item) and item.shape and item.dtype.kind == "b"]
+    flags = [
+        f"{name} (true for {np.count_nonzero(item[()])} of {item.size})"
+        for name, item in items.items()
+        if is_dataset(item) and item.shape and item.dtype.kind == "b"
+    ]
     if not flags:
         return ""
     return f"all; its table has {', '.join(flags)}: to import those where one is true, write it as `rois` in a mapping"
@@ -169,26 +173,28 @@ def _plain(name: str) -> str:
 
 def _verdict(item: Any, name: str, n: int, named: bool) -> tuple[np.ndarray | None, str]:
     """Which rows a column accepts `[n]`, None where it says nothing of the kind; and what is odd about it."""
-    if not is_dataset(item) or not item.shape or len(item.shape) > 2 or item.shape[0] != n or item.dtype.names:
-        return None, f"{name} has not one value a region" if named or name in (*YES, *NO) else ""
+    by_name = named or name in (*YES, *NO)  # else it is a column of words, which may be about anything
+    kinds = "fiubSO" if is_dataset(item) and len(item.shape or ()) == 1 else "fiub"
+    if (
+        not is_dataset(item)
+        or len(item.shape or ()) not in (1, 2)
+        or item.shape[0] != n
+        or item.dtype.kind not in kinds
+    ):
+        return None, f"{name} has not one value a region" if by_name else ""
     values = item[:, 0] if len(item.shape) == 2 else None  # Suite2p's iscell: whether it is one, and how probably
     meant = decoded(item) if values is None else [None if np.isnan(value) else value for value in values.tolist()]
-    known = [value for value in meant if value is not None]
-    words = {value.strip().lower() for value in known if isinstance(value, str)}
-    if words:
-        if not words <= {*_YES_WORDS, *_NO_WORDS} or len({isinstance(value, str) for value in known}) > 1:
-            listed = ", ".join(sorted(words)[:5])
-            return None, f"{name} says {listed}" if named or words & {*_YES_WORDS, *_NO_WORDS} or name in (
-                *YES,
-                *NO,
-            ) else ""
-        truth = {value: value.strip().lower() in _YES_WORDS for value in known}
-    elif known and all(value in (0, 1) for value in known) and (named or name in (*YES, *NO)):
-        truth = {value: bool(value) for value in known}
-    else:
-        return None, f"{name} holds other numbers than 0 and 1" if named or name in (*YES, *NO) else ""
+    known = [value.strip().lower() if isinstance(value, str) else value for value in meant if value is not None]
+    truth: dict[Any, bool] = {**dict.fromkeys(_YES_WORDS, True), **dict.fromkeys(_NO_WORDS, False)}
+    understood = any(value in truth for value in known)
+    if by_name:
+        truth |= {0: False, 1: True, "0": False, "1": True}
+    if not known or not all(value in truth for value in known):
+        odd = f"{name} holds other values than yes and no, such as {next((v for v in known if v not in truth), 'none')}"
+        return None, odd if by_name or understood else ""
     if name in NO:
         truth = {value: not yes for value, yes in truth.items()}
-    lost = len(meant) - len(known)
+    lost = n - len(known)
     odd = f"{name} has no value for {lost} of {n} regions, which count as rejected" if lost else ""
-    return np.array([value is not None and truth[value] for value in meant]), odd
+    plain = [value.strip().lower() if isinstance(value, str) else value for value in meant]
+    return np.array([value is not None and truth[value] for value in plain]), odd
