@@ -27,11 +27,27 @@ FOLLOWERS = {
 
 
 class _Finder:
-    """Finds nothing itself, but has our module imported when one of `FOLLOWERS` was."""
+    """Finds nothing itself, but has our module imported when one of `FOLLOWERS` was.
+
+    Where one of ours is half imported (`import omnimouse.video` comes upon the Auto classes), it tries again later.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: list[str] = []
+
+    def _import(self, name: str) -> None:
+        try:
+            import_module(name)
+        except ImportError:
+            if not _half_imported():
+                raise
+            self.waiting.append(name)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if self.waiting and not _half_imported():
+            self._import(self.waiting.pop())
         if name not in FOLLOWERS:
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
@@ -43,10 +59,16 @@ class _Finder:
             def exec_module(module: ModuleType) -> None:
                 execute(module)
                 if module.__name__ == name:  # loaders of archives serve many modules
-                    import_module(FOLLOWERS[name])
+                    self._import(FOLLOWERS[name])
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
+
+
+def _half_imported() -> bool:
+    """Whether a module of ours is being imported now."""
+    ours = [module for name, module in list(sys.modules.items()) if name.startswith("omnimouse.")]
+    return any(getattr(getattr(module, "__spec__", None), "_initializing", False) for module in ours)
 
 
 def follow() -> None:

@@ -1,0 +1,82 @@
+"""The benchmark for GPUs runs at toy size on a CPU, and nothing that befalls a case stops the others."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The module `benchmarks/gpu.py`."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+
+    yield gpu
+    for name in ("gpu", "machine"):
+        sys.modules.pop(name)
+
+
+def test_the_whole_script_runs_on_a_cpu(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--device", "cpu", "--quick", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    machine, *rows = map(json.loads, (tmp_path / "gpu.jsonl").read_text().splitlines())
+    assert machine["machine"]["device"] == "cpu"
+    assert {row["status"] for row in rows} == {"ok", "left out: flex attention has no backward pass on a CPU"}
+    cases = {row["case"] for row in rows}
+    assert {"stimulus_behavior", "tiny, masks 0 to 4", "finetune", "evaluate", "predict", "train", "kill_and_resume",
+            "matrix product", "tiny, population"} <= cases  # fmt: skip
+    printed = done.stdout.splitlines()
+    for row in rows:
+        assert json.dumps(row) in printed  # and its row of the table before it
+    table = (tmp_path / "gpu.md").read_text()
+    assert all(f"| {row['case']} | {row['status']} |" in table for row in rows)
+
+
+CHILD = """
+import json, os, sys, time
+cases = [["right", 5], ["dies", 5], ["hangs", 0.3], ["fails", 5], ["last", 5]]
+print("what a library says")
+print(json.dumps({"cases": cases}), flush=True)
+for name, _ in cases[int(sys.argv[1]):]:
+    if name == "dies":
+        print("CUDA error: an illegal memory access was encountered", file=sys.stderr, flush=True)
+        os.abort()
+    if name == "hangs":
+        time.sleep(60)
+    print(json.dumps({"case": name, "status": "FAILED: it" if name == "fails" else "ok"}), flush=True)
+"""
+
+
+def test_a_case_that_fails_dies_or_hangs_is_a_row_and_the_next_runs(gpu):
+    rows = []
+    gpu.run_cases([sys.executable, "-c", CHILD], "group", time.monotonic() + 60, rows.append)
+    found = {row["case"]: row["status"] for row in rows}
+    assert list(found) == ["right", "dies", "hangs", "fails", "last"]
+    assert (found["right"], found["fails"], found["last"]) == ("ok", "FAILED: it", "ok")
+    assert "process ended with -6" in found["dies"] and "illegal memory access" in found["dies"]
+    assert found["hangs"] == "FAILED: ran over its time"
+
+
+def test_a_process_that_cannot_start_is_one_row(gpu):
+    rows = []
+    gpu.run_cases([sys.executable, "-c", "raise ImportError('no such thing')"], "g", time.monotonic() + 60, rows.append)
+    (row,) = rows
+    assert row["case"] == "all" and "no such thing" in row["status"]
+
+
+def test_nothing_starts_when_time_is_up(gpu):
+    rows = []
+    gpu.run_cases([sys.executable, "-c", CHILD], "group", time.monotonic() - 1, rows.append)
+    assert rows == [{"group": "group", "case": "all", "status": "not run: time was up"}]
+
+
+def test_an_absent_device_is_refused_at_once(gpu):
+    with pytest.raises(ValueError, match="The devices of this machine are"):
+        gpu.main(["--device", "banana", "--quick"])
