@@ -51,7 +51,7 @@ def check_axes(
     for name, (given, n_rows) in lengths.items():
         stamps, frequency = _clock_of(rate, times, given, name)
         if stamps is None and frequency is None:
-            doubts.append(doubt_about_axes(shape, 1.0, n_times=n_rows))
+            doubts.append(doubt_about_axes(shape, 1.0, n_times=n_rows, times=f"rows of {given!r}"))
         elif known is not None:
             doubts.append(_by_duration(shape, known, given, _seconds(n_rows, stamps, frequency)))
     proven = next((doubt[0] for doubt in doubts if doubt is not None and doubt[1]), None)

@@ -67,12 +67,17 @@ class ArrayDevice(Shared, SequenceDevice):
     def _block(self, low: int, high: int) -> np.ndarray:
         return self._with_nan(super()._block(low, high))
 
+    def segments(self) -> list[tuple[int, int]]:
+        """Stretches of consecutive rows that hold samples; between them, rows are NaN."""
+        return self._data.stretches() if isinstance(self._data, Held) else super().segments()
+
     def chunks(self, rows: slice = slice(None)) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs of first row and block `[<=T', S]`, see `SequenceDevice.chunks`."""
-        first, last, _ = rows.indices(self.shape[0])
+        """Pairs of first row and block `[<=T', S]` over the stored rows of a range, each within a segment."""
+        start, stop, _ = rows.indices(self.shape[0])
         step = max(1, CHUNK_BYTES // max(1, self.shape[1] * np.dtype(self.dtype).itemsize))
-        for low in range(first, last, step):
-            yield low, self._with_nan(self.data[low : min(low + step, last)])
+        for first, last in self.segments():
+            for low in range(max(first, start), min(last, stop), step):
+                yield low, self._with_nan(self.data[low : min(low + step, last, stop)])
 
     def _with_nan(self, block: Any) -> np.ndarray:
         """A block with NaN wherever there is no value."""
@@ -96,6 +101,7 @@ def _sampled_fills(array: Any) -> tuple[float, ...]:
     Of floating ones all that lie apart from these, as not every row is looked at; integers only if they are there,
     since they would have to become floating.
     """
+    array = array.source if isinstance(array, Held) else array
     kind = np.dtype(array.dtype).kind
     if kind not in "fi":
         return ()
@@ -167,14 +173,15 @@ class ArrayScreen(Shared, Screen):
 
 @dataclass
 class Held:
-    """An array seen through the row that each sample holds."""
+    """An array seen through the row that each sample holds; -1 is none, and NaN."""
 
     source: Any
     rows: np.ndarray
 
     @property
     def dtype(self) -> np.dtype:
-        return np.dtype(self.source.dtype)
+        stored = np.dtype(self.source.dtype)
+        return np.result_type(stored, np.float32) if (self.rows < 0).any() else stored
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -182,7 +189,18 @@ class Held:
 
     def __getitem__(self, part: slice) -> np.ndarray:
         rows = self.rows[part]
-        if not len(rows):
-            return np.zeros((0, self.shape[1]), dtype=self.dtype)
-        low = int(rows.min())
-        return np.asanyarray(self.source[low : int(rows.max()) + 1])[rows - low]
+        held = rows[rows >= 0]
+        if not len(held):
+            return np.full((len(rows), self.shape[1]), np.nan if len(rows) else 0).astype(self.dtype)
+        low = int(held.min())
+        values = np.asanyarray(self.source[low : int(held.max()) + 1])[held - low]
+        if len(held) == len(rows):
+            return values
+        block = np.full((len(rows), self.shape[1]), np.nan, dtype=self.dtype)
+        block[rows >= 0] = np.ma.filled(values.astype(self.dtype), np.nan)
+        return block
+
+    def stretches(self) -> list[tuple[int, int]]:
+        """Runs of samples that hold a row, as first sample and the one after the last."""
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], self.rows >= 0, [False]]).astype(np.int8)))
+        return [(int(first), int(last)) for first, last in edges.reshape(-1, 2)]

@@ -154,7 +154,7 @@ def _trial(number: int, row: Any) -> TrialTime:
         raise ValueError(
             f"trials[{number}]: {row!r}, expected (start, end, tier) or (start, end, tier, condition), in seconds."
         )
-    start, end, tier = float(given[0]), float(given[1]), identity(given[2])
+    start, end, tier = float(given[0]), float(given[1]), None if _is_number(given[2]) else identity(given[2])
     if not (np.isfinite([start, end]).all() and end > start):
         raise ValueError(f"trials[{number}]: from {start} to {end} s, expected an end after the start.")
     if tier is None:

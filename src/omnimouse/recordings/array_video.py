@@ -17,6 +17,7 @@ from omnimouse.recordings.array_devices import ArrayScreen
 from omnimouse.recordings.array_likes import as_array, as_vector, plain
 from omnimouse.recordings.array_trials import TrialTime, as_trials
 from omnimouse.recordings.files import Findings
+from omnimouse.recordings.grey_levels import GreyLevels
 from omnimouse.recordings.plausible import doubt_about_rate
 
 GREY_LEVELS = (0.0, 255.0)
@@ -88,11 +89,14 @@ def _levels(video: Any, given: tuple[float, float] | None) -> tuple[float, float
         return float(levels[0]), float(levels[1])
     chosen = np.unique(np.linspace(0, int(video.shape[0]) - 1, LOOKED_AT).astype(int))
     frames = (np.asarray(np.ma.getdata(video[int(row) : int(row) + 1]), dtype=np.float32) for row in chosen)
-    highest = max(float(frame.max(where=np.isfinite(frame), initial=-np.inf)) for frame in frames)
-    if 0 < highest <= 1:
+    values = GreyLevels()
+    for frame in frames:
+        values.add(frame)
+    if 0 < values.highest <= 1:
+        lowest = 0 if values.lowest >= 0 else -1 if values.lowest >= -1 else f"{values.lowest:.3g}"
         raise ValueError(
-            "video: its values lie between 0 and 1, but black and white are 0 and 255. Pass video_range=(0, 1), or the "
-            "range that is meant."
+            f"video: its values lie between {lowest} and 1, but black and white are 0 and 255. Pass "
+            f"video_range=({lowest}, 1), or the range that is meant."
         )
     return GREY_LEVELS
 

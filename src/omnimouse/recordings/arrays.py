@@ -19,7 +19,7 @@ from omnimouse.recordings.array_behavior import behavior_devices, named_channels
 from omnimouse.recordings.array_clocks import as_clock
 from omnimouse.recordings.array_devices import ArrayDevice, Held
 from omnimouse.recordings.array_likes import as_array, as_vector
-from omnimouse.recordings.array_trials import as_trials, choose_trials
+from omnimouse.recordings.array_trials import TrialTime, as_trials, choose_trials
 from omnimouse.recordings.array_video import array_screen
 from omnimouse.recordings.base import Finding, Recording
 from omnimouse.recordings.files import Findings
@@ -77,8 +77,9 @@ def recording_from_arrays(
             channels]`. The names a model knows are pupil_size, pupil_size_derivative, gaze_x, gaze_y and running_speed;
             others that mean one of these ("running", "pupil_diameter", "Pupil X (px)") are read as it, with a finding;
             the rest is warned about and not used. What stands for no value is NaN afterwards, as for responses.
-        times: seconds `[T]` of the responses, or a mapping as `rate` has. May jitter, and behaviour may have gaps,
-            which are missing values; the responses may not.
+        times: seconds `[T]` of the responses, or a mapping as `rate` has. May jitter, and have gaps: of behaviour these
+            are missing values, and in those of the responses, such as between trials that were stored one by one, no
+            trial may lie.
         video_index: `[F]`, which row of `video` each displayed frame shows, negative for a blank; for movies that are
             shown several times. Rate and times of "video" are then those of the displayed frames.
         video_range: values of black and white in `video`. What is given here is meant; by default they are 0 and 255,
@@ -115,14 +116,13 @@ def recording_from_arrays(
     n_units = None if unit_ids is None else as_vector(unit_ids, "unit_ids").size
     check_axes(responses.shape, rate, times, n_units=n_units, lengths=lengths, where=where, findings=found)
     clock = as_clock("responses", responses.shape[0], rate, times)
-    if clock.rows is not None and (clock.rows < 0).any():
-        raise ValueError("responses: their times have gaps. Pass each stretch as a recording of its own.")
     neurons = Held(responses, clock.rows) if clock.rows is not None else responses
     device = ArrayDevice.over("responses", where / "responses", neurons, clock)
     device.unit_ids = _unit_ids(unit_ids, device.shape[1])
     eye_tracker, treadmill = behavior_devices(signals, rate, times, reference=clock, where=where, findings=found)
     bounds = (clock.start, clock.end)
     chosen = choose_trials(trials, split, block_seconds, bounds=bounds, rate=clock.rate, where=where, findings=found)
+    _check_gaps(device, chosen, trials is None)
     screen: Screen
     if video is None:
         screen = NoVideo(where / "video", np.array(bounds), as_trials(chosen, np.array(bounds)))
@@ -141,6 +141,25 @@ def recording_from_arrays(
         screen=screen,
         findings=tuple(found),
     )
+
+
+def _check_gaps(device: ArrayDevice, trials: Sequence[TrialTime], are_blocks: bool) -> None:
+    """Refuses trials in which responses were not recorded."""
+    segments = np.array(device.segments()) / device.sampling_rate + device.start_time
+    if len(segments) < 2:
+        return
+    if are_blocks:
+        raise ValueError(
+            f"responses: their times have gaps, the first from {segments[0, 1]:.6g} to {segments[1, 0]:.6g} s. Pass "
+            "trials= that leave the gaps out, or each stretch as a recording of its own."
+        )
+    for start, end, *_ in trials:
+        after = int(np.searchsorted(segments[:, 1], start, side="right"))
+        if after < len(segments) - 1 and segments[after, 1] + 1 / device.sampling_rate < end:
+            raise ValueError(
+                f"responses: none were recorded from {segments[after, 1]:.6g} to {segments[after + 1, 0]:.6g} s, but a "
+                f"trial lasts from {start:.6g} to {end:.6g} s. End it there, and begin another one after the gap."
+            )
 
 
 def _unit_ids(unit_ids: Any, n_neurons: int) -> np.ndarray | None:

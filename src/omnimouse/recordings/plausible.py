@@ -135,7 +135,12 @@ def doubt_about_duration(n_rows: int, rate: float) -> Doubt | None:
 
 
 def doubt_about_axes(
-    shape: tuple[int, int], rate: float, *, n_units: int | None = None, n_times: int | None = None
+    shape: tuple[int, int],
+    rate: float,
+    *,
+    n_units: int | None = None,
+    n_times: int | None = None,
+    times: str = "times",
 ) -> tuple[Doubt, bool] | None:
     """Whether an array `[T, N]` of responses looks as if neurons came first.
 
@@ -144,6 +149,7 @@ def doubt_about_axes(
         rate: Hz.
         n_units: how many neurons something else names (ids, a table of regions), None for unknown.
         n_times: how many samples something else names (time stamps, behaviour at the same rate), None for unknown.
+        times: what these are called.
 
     Returns:
         The doubt, and whether it is proven: another length contradicts the shape as it is and fits it transposed. What
@@ -155,7 +161,7 @@ def doubt_about_axes(
         return None
     for length, mine, other, what in (
         (n_units, n_neurons, n_samples, "neurons are named"),
-        (n_times, n_samples, n_neurons, "times are given"),
+        (n_times, n_samples, n_neurons, f"{times} are given"),
     ):
         if length is not None and length != mine and length == other:
             return Doubt(expected, f"shape {tuple(shape)}, but {length} {what}", turn), True
