@@ -92,7 +92,7 @@ def test_what_only_looks_turned_or_slow_is_a_finding():
     wrong = {**RATES, "behavior": 100.0, "video": 60.0}
     found = said(make(rate=wrong, behavior={"running_speed": SPEED}, video=MOVIE), "end")
     assert "treadmill ends at 20.00 s, 80.00 s before" in found and "At 20 Hz instead of 100 Hz" in found
-    assert "the screen ends at 16.67 s" in found
+    assert "screen ends at 16.67 s" in found
     assert "1 of 11 trials outside, the first from 110 to 119" in said(make(trials=[*TRIALS, (110, 119, "a")]), "times")
     assert "minutes" in said(make(trials=scaled(1 / 60)), "times")
 
