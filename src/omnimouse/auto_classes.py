@@ -8,7 +8,6 @@ class after `import omnimouse` gets ours imported with it, and who did so before
 from __future__ import annotations
 
 import sys
-from functools import wraps
 from importlib import import_module
 
 TYPE_CHECKING = False  # what type checkers take for True, without importing typing
@@ -112,6 +111,8 @@ def register_processor(config_class: Any, processor_class: Any) -> None:
 
 def _know_names(auto_class: Any, load: Callable[..., Any]) -> None:
     """Gives the names of our cores to `load`: no repo has them, and the library would ask the Hub, or wait for it."""
+    from functools import wraps
+
     theirs = auto_class.from_pretrained.__func__
 
     @wraps(theirs)
