@@ -134,6 +134,10 @@ def test_sessions_are_filtered():
     some = filter_sessions(sessions, animals=["dynamic17797", "29156"], min_neurons=8000, max_neurons=8500)
     assert some and {session.animal_id for session in some} <= {"17797", "29156"}
     assert all(8000 <= session.n_neurons <= 8500 for session in some)
+    n_neurons = some[0].n_neurons  # both bounds are inclusive
+    assert filter_sessions(some[:1], min_neurons=n_neurons, max_neurons=n_neurons) == some[:1]
+    assert not filter_sessions(some[:1], min_neurons=n_neurons + 1)
+    assert not filter_sessions(some[:1], max_neurons=n_neurons - 1)
     assert {"image", "video"} <= set.intersection(
         *(set(session.modalities) for session in filter_sessions(sessions, modalities=["Image", "video"]))
     )

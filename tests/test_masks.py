@@ -288,6 +288,8 @@ def test_tasks_for_another_window():
             resolved = task.resolve(100, config)
             if name.startswith("population"):  # what is shown ends with the window, like what is predicted
                 assert resolved.segments[0].stop == resolved.targets[0].stop == config.num_response_samples
+                # Latents take part from where the target begins, although what is shown may begin later.
+                assert (task.context_start, task.context_length) == (task.target_start, task.target_length)
     for short in ({"num_response_samples": 24, "num_frames": 24, "num_behavior_samples": 16, "latent_window": 8},
                   {"skip_samples": 31}):  # fmt: skip
         with pytest.raises(ValueError, match="too short"):
