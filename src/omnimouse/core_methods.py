@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .configuration_omnimouse import OmniMouseConfig
-from .core_identity import core_settings, core_sha256
+from .core_identity import core_settings, core_sha256, join_hashes, settings_hash, stored_settings
 from .hub import Source
+from .model_folder import stored_core
 from .sessions import PREFIX, SessionTables
 from .tensor_files import hash_tensors, write_tensors
 from .tokens import Identity
@@ -60,6 +62,52 @@ class WithCore(PreTrainedModel):
         """SHA-256 over names, types and bytes of what peft added to the core, or `None`."""
         injected = self.injected_state_dict()
         return hash_tensors(injected) if injected else None
+
+    def core_hashes(self) -> set[str]:
+        """`core_hash()`, and the hash that earlier versions knew this core by: that of its tensors alone.
+
+        The latter says nothing of the configuration, so it only counts where that is the one the core came with.
+        """
+        tensors, settings = hash_tensors(self.core_state_dict()), core_settings(self.config)
+        known = {join_hashes(tensors, settings_hash(settings))}
+        return known | {tensors} if self._has_settings_of(self._source) else known
+
+    def _has_settings_of(self, source: Source | None) -> bool:
+        """Whether the core computes with the settings it has where it came from; true where that cannot be told."""
+        if source is None or not (source.folder / "config.json").is_file():
+            return True
+        return stored_settings(source.folder) == core_settings(self.config)
+
+    def _is_core(self, core_hash: str) -> bool:
+        """Whether the core is the one of a hash, perhaps rounded to another type when it was loaded."""
+        if core_hash in self.core_hashes():
+            return True
+        stored = stored_core(self._source.folder) if self._source else {}
+        if not self._is_rounded(stored, self._source):
+            return False
+        kinds = (torch.float32, torch.bfloat16, torch.float16)  # of this core, or of the one the adapter was trained on
+        rounded = ({name: tensor.to(kind) for name, tensor in stored.items()} for kind in kinds)
+        hashes = (hash_tensors(tensors) for tensors in (stored, *rounded))
+        settings = settings_hash(core_settings(self.config))
+        return any(core_hash in (tensors, join_hashes(tensors, settings)) for tensors in hashes)
+
+    def _is_rounded(self, stored: Mapping[str, Tensor], source: Source | None) -> bool:
+        """Whether the core is the one that a source has stored, in the type in which it was loaded."""
+        core = self.core_state_dict()
+        same = stored.keys() == core.keys() and all(torch.equal(stored[n].to(core[n]), core[n]) for n in core)
+        return same and self._has_settings_of(source)
+
+    def core_has_changed(self) -> bool:
+        """Whether the core is no longer the one at the place that it was loaded from or pushed to.
+
+        `False` for a model that was never saved, and where what is stored there cannot be told.
+        """
+        if self._source is None:
+            return False
+        if self._source.core_sha256 is not None:
+            return self._source.core_sha256 != self.core_hash()
+        stored = stored_core(self._source.folder)
+        return bool(stored) and not self._is_rounded(stored, self._source)
 
     def num_core_parameters(self) -> int:
         """Number of parameters of the core."""

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .core_identity import core_settings, join_hashes, settings_differences, settings_hash, stored_settings
+from .core_identity import core_settings, settings_differences, settings_hash, stored_settings
 from .core_methods import WithCore
 from .hub import PACKAGED_CORES, PACKAGED_FOLDER, HubOptions, Source, locate
-from .model_folder import stored_core
 from .processing_omnimouse import OmniMouseProcessor, processor_fields
 from .session_files import (
     ADAPTER_CONFIG,
@@ -34,7 +33,7 @@ from .sessions import (
     hash_unit_ids,
     inverse_softplus,
 )
-from .tensor_files import hash_tensors, write_tensors
+from .tensor_files import write_tensors
 
 
 class WithSessions(WithCore):
@@ -314,52 +313,6 @@ class WithSessions(WithCore):
         place = PACKAGED_FOLDER / base if base in PACKAGED_CORES else Path(base)
         named = bool(base) and (place / "config.json").is_file()
         return stored_settings(place) if named else core_settings(self.config)
-
-    def core_hashes(self) -> set[str]:
-        """`core_hash()`, and the hash that earlier versions knew this core by: that of its tensors alone.
-
-        The latter says nothing of the configuration, so it only counts where that is the one the core came with.
-        """
-        tensors, settings = hash_tensors(self.core_state_dict()), core_settings(self.config)
-        known = {join_hashes(tensors, settings_hash(settings))}
-        return known | {tensors} if self._has_settings_of(self._source) else known
-
-    def _has_settings_of(self, source: Source | None) -> bool:
-        """Whether the core computes with the settings it has where it came from; true where that cannot be told."""
-        if source is None or not (source.folder / "config.json").is_file():
-            return True
-        return stored_settings(source.folder) == core_settings(self.config)
-
-    def _is_core(self, core_hash: str) -> bool:
-        """Whether the core is the one of a hash, perhaps rounded to another type when it was loaded."""
-        if core_hash in self.core_hashes():
-            return True
-        stored = stored_core(self._source.folder) if self._source else {}
-        if not self._is_rounded(stored, self._source):
-            return False
-        kinds = (torch.float32, torch.bfloat16, torch.float16)  # of this core, or of the one the adapter was trained on
-        rounded = ({name: tensor.to(kind) for name, tensor in stored.items()} for kind in kinds)
-        hashes = (hash_tensors(tensors) for tensors in (stored, *rounded))
-        settings = settings_hash(core_settings(self.config))
-        return any(core_hash in (tensors, join_hashes(tensors, settings)) for tensors in hashes)
-
-    def _is_rounded(self, stored: Mapping[str, Tensor], source: Source | None) -> bool:
-        """Whether the core is the one that a source has stored, in the type in which it was loaded."""
-        core = self.core_state_dict()
-        same = stored.keys() == core.keys() and all(torch.equal(stored[n].to(core[n]), core[n]) for n in core)
-        return same and self._has_settings_of(source)
-
-    def core_has_changed(self) -> bool:
-        """Whether the core is no longer the one at the place that it was loaded from or pushed to.
-
-        `False` for a model that was never saved, and where what is stored there cannot be told.
-        """
-        if self._source is None:
-            return False
-        if self._source.core_sha256 is not None:
-            return self._source.core_sha256 != self.core_hash()
-        stored = stored_core(self._source.folder)
-        return bool(stored) and not self._is_rounded(stored, self._source)
 
     def load_sessions(self, sessions: str | Sequence[str] = "all") -> list[str]:
         """Loads more sessions from where the model came from, at the commit it came from.
