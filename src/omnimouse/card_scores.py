@@ -68,6 +68,8 @@ def _note(score: MeasuredScore) -> str:
         parts.append(f"at most {score.max_windows:,} windows, spread over the tier")
     if score.profile is not None:
         parts.append(f"profile {score.profile}")
+    if score.tier_in_training is not None:
+        parts.append(f"on trials that the weights were {score.tier_in_training}, so too high")
     return "; ".join([*parts, f"omnimouse {score.package_version}"])
 
 

@@ -53,6 +53,7 @@ class MeasuredScore:
         include_blanks: Whether windows on blank screens were scored too.
         max_windows: At most so many windows were scored, spread over the tier; None for all.
         profile: Rules by which windows were cut and standardised.
+        tier_in_training: "trained on" or "selected on" where the weights know these trials, None as far as is known.
 
     Raises:
         ValueError: A field of another type than declared, or a number that is not finite.
@@ -75,6 +76,7 @@ class MeasuredScore:
     include_blanks: bool | None = None
     max_windows: int | None = None
     profile: str | None = None
+    tier_in_training: str | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -95,6 +97,9 @@ class MeasuredScore:
     def is_behavior(self) -> bool:
         """Whether it scores decoded behaviour and not responses."""
         return self.metric != RESPONSE_METRIC
+
+
+_SETTINGS = ("stride", "include_blanks", "max_windows", "profile", "tier_in_training")
 
 
 def measured_scores(scores: Scores) -> list[MeasuredScore]:
@@ -123,7 +128,7 @@ def measured_scores(scores: Scores) -> list[MeasuredScore]:
         "core_sha256": scores.core_sha256,
         "session_sha256": scores.session_sha256,
         "package_version": __version__,
-        **{name: scores.settings.get(name) for name in ("stride", "include_blanks", "max_windows", "profile")},
+        **{name: scores.settings.get(name) for name in _SETTINGS},
     }
     own = set(scores.settings.get("own_masks", ()))
     # A task that predicts responses knows whether there is a ceiling, hence whether the mouse is simulated.

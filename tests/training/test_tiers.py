@@ -21,8 +21,10 @@ from omnimouse import (
     save_recording,
     train,
 )
+from omnimouse.card_scores import score_tables
 from omnimouse.evaluation import Scores
 from omnimouse.evaluation.tiers import choose_tier
+from omnimouse.measured import measured_scores
 from omnimouse.recordings.stimulus_identity import same_stimuli
 from omnimouse.training.tiers import HELD_OUT, hold_out
 
@@ -126,6 +128,7 @@ def test_scores_say_that_their_trials_were_trained_or_selected_on(model, tmp_pat
         with pytest.warns(UserWarning, match=f"{use} trials of tier {tier}, so the scores are too high"):
             scores = evaluate(model, recording, "forecasting", tier, **QUIET)
         assert scores.settings["tier_in_training"] == use
+        assert f"on trials that the weights were {use}" in score_tables(measured_scores(scores))[0]["note"]
         assert f"{use} trials of tier {tier}" in Scores.load(scores.save(tmp_path / "scores.json")).table()
     scores = evaluate(model, recording, "forecasting", **QUIET)
     assert scores.tier == "test" and scores.settings["tier_in_training"] is None
