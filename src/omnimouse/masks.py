@@ -238,7 +238,8 @@ class NotRecordedError(ValueError):
     """A mask needs what a recording lacks; the message says what."""
 
 
-_WHAT_IS_MISSING = {"video": "this recording has no video", "behavior": "this recording has no behavior"}
+def _not_recorded(names: Sequence[str]) -> str:
+    return f"this recording has no {' and no '.join(names)}"
 
 
 def without_modalities(mask: Mask, missing: Collection[str]) -> Mask:
@@ -272,7 +273,7 @@ def fit_mask(
     """
     shown = {"video": mask.n_frames > 0, "behavior": mask.behavior == "encoded"}
     lacks = [name for name, is_shown in shown.items() if is_shown and name in missing]
-    reason = " and ".join(_WHAT_IS_MISSING[name] for name in lacks)
+    reason = _not_recorded(lacks)
     if lacks and not go_without:
         raise NotRecordedError(f"it shows {' and '.join(lacks)}, but {reason}")
     fitted = without_modalities(mask, missing)
@@ -282,7 +283,7 @@ def fit_mask(
         fitted.resolve(n_neurons, config)
     except ValueError:
         mask.resolve(n_neurons, config)  # where this fails too, it is the population's fault
-        raise NotRecordedError(f"it predicts nothing but behavior, and {_WHAT_IS_MISSING['behavior']}") from None
+        raise NotRecordedError(f"it predicts nothing but behavior, and {_not_recorded(['behavior'])}") from None
     return fitted
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from omnimouse.recordings import open_recording
 from omnimouse.recordings.simulated import simulate_recording
@@ -47,14 +46,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate_state():
-    """Accelerate fixes its precision once per process; tests that ask for one leave none behind."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 # Pre-training: five sessions of three animals, sized so that two animals are shared by sessions on different processes.

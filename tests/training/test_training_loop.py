@@ -7,21 +7,12 @@ import threading
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from omnimouse.training import finetune, loop
 from omnimouse.training.loop import StopRequest, only_trainable
 from omnimouse.training.recipe import PUBLISHED_CORE_OPTIMIZER, FinetuneRecipe, build_optimizers
 
 QUICK = {"steps": 2, "batch_size": 2, "validation_tier": None, "cpu": True, "progress": False}
-
-
-@pytest.fixture
-def fresh_accelerate():
-    """Accelerate fixes its precision once per process; a test of another precision needs a clean state."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_only_trainable_frees_the_groups_and_undoes_it(model):
@@ -114,7 +105,7 @@ def test_other_threads_leave_signals_alone(model, recording):
     assert found == [before]
 
 
-def test_bf16_computes_in_bfloat16_and_keeps_float32_tables(model, recording, fresh_accelerate):
+def test_bf16_computes_in_bfloat16_and_keeps_float32_tables(model, recording):
     results = {}
     seen = []
     linear = next(module for module in model.modules() if isinstance(module, torch.nn.Linear))
