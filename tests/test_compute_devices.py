@@ -99,6 +99,11 @@ def test_evaluate_and_predict_compute_where_they_are_told_and_put_the_model_back
         assert found.to_dict() == expected.to_dict()
 
 
+def test_inputs_on_another_device_than_the_model_are_refused(model, recording):
+    with pytest.raises(ValueError, match=r"video is on meta, the model on cpu; pass video.to\(model\.device\)"):
+        model(recording.session_key, video=torch.empty(1, 1, 60, 36, 64, device="meta"), mask="stimulus")
+
+
 def test_everything_that_computes_refuses_an_absent_device(model, recording, tmp_path):
     calls = [
         lambda: evaluate(model, recording, "stimulus", device="banana"),

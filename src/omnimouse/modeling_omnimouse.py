@@ -338,7 +338,7 @@ class OmniMouseModel(OmniMousePreTrainedModel):
             "video": (1, config.num_frames, config.frame_height, config.frame_width),
             "behavior": (len(config.behavior_channels), config.num_behavior_samples),
         }
-        batch = None
+        batch, device = None, self.tokens.latents.device
         for name, value in (("responses", responses), ("video", video), ("behavior", behavior)):
             if value is None:
                 if needed[name]:
@@ -350,12 +350,17 @@ class OmniMouseModel(OmniMousePreTrainedModel):
                     f"Session {session!r}: {name} should have shape [{expected}], got {list(value.shape)}."
                     + (" Is this the session's own recording?" if name == "responses" else "")
                 )
+            if value.device != device:
+                raise ValueError(
+                    f"{name} is on {value.device}, the model on {device}; pass "
+                    f"{name}.to(model.device), or move the model."
+                )
             if batch is not None and value.shape[0] != batch:
                 raise ValueError(f"All inputs need the same batch size; {name} has {value.shape[0]}, others {batch}.")
             batch = value.shape[0]
         if batch is None:
             raise ValueError("At least one of responses, video and behavior is needed.")
-        return batch, self.tokens.latents.device
+        return batch, device
 
     def _recorded_channels(self, mask: Mask, behavior: Tensor | None, session: str) -> tuple[int, ...] | None:
         """Behaviour channels that are not NaN throughout; `None` for all of them, or where behaviour plays no part."""
