@@ -477,3 +477,36 @@ def test_a_demo_that_failed_before_it_wrote_anything_is_no_obstacle(tmp_path, ca
     assert status == 2 and "n_neurons" in err
     demo.claim_folder(tmp_path, demo.DemoSettings(), force=False)
     assert json.loads((tmp_path / "demo.json").read_text())["n_neurons"] == demo.DemoSettings().n_neurons
+
+
+def _called(monkeypatch, name, command):
+    """Keyword arguments with which a command calls a public function."""
+    found = {}
+
+    def note(*_, **arguments):
+        found.update(arguments)
+        raise ValueError("called")
+
+    for module in ("omnimouse.training", "omnimouse.evaluation"):
+        if name in vars(sys.modules[module]):
+            monkeypatch.setattr(sys.modules[module], name, note)
+    assert main([str(part) for part in command]) == 2
+    return found
+
+
+def test_options_of_finetune_reach_it(recording_folder, core_folder, tmp_path, monkeypatch):
+    options = {"steps": 3, "batch-size": 2, "patience": 4, "seed": 6, "session-learning-rate": 0.5}
+    flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+    command = ["finetune", recording_folder, "--output", tmp_path / "o", "--core", core_folder, *flags]
+    found = _called(monkeypatch, "finetune", command)
+    assert {name: found[name.replace("-", "_")] for name in options} == options
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict"])
+def test_options_of_scoring_reach_it(recording_folder, finetuned, tmp_path, monkeypatch, name):
+    options = {"tier": "oracle", "stride": 7, "batch-size": 2, "max-windows": 5}
+    flags = [part for option, value in options.items() for part in (f"--{option}", value)]
+    more = ["--task", "stimulus", "--output", tmp_path / "p.npz"] if name == "predict" else []
+    command = [name, recording_folder, "--session-adapter", finetuned / "adapter", *flags, *more]
+    found = _called(monkeypatch, name, command)
+    assert {option: found[option.replace("-", "_")] for option in options} == options
