@@ -84,11 +84,11 @@ class ArrayDevice(Shared, SequenceDevice):
         values = np.asanyarray(block)
         missing = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
         values = np.ma.getdata(values)
-        if values.dtype.kind == "f":
-            with np.errstate(invalid="ignore"):
-                unheld = np.abs(values) >= UNHELD
+        low, high = (ufunc.reduce(values, axis=None, initial=0) for ufunc in (np.fmin, np.fmax))
+        if values.dtype.kind == "f" and max(-low, high) >= UNHELD:
+            unheld = np.abs(values) >= UNHELD
             missing = unheld if missing is None else missing | unheld
-        for fill in self.fills:
+        for fill in self.fills if low <= max(self.fills, default=-np.inf) else ():  # all are negative
             missing = values == fill if missing is None else missing | (values == fill)
         if missing is not None and missing.any():
             values = np.where(missing, np.nan, values.astype(np.result_type(values.dtype, np.float32)))
