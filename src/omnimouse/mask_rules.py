@@ -181,10 +181,10 @@ class ResolvedMask:
         self._check_lengths()
         if not self.targets and not self.decodes_behavior:
             raise ValueError(
-                f"Nothing to predict: {self.mask} leaves no target in a population of {self.n_neurons} neurons "
-                f"({self.n_visible} visible, {self.n_target} targets). Show fewer neurons (n_visible_neurons), predict "
-                "samples further from visible activity (target_start, target_length), use more neurons, or decode "
-                "behaviour."
+                f"Nothing to predict: no target is left in a population of {self.n_neurons} neurons ({self.n_visible} "
+                f"visible, {self.n_target} targets). Show fewer neurons (n_visible_neurons), predict samples further "
+                "from visible activity (target_start, target_length), use more neurons, or decode behaviour. The mask: "
+                f"{self.mask}."
             )
 
     def _error(self, what: str) -> ValueError:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from omnimouse.evaluation import Predictions, predict
+from omnimouse.evaluation import Predictions, evaluate, predict
 from omnimouse.masks import TASKS, Mask
 
 SILENT = {"progress": False}
@@ -66,6 +66,13 @@ def test_positions_without_prediction_are_nan(fakes):
     assert result.task == "mask 1"
     valid = mask.resolve(80, fakes.model.config).target_mask
     np.testing.assert_array_equal(np.isnan(result.predictions), np.broadcast_to(~valid, result.predictions.shape))
+
+
+def test_results_print_as_what_they_hold_and_not_as_all_their_numbers(fakes):
+    result = predict(fakes.model, fakes.recording, "stimulus", **SILENT)
+    assert f"predictions {[len(result.times), 30, 80]}" in repr(result) and len(repr(result)) < 500
+    scores = evaluate(fakes.model, fakes.recording, "stimulus", **SILENT)
+    assert repr(scores) == scores.table() and "array" not in repr(scores["stimulus"])
 
 
 def test_windows_with_nan_are_left_out(fakes):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from omnimouse import OmniMouseProcessor, Windows, recording_from_arrays
-from omnimouse.recordings import save_recording
+from omnimouse.recordings import describe, overview, plot_recording, save_recording
 
 RNG = np.random.default_rng(0)
 SECONDS = 100
@@ -59,6 +59,19 @@ def scaled(factor: float) -> list:
         ({"times": {"behavior": np.arange(2000) * 50.0}, "behavior": {"gaze_x": SPEED}}, "'gaze_x'.*milliseconds"),
         ({"times": {"video": np.arange(1000) * 1e5}, "video": MOVIE}, "video: times.*microseconds"),
         ({"times": {"gaze_x": np.r_[np.arange(99) / 1e4, 5e5]}, "behavior": {"gaze_x": SPEED[:100]}}, "all gaps"),
+        ({"rate": {"responses": 15, "vidoe": 10}, "video": MOVIE}, "rate: 'vidoe' is the name of no array"),
+        ({"rate": {**RATES, "wheel": 20}}, "'wheel' is the name of no array.*none was given"),
+        ({"rate": {**RATES, "run": 20}, "behavior": {"running_speed": SPEED}}, "'run'.*mean 'running_speed'"),
+        ({"times": {"vid": np.arange(1000) / 10}, "video": MOVIE}, "times: 'vid' is the name of no array"),
+        ({"behavior": {"gaze_x": SPEED, "gaze_y": SPEED}}, "'gaze_x': 2000 rows.*\"behavior\".*'gaze_x' for it alone"),
+        ({"responses": np.c_[X, T]}, "column 20 rises from each sample to the next"),
+        ({"responses": pd.DataFrame(X).assign(t=T)}, r"column 20 \('t'\) rises"),
+        ({"responses": "spks.npy"}, "'spks.npy' is a name.*numpy.load"),
+        ({"responses": {"a": X, "b": X}}, "dict of a, b, expected one array"),
+        ({"video": MOVIE, "rate": RATES, "video_index": {"index": T, "times": T}}, "video_index: dict of index, times"),
+        ({"video": MOVIE, "rate": RATES, "video_index": ["a", "b"]}, "video_index: shape.*largest -"),
+        ({"behavior": {"pupil": pd.DataFrame({"x": SPEED, "y": SPEED})}}, "'pupil': a table of x, y.*one by one"),
+        ({"trials": "trials.csv"}, "pandas.read_csv"),
         ({"block_seconds": 1e-9}, "block_seconds: 1e-09, expected at least 2"),
         ({"trials": scaled(1e3)}, "milliseconds"),
         ({"trials": scaled(1e9)}, "nanoseconds"),
@@ -257,3 +270,48 @@ def test_dimensions_that_name_neurons_first_are_refused_and_lazy_arrays_stay_laz
         assert make(lazy).responses.data is lazy
     with pytest.raises(ValueError, match=re.escape("dimensions unit, time")):
         make(Named(X.T, ("unit", "time")))
+
+
+def test_one_mapping_of_rates_serves_recordings_that_lack_some_of_its_devices():
+    rates = {**RATES, "running_speed": 20, "wheel_speed": 20, "pupil_size": 30}
+    assert make(rate=rates).responses.sampling_rate == 15
+    assert make(rate=rates, behavior={"wheel_speed": SPEED}).treadmill.sampling_rate == 20
+
+
+def test_rates_begin_where_the_responses_begin():
+    recording = make(rate=RATES, times={"responses": T + 100}, video=MOVIE, behavior={"gaze_x": SPEED})
+    starts = (recording.responses, recording.eye_tracker)
+    assert [device.start_time for device in starts] == [100, 100] and recording.screen.timestamps[0] == 100
+
+
+def test_trials_on_a_clock_that_starts_at_another_time_are_told_so():
+    late = [(start + 30, end + 30, tier) for start, end, tier in TRIALS]
+    with pytest.warns(UserWarning, match="lie within it 29 to 30 s earlier"):
+        recording = make(trials=late)
+    assert "lie within it 29 to 30 s earlier" in said(recording, "times")
+    with pytest.warns(UserWarning, match="1 of 11 trials outside.*of the responses.$"):
+        make(trials=[*TRIALS, (110, 119, "train")])
+
+
+def test_a_recording_is_shown_in_one_line_whatever_its_length():
+    recording = make(rate=RATES, video=MOVIE, behavior={"run": SPEED}, trials=TRIALS, session_key="m1-2-3")
+    assert repr(recording) == (
+        "<ArrayRecording m1-2-3 (arrays of m1-2-3): 20 neurons at 15 Hz, 0 to 100 s, video, behavior: running_speed, "
+        "tiers: train (10 trials)>"
+    )
+
+
+def test_findings_name_channels_and_tiers_as_they_were_given():
+    speed = np.where(np.arange(len(SPEED)) < 20, np.nan, SPEED)
+    recording = make(rate=RATES, behavior={"gaze_y": speed}, trials=[(a, b, "training") for a, b, _ in TRIALS])
+    assert "1.00% of gaze_y" in said(recording, "NaN values")
+    assert "'train' among the tiers, found training" in said(recording, "tier")
+    assert "found none." in said(make(), "behavior channels")
+
+
+def test_time_in_no_trial_is_counted_apart_from_what_was_shown(tmp_path):
+    saved = save_recording(make(rate=RATES, video=MOVIE, trials=TRIALS), tmp_path / "saved")
+    assert describe(saved)["modalities"] == {"video": 10, "unused": 10}
+    assert "10 videos" in plot_recording(saved, tmp_path / "picture.svg").read_text()
+    edges = overview.bin_edges(0, SECONDS, 50)
+    assert np.nanmax(overview.frame_intervals(saved.screen, edges)[1]) == pytest.approx(0.1)

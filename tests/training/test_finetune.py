@@ -231,7 +231,10 @@ def test_history_rows(model, recording, tmp_path):
 def test_masks_the_population_cannot_serve_are_left_out_and_reported_once(model, recording, capsys):
     result = run(model, recording, steps=1, progress=True)
     assert result.left_out_masks and all(name.startswith("training/") for name in result.left_out_masks)
-    assert capsys.readouterr().err.count("masks are left out") == 1
+    assert "history" not in repr(result) and "Mask(" not in repr(result)
+    said = capsys.readouterr().err
+    assert said.count("masks are left out") == 1
+    assert "training/1 and " in said and "Mask(" not in said and said.count("Nothing to predict") == 1
 
 
 def test_patience_stops_early(model, recording):

@@ -83,6 +83,12 @@ class Predictions:
     behavior_targets: np.ndarray | None = None
     n_windows_left_out: int = 0
 
+    def __repr__(self) -> str:
+        """Names and shapes; the numbers themselves would fill screens."""
+        arrays = ((f.name, getattr(self, f.name)) for f in fields(self))
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays if isinstance(array, np.ndarray))
+        return f"<Predictions of {self.task} for session {self.session_key}, tier {self.tier}: {shapes}>"
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything that is not None to an `.npz` file, atomically and without pickles. Returns the path."""
         arrays = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None}

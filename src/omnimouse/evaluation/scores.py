@@ -29,7 +29,7 @@ class Baseline:
     """
 
     score: float | None = None
-    per_neuron: np.ndarray | None = None
+    per_neuron: np.ndarray | None = field(default=None, repr=False)
     response_loss: float | None = None
     behavior_loss: float | None = None
 
@@ -46,7 +46,7 @@ class Ceiling:
 
     score: float
     median: float
-    per_neuron: np.ndarray
+    per_neuron: np.ndarray = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class TaskScore:
     n_behavior_windows: int = 0
     n_samples: int = 0
     score: float | None = None
-    per_neuron: np.ndarray | None = None
-    neuron_index: np.ndarray | None = None
+    per_neuron: np.ndarray | None = field(default=None, repr=False)
+    neuron_index: np.ndarray | None = field(default=None, repr=False)
     response_loss: float | None = None
     behavior: dict[str, float] = field(default_factory=dict)
     behavior_groups: dict[str, float] = field(default_factory=dict)
@@ -139,6 +139,10 @@ class Scores:
     settings: dict[str, Any] = field(default_factory=dict)
     core_sha256: str | None = None
     session_sha256: str | None = None
+
+    def __repr__(self) -> str:
+        """The table, for whoever prints scores or ends a notebook's cell with them."""
+        return self.table()
 
     def __getitem__(self, task: str) -> TaskScore:
         if task not in self.tasks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from omnimouse.recordings.plausible import Doubt, doubt_about_axes, doubt_about_
 
 FITS, FAR = 0.02, 0.2
 """Relative differences of two durations below which they are the same, and above which they are not."""
+
+LOOKED_AT = 64
+"""Samples at the beginning and at the end by which times are told from neurons."""
 
 WIDEST = 4.0
 """Times that no screen is wider than high, so that one axis must be time."""
@@ -60,6 +63,31 @@ def check_axes(
     look = None if known is None else doubt_about_axes(shape, known, n_units=n_units, n_times=n_times)
     if look is not None:
         findings.warning(where / "responses", "axes", **look[0]._asdict())
+
+
+def check_neurons(responses: Any, names: Sequence[str] = ()) -> None:
+    """Refuses responses `[T, N]` among whose neurons is a column of times or of row numbers, as tables have.
+
+    Args:
+        responses: an array.
+        names: of its columns, where they have any.
+
+    Raises:
+        ValueError: a column that rises from each sample to the next, at the beginning and at the end.
+    """
+    n_rows, n_neurons = responses.shape
+    if n_rows < 2 * LOOKED_AT or n_neurons < 2:
+        return
+    pieces = (
+        np.asarray(np.ma.getdata(responses[rows])) for rows in (slice(LOOKED_AT), slice(n_rows - LOOKED_AT, n_rows))
+    )
+    rising = np.flatnonzero(np.all([(piece[1:] > piece[:-1]).all(0) for piece in pieces], axis=0))
+    if 0 < len(rising) < n_neurons / 2:
+        column = f"{rising[0]} ({names[rising[0]]!r})" if len(names) == n_neurons else str(rising[0])
+        raise ValueError(
+            f"responses: column {column} rises from each sample to the next, as times or row numbers do; expected "
+            "neurons only. Leave it out; times of the responses go into times=."
+        )
 
 
 def _clock_of(rate: Any, times: Any, *names: str) -> tuple[Any, Any]:

@@ -124,7 +124,13 @@ def _named_signals(behavior: Any, names: Sequence[str]) -> dict[str, np.ndarray]
     signals = {}
     for name, values in table.items():
         label = f"behavior {name!r}"
-        array = as_vector(values, label)
+        nested = columns_of(values)
+        if nested is not None and len(nested) != 1:
+            raise ValueError(
+                f"{label}: a table of {', '.join(nested) or 'nothing'}, expected [samples]. Pass its columns one by "
+                "one, such as behavior={**table, ...}."
+            )
+        array = as_vector(values if nested is None else next(iter(nested.values())), label)
         if array.dtype == object and array.ndim == 1:
             array = _numbers(array, label)
         if array.ndim == 2 and 1 in array.shape:

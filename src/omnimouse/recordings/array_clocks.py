@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from omnimouse.processing_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.array_likes import as_vector
+from omnimouse.recordings.channel_names import channel_of
 from omnimouse.recordings.clock import EXACT_TOLERANCE
 from omnimouse.recordings.plausible import RATES, doubt_about_duration, doubt_about_rate, doubt_about_times
 
@@ -47,6 +49,29 @@ class Clock:
     def end(self) -> float:
         """Seconds at which the last sample's interval ends."""
         return self.start + self.n / self.rate
+
+
+def check_clock_names(rate: Any, times: Any, signals: Mapping[str, tuple[str, Any]]) -> None:
+    """Refuses rates and times under names that nothing has, which would otherwise count for nothing.
+
+    Args:
+        rate, times: as `recording_from_arrays` takes them.
+        signals: channel -> the name it was given under, and its values.
+
+    Raises:
+        ValueError: a name of no array. What was not recorded may be named: one mapping then serves many recordings.
+    """
+    given = [name for name, _ in signals.values()]
+    known = {"responses", "video", "behavior", *BEHAVIOR_CHANNELS, *signals, *given}
+    for label, names in (("rate", rate), ("times", times)):
+        for name in names if isinstance(names, Mapping) else ():
+            channel = channel_of(str(name))
+            if name not in known and (channel is None or channel in signals):
+                meant = f" Did you mean {signals[channel][0]!r}?" if channel is not None else ""
+                raise ValueError(
+                    f"{label}: {name!r} is the name of no array, expected 'responses', 'video', 'behavior' or a "
+                    f"channel of behavior ({', '.join(given) or 'none was given'}).{meant}"
+                )
 
 
 def clock_name(rate: Any, times: Any, *names: str) -> str:
@@ -95,9 +120,11 @@ def as_clock(
         raise ValueError(f"{label}: neither rate nor times are given; pass rate=Hz, or times= in seconds.")
     stored = reference.n if reference.times is None else len(reference.times)
     if n_rows != stored:
+        of_its_own = label.removeprefix("behavior ").strip("'\"")
+        own = f" ({of_its_own!r} for it alone)" if of_its_own != name else ""
         raise ValueError(
             f"{label}: {n_rows} rows, but the responses have {stored}, and neither its rate nor its times are given. "
-            f'Pass rate={{"responses": ..., "{name}": ...}} in Hz, or times={{"{name}": ...}} in seconds.'
+            f'Pass rate={{"responses": ..., "{name}": ...}} in Hz, or times={{"{name}": ...}} in seconds{own}.'
         )
     return reference
 

@@ -6,6 +6,7 @@ they are and are sliced along their first axis. None of these libraries is impor
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +30,7 @@ def as_array(value: Any, name: str, n_axes: int, layout: str) -> Any:
     Raises:
         ValueError: no array, of other axes or none at all along one, or not of real numbers.
     """
+    _refuse_containers(value, name)
     array = plain(value, name)
     shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
     if shape is None or dtype is None:
@@ -79,9 +81,28 @@ def plain(value: Any, name: str) -> Any:
 
 
 def as_vector(value: Any, name: str) -> np.ndarray:
-    """A vector or a small array as numpy, lists too; masked arrays stay masked."""
+    """A vector or a small array as numpy, lists too; masked arrays stay masked.
+
+    Raises:
+        ValueError: a file's name, several arrays by name, or what numpy cannot take over.
+    """
+    _refuse_containers(value, name)
     array = plain(value, name)
     return array if isinstance(array, np.ndarray) else np.asarray(array)
+
+
+def _refuse_containers(value: Any, name: str) -> None:
+    """Refuses what holds arrays and is none: the name of a file, a mapping of arrays such as an open `.npz`."""
+    if isinstance(value, (str, bytes, os.PathLike)):
+        raise ValueError(
+            f"{name}: {os.fsdecode(value)!r} is a name, expected an array. Open the file first, for example with "
+            'numpy.load(path, mmap_mode="r").'
+        )
+    if isinstance(value, Mapping):
+        raise ValueError(
+            f"{name}: {type(value).__name__} of {', '.join(map(str, value)) or 'nothing'}, expected one array. Pass "
+            "one of its arrays."
+        )
 
 
 def columns_of(value: Any) -> dict[str, Any] | None:

@@ -95,7 +95,7 @@ def _rows(trials: Any) -> list[Any]:
     if isinstance(trials, (str, bytes)) or not isinstance(trials, Iterable):
         raise ValueError(
             f"trials: {type(trials).__name__}, expected rows of (start, end, tier) or (start, end, tier, condition), "
-            "or a table with such columns."
+            "or a table with such columns, as pandas.read_csv(path) makes of a file."
         )
     rows = list(trials)
     tables = [columns_of(row) if isinstance(row, Mapping) else None for row in rows]

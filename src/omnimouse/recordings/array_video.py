@@ -108,8 +108,9 @@ def _displayed(
     if index is not None and (
         index.ndim != 1 or not len(index) or index.dtype.kind not in "iu" or index.max() >= n_frames
     ):
+        largest = index.max() if index.size and index.dtype.kind in "fiu" else "-"
         raise ValueError(
-            f"video_index: shape {index.shape}, dtype {index.dtype}, largest {index.max() if index.size else '-'}; "
+            f"video_index: shape {index.shape}, dtype {index.dtype}, largest {largest}; "
             f"expected one row number below {n_frames} per displayed frame."
         )
     shown = n_frames if index is None else len(index)

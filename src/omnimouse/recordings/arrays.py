@@ -6,6 +6,7 @@ written. Shape letters: T response samples, N neurons, F displayed frames, K sto
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from omnimouse.processing_omnimouse import BEHAVIOR_CHANNELS
-from omnimouse.recordings.array_axes import check_axes
+from omnimouse.recordings.array_axes import check_axes, check_neurons
 from omnimouse.recordings.array_behavior import behavior_devices, named_channels
-from omnimouse.recordings.array_clocks import as_clock
+from omnimouse.recordings.array_clocks import as_clock, check_clock_names
 from omnimouse.recordings.array_devices import ArrayDevice, Held
 from omnimouse.recordings.array_likes import as_array, as_vector
 from omnimouse.recordings.array_trials import TrialTime, as_trials, choose_trials
@@ -28,7 +29,7 @@ from omnimouse.recordings.screen import NoVideo, Screen
 from omnimouse.recordings.session_names import animal_of
 
 
-@dataclass
+@dataclass(repr=False)
 class ArrayRecording(Recording):
     """A recording over arrays; there is no folder, and `path` only says so in messages."""
 
@@ -71,15 +72,17 @@ def recording_from_arrays(
             read as NaN. Suite2p's `spks.npy` has neurons first, and regions that are no cells among them: pass
             `spks[iscell[:, 0] > 0].T`.
         rate: Hz of the responses, or a mapping from "responses", "video", "behavior" or a channel's name to Hz. What
-            has neither rate nor times has the clock of the responses if it has as many rows.
+            has neither rate nor times has the clock of the responses if it has as many rows. What has a rate only
+            begins when the responses begin; responses that have a rate only begin at 0 s.
         video: frames `[K, H, W]` of any size, reduced to the model's by averaging over areas; grey.
         behavior: a mapping or a table (pandas, polars) from channel names to `[samples]`, or an array `[samples,
             channels]`. The names a model knows are pupil_size, pupil_size_derivative, gaze_x, gaze_y and running_speed;
             others that mean one of these ("running", "pupil_diameter", "Pupil X (px)") are read as it, with a finding;
             the rest is warned about and not used. What stands for no value is NaN afterwards, as for responses.
-        times: seconds `[T]` of the responses, or a mapping as `rate` has. May jitter, and have gaps: of behaviour these
-            are missing values, and in those of the responses, such as between trials that were stored one by one, no
-            trial may lie.
+        times: seconds `[T]` of the responses, or a mapping as `rate` has, all on one clock. If video or trials come on
+            the clock of a rig, so must the responses: `times={"responses": began + numpy.arange(T) / rate, ...}`. May
+            jitter, and have gaps: of behaviour these are missing values, and in those of the responses, such as between
+            trials that were stored one by one, no trial may lie.
         video_index: `[F]`, which row of `video` each displayed frame shows, negative for a blank; for movies that are
             shown several times. Rate and times of "video" are then those of the displayed frames.
         video_range: values of black and white in `video`. What is given here is meant; by default they are 0 and 255,
@@ -87,9 +90,10 @@ def recording_from_arrays(
         blank_level: grey level of blanks, 0 to 255.
         channels: names of the columns where `behavior` is an array.
         trials: (start, end, tier) or (start, end, tier, condition) each, in seconds on the clock of `times`, or a table
-            with such columns (`array_trials.COLUMNS`; pandas, polars, a mapping, a structured array). Time in no trial
-            is not used. Ends that reach beyond the next start by rounding, up to 1 ms, are cut back to it. Placeholders
-            such as NaN, "", "none" or -1 are no condition.
+            with columns "start", "end" or "duration", "tier" and, if known, "condition", or other usual names of these
+            (`array_trials.COLUMNS`); pandas, polars, a mapping, a structured array. Time in no trial is not used. Ends
+            that reach beyond the next start by rounding, up to 1 ms, are cut back to it. Placeholders such as NaN, "",
+            "none" or -1 are no condition.
         split: tier -> share of the time, in blocks that alternate, where no trials are given; default 80 % train, 10 %
             validation, 10 % final_test.
         block_seconds: length of these blocks, at least 2; a tenth of the recording where that is shorter.
@@ -102,11 +106,17 @@ def recording_from_arrays(
 
     Raises:
         ValueError: arrays whose shapes, types, rates or times do not fit; the message says which and what to do.
+
+    Warns:
+        UserWarning: what fits, but is probably not what was meant; `Recording.findings` has it too.
     """
     found = Findings()
     where = Path(f"arrays of {session_key}")
+    names = list(map(str, getattr(responses, "columns", ())))
     responses = as_array(responses, "responses", 2, "[samples, neurons], time along rows")
+    check_neurons(responses, names)
     signals = named_channels(behavior, channels, where, found)
+    check_clock_names(rate, times, signals)
     if video is None and video_index is not None:
         raise ValueError("video_index is given, but no video. Pass the frames it counts as video=.")
     shown = video if video_index is None else video_index
@@ -131,6 +141,9 @@ def recording_from_arrays(
             video, video_index, video_range, blank_level, rate, times,
             reference=clock, trials=chosen, folder=where / "video", findings=found,
         )  # fmt: skip
+    for finding in found:
+        if finding.severity == "warning":
+            warnings.warn(str(finding).removeprefix("warning: "), stacklevel=2)
     return ArrayRecording(
         path=where,
         session_key=session_key,

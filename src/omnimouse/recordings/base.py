@@ -73,6 +73,16 @@ class Recording(WithExports):
 
     stores_statistics: ClassVar[bool] = True
 
+    def __repr__(self) -> str:
+        """One line, however much was recorded."""
+        tiers = ", ".join(f"{tier} ({sum(t.tier == tier for t in self.trials)} trials)" for tier in self.tiers)
+        behavior = "unnamed channels" if self.behavior_channels is None else ", ".join(self.behavior_channels)
+        return (
+            f"<{type(self).__name__} {self.session_key} ({self.path}): {self.n_neurons} neurons at "
+            f"{self.responses.sampling_rate:.6g} Hz, {self.start_time:.6g} to {self.end_time:.6g} s, "
+            f"{'video' if self.has_video else 'no video'}, behavior: {behavior or 'none'}, tiers: {tiers or 'none'}>"
+        )
+
     @property
     def n_neurons(self) -> int:
         """Neurons in the stored responses."""

@@ -19,7 +19,7 @@ from omnimouse.recordings.channels import channel_rows, usual_channels
 from omnimouse.recordings.check_arrays import check_channel_order, check_device
 from omnimouse.recordings.check_dataset import check_tables
 from omnimouse.recordings.check_repeats import check_repeats
-from omnimouse.recordings.check_screen import check_stimuli, check_trials
+from omnimouse.recordings.check_screen import check_stimuli, check_training_tier, check_trials
 from omnimouse.recordings.check_sensorium import check_clips
 from omnimouse.recordings.check_static import check_stills
 from omnimouse.recordings.check_times import check_times
@@ -72,6 +72,7 @@ def check_open_recording(recording: Recording, *, processor: OmniMouseProcessor 
         if device.shape[1]:
             _guarded(lambda device=device: check_device(device, findings), device.file, findings)  # type: ignore[misc]
     screen = recording.screen
+    _guarded(lambda: check_training_tier(recording.tiers, screen.folder, findings), screen.folder, findings)
     if isinstance(screen, ArrayScreen):
         _guarded(lambda: _check_frames(screen, findings), screen.folder, findings)
     parts = SessionParts(recording.path, recording.session_key, recording.animal_id, devices, recording.screen)
@@ -174,13 +175,14 @@ def _note_missing(recording: Recording, processor: OmniMouseProcessor, findings:
     eye_tracker, treadmill = (device.channels or usual_channels(device) for device in recording.devices[1:])
     stored = [*(eye_tracker or ()), *(treadmill or ())]
     if eye_tracker is not None and treadmill is not None and stored != list(processor.behavior_channels):
+        n_known = len(processor.behavior_channels)
         lacking = [name for name in processor.behavior_channels if name not in stored]
         extra = [name for name in stored if name not in processor.behavior_channels]
         findings.info(
             recording.path,
             "behavior channels",
             expected=", ".join(processor.behavior_channels),
-            found=(f"all but {', '.join(lacking)}" if lacking else "all")
+            found=("all" if not lacking else f"all but {', '.join(lacking)}" if len(lacking) < n_known else "none")
             + (f", and besides {', '.join(extra)}" if extra else ""),
             do="Channels go by name: the model goes without the missing ones, and the others are not used.",
         )

@@ -169,7 +169,8 @@ def check_values(device: SequenceDevice, summary: ArraySummary, findings: Findin
             most = f"up to {fractions.max():.2%} (signal {fractions.argmax()})"
             found = f"{len(affected)} of {device.shape[1]} signals, {most}"
         else:
-            found = ", ".join(f"{fractions[channel]:.2%} of channel {channel}" for channel in affected)
+            names = device.channels or [f"channel {number}" for number in range(device.shape[1])]
+            found = ", ".join(f"{fractions[channel]:.2%} of {names[channel]}" for channel in affected)
         usual = kind == "NaN" and not neurons and fractions.max() < 0.5
         (findings.info if usual else findings.warning)(
             device.file,

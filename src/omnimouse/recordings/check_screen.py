@@ -64,12 +64,21 @@ def check_tiers(screen: Screen, meta: Path, findings: Findings) -> None:
             found=", ".join(map(repr, unknown)),
             do="They can be used under these names.",
         )
-    if tiers and "train" not in tiers:
-        findings.warning(
-            meta, "tier", expected="'train' among the tiers", found=", ".join(tiers), do="Nothing to train on."
-        )
+    check_training_tier(tiers, meta, findings)
     _check_invalid(screen, meta, findings)
     _check_blanks(screen, meta, findings)
+
+
+def check_training_tier(tiers: Sequence[str], where: Path, findings: Findings) -> None:
+    """Warns where no tier is the one that is trained on and standardised by unless others are named."""
+    if tiers and "train" not in tiers:
+        findings.warning(
+            where,
+            "tier",
+            expected="'train' among the tiers",
+            found=", ".join(tiers),
+            do="Nothing to train on, unless other tiers are named (train_tiers). Call the tier for training 'train'.",
+        )
 
 
 def _stored_trial(meta: Path, name: str) -> Path:

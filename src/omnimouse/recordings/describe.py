@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from omnimouse.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings.base import Recording
+from omnimouse.recordings.base import UNUSED_TIER, Recording
 from omnimouse.recordings.channels import channel_rows
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.windows import Windows
@@ -25,14 +25,15 @@ def describe(recording: Recording, *, processor: OmniMouseProcessor | None = Non
         Keys ``session_key, animal_id, path, n_neurons, has_unit_ids, duration_s, start_time, profile, stride, tiers``
         (per tier ``trials, seconds, conditions, windows``; windows is None when behaviour
         channels have no names or the responses are withheld)``, modalities`` (trials of
-        each)``, devices`` (per recorded device ``file, dtype, rows, signals, sampling_rate_hz, seconds,
+        each, and "unused" stretches of time in no trial)``, devices`` (per recorded device
+        ``file, dtype, rows, signals, sampling_rate_hz, seconds,
         end_overshoot_s, starts_after_responses_s, is_mem_mapped, phase_shifts, statistics``)``, screen`` (``frames,
         trials, median_rate_hz, frame_sizes, starts_after_responses_s``).
     """
     processor = processor if processor is not None else OmniMouseProcessor(profile="strict")
     timestamps = recording.screen.timestamps
     steps = np.diff(timestamps)
-    modalities = [trial.modality for trial in recording.trials]
+    modalities = [UNUSED_TIER if trial.tier == UNUSED_TIER else trial.modality for trial in recording.trials]
     origin = recording.responses.start_time
     return {
         "session_key": recording.session_key,

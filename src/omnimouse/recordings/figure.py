@@ -18,7 +18,7 @@ from omnimouse.files import atomic_path
 from omnimouse.outputs import check_output
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import overview
-from omnimouse.recordings.base import Finding, Recording
+from omnimouse.recordings.base import UNUSED_TIER, Finding, Recording
 from omnimouse.recordings.channels import usual_channels
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
@@ -298,7 +298,8 @@ def _draw_trials(axis: Axes, screen: Screen | None, tiers: list[str], edges: np.
     axis.set_yticks(np.arange(len(tiers)) + 0.5, tiers, fontsize=7.5)
     axis.tick_params(axis="y", length=0)
     modalities = [name for name in COLOURS if any(name in found for found in shares.values())]
-    counts = {name: sum(trial.modality == name for trial in screen.trials) for name in modalities}
+    used = [trial for trial in screen.trials if trial.tier != UNUSED_TIER]
+    counts = {name: sum(trial.modality == name for trial in used) for name in modalities}
     axis.set_title("On screen, by tier:", fontsize=8.5, pad=2)
     x = 0.13
     for name in modalities:

@@ -13,7 +13,7 @@ import numpy as np
 
 from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.array_files import usable
-from omnimouse.recordings.base import Recording
+from omnimouse.recordings.base import UNUSED_TIER, Recording
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.screen import Screen
 from omnimouse.recordings.windows import Windows
@@ -206,7 +206,7 @@ def frame_intervals(screen: Screen, edges: np.ndarray) -> tuple[np.ndarray, np.n
     parts, late = [], 0
     for trial in screen.trials:
         within = np.arange(trial.first_frame, trial.first_frame + trial.n_frames - 1)
-        if trial.modality == "video" and len(within):
+        if trial.modality == "video" and trial.tier != UNUSED_TIER and len(within):
             parts.append(within)
             late += int(np.count_nonzero(steps[within] > 1.5 * np.median(steps[within])))
     median, longest = np.full((2, len(edges) - 1), np.nan)

@@ -199,6 +199,12 @@ def doubt_about_trials(
         return None
     ratio = (float(ends.max()) - start) / (end - start)
     do = "Pass seconds on the clock of the responses."
+    least, most = float(ends.max()) - end, float(starts.min()) - start
+    if 1 < least <= most:
+        do += (
+            f" All would lie within it {least:.6g} to {most:.6g} s earlier, as on a clock that starts at another time: "
+            "give the responses' times on the clock of the trials, or shift the trials."
+        )
     for unit, factor in (("frame numbers", rate), *_UNITS):
         if ratio > 1.5 and 0.2 < ratio / factor < 1.1:
             do = f"They look like {unit}: divide them by {factor:.6g}."

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -84,13 +84,13 @@ class FinetuneResult:
     """
 
     session: str
-    history: list[dict[str, Any]]
+    history: list[dict[str, Any]] = field(repr=False)
     best_step: int
     best_validation_loss: float | None
     initial_validation_loss: float | None
     stopped_early: bool
     resumed_from: int | None
-    left_out_masks: dict[str, str]
+    left_out_masks: dict[str, str] = field(repr=False)
     output_dir: Path | None
     seconds: float
     tiers: TrainingTiers
@@ -341,11 +341,17 @@ def _report_left_out(run: TrainingRun) -> None:
     """Says once which masks do not fit the session."""
     left_out = run.choice.left_out
     if left_out:
-        named = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:2])
+        reasons: dict[str, list[str]] = {}
+        for name, reason in left_out.items():
+            reasons.setdefault(reason.partition(". ")[0].rstrip("."), []).append(name)
+        named = "; ".join(
+            f"{', '.join(names[:2])}{f' and {len(names) - 2} more' if len(names) > 2 else ''}: {reason}"
+            for reason, names in reasons.items()
+        )
         message = (
             f"{len(left_out)} of {len(left_out) + len(run.choice.masks)} masks are left out, because they do not fit "
-            f"the {run.n_neurons} neurons of session {run.session} or what was recorded of it ({named}"
-            f"{'; ...' if len(left_out) > 2 else ''})"
+            f"the {run.n_neurons} neurons of session {run.session} or what was recorded of it; the others are trained "
+            f"on. {named}."
         )
         logger.info(message)
         if run.progress:
