@@ -16,7 +16,8 @@ LIGHT = """
 import sys
 from omnimouse.cli import main
 
-for argv in (["--help"], ["finetune", "--help"], ["--version"], ["finetune"], ["nonsense"], ["list", "--count", "x"]):
+for argv in (["--help"], ["finetune", "--help"], ["--version"], ["finetune"], ["nonsense"], ["list", "--count", "x"],
+             ["finetune", "r", "--output", "o", "--steps", "-3"], ["evaluate", "r", "--stride", "0"]):
     try:
         main(argv)
     except SystemExit as end:
@@ -41,7 +42,7 @@ class Interrupted:
 
 
 sys.meta_path.insert(0, Interrupted())
-sys.argv = ["omnimouse", "info"]
+sys.argv = ["omnimouse", "info", "--json"]
 from omnimouse.cli import main
 sys.exit(main())
 """
@@ -59,7 +60,11 @@ def test_help_and_wrong_usage_load_no_library():
 
 def test_ctrl_c_while_a_command_starts_ends_it_without_a_traceback():
     done = python(INTERRUPTED)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "omnimouse: interrupted\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        130,
+        '{"error": "interrupted"}\n',
+        "omnimouse: interrupted\n",
+    )
 
 
 def commands_with_json() -> list[str]:
@@ -101,6 +106,7 @@ sys.exit(status)
         ("", 1, {"nan": None, "numbers": [1.0, None]}),
         ("raise ValueError('bad')", 2, {"error": "bad"}),
         ("raise KeyboardInterrupt", 130, {"error": "interrupted"}),
+        ("raise SystemExit(143)", 143, {"error": "terminated"}),
         ("print_json({}['x'])", 2, None),
     ],
 )
@@ -115,9 +121,10 @@ def test_json_is_alone_on_standard_output_whatever_libraries_print(failure, stat
         assert noise in done.stderr
 
 
-def test_wrong_usage_is_json_too_where_json_is_asked_for(capsys):
+@pytest.mark.parametrize("asked", ["--json", "--js"])
+def test_wrong_usage_is_json_too_where_json_is_asked_for(asked, capsys):
     with pytest.raises(SystemExit) as end:
-        main(["finetune", "--json"])
+        main(["finetune", asked])
     assert end.value.code == 2
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"error": "the following arguments are required: RECORDING, --output"}

@@ -22,16 +22,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process by default.
 
     Returns:
-        0 when all went well, 1 when `check` found something fatal, 2 when the command failed, 130 after Ctrl-C.
+        0 when all went well, 1 when `check` found something fatal, 2 when the command failed, 130 after Ctrl-C, 143
+        after SIGTERM.
     """
     try:
-        from omnimouse.starting import ending_at_once
+        from omnimouse.starting import ending_at_once, leave_in_peace
 
         with ending_at_once(EXIT_INTERRUPTED, enabled=argv is None):
             from omnimouse.command_running import prepare, run
 
             args = prepare(sys.argv[1:] if argv is None else list(argv))
-        return run(args)
+        status = run(args)
+        if argv is None:
+            leave_in_peace()
+        return status
     except KeyboardInterrupt:
         print("omnimouse: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
 import traceback
 import warnings
@@ -16,6 +15,7 @@ from typing import Any
 from omnimouse.cli import EXIT_INTERRUPTED
 from omnimouse.command_options import EXIT_ERROR, UsageError, only_json, print_json
 from omnimouse.parser import build_parser
+from omnimouse.starting import speaks, wants_json
 
 
 def prepare(argv: Sequence[str]) -> argparse.Namespace:
@@ -28,7 +28,7 @@ def prepare(argv: Sequence[str]) -> argparse.Namespace:
     try:
         args = build_parser().parse_args(argv)
     except UsageError as error:
-        if "--json" in argv:
+        if wants_json(argv):
             print_json({"error": str(error)})
         raise SystemExit(EXIT_ERROR) from None
     for name in args.imports:
@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
             return args.function(args)
         except KeyboardInterrupt:
             status, message, shown = EXIT_INTERRUPTED, "interrupted", "interrupted"
+        except SystemExit as end:  # what a run makes of SIGTERM, once its checkpoint is written
+            status, message, shown = _status(end), "terminated", "terminated"
         except (ValueError, OSError, ImportError) as error:
             status, message = EXIT_ERROR, str(error)
             shown = f"error: {message}"
@@ -67,9 +69,14 @@ def run(args: argparse.Namespace) -> int:
             if args.debug:
                 traceback.print_exc()
         print(f"omnimouse: {shown}", file=sys.stderr)
-        if as_json and os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
+        if as_json and speaks():
             print_json({"error": message})
         return status
+
+
+def _status(end: SystemExit) -> int:
+    """The exit status that an exception stands for, as Python has it."""
+    return end.code if isinstance(end.code, int) else int(end.code is not None)
 
 
 def _leave_out_bars_of_libraries() -> None:

@@ -174,9 +174,9 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="N", default=defaults.seed, help="which mouse")
     parser.add_argument("--minutes", type=float, metavar="N", default=defaults.minutes, help="length of its recording")
     parser.add_argument(
-        "--n-neurons", type=int, metavar="N", default=defaults.n_neurons, help="neurons of its population"
+        "--n-neurons", type=_count, metavar="N", default=defaults.n_neurons, help="neurons of its population"
     )
-    parser.add_argument("--steps", type=int, metavar="N", default=defaults.steps, help="training steps")
+    parser.add_argument("--steps", type=_count, metavar="N", default=defaults.steps, help="training steps")
     parser.add_argument("--force", action="store_true", help="start anew in the folder of an earlier demo")
     add_device(parser)
 
@@ -184,7 +184,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write; it must not exist yet")
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="which mouse, and which stimuli")
-    parser.add_argument("--n-neurons", type=int, metavar="N", default=100, help="neurons of the population")
+    parser.add_argument("--n-neurons", type=_count, metavar="N", default=100, help="neurons of the population")
     parser.add_argument("--minutes", type=float, metavar="N", default=10.0, help="length of the recording")
     parser.add_argument("--animal", metavar="NAME", help="name of the animal (default: one for every seed)")
 
@@ -202,8 +202,8 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
         "--output", dest="output_dir", type=Path, required=True, metavar="FOLDER",
         help="folder for the result (adapter/, or model/ with --train-core), the history and checkpoints",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, metavar="N", default=1000, help="optimizer steps of the whole run")
-    parser.add_argument("--batch-size", type=int, metavar="N", default=8, help="windows per step")
+    parser.add_argument("--steps", type=_count, metavar="N", default=1000, help="optimizer steps of the whole run")
+    parser.add_argument("--batch-size", type=_count, metavar="N", default=8, help="windows per step")
     parser.add_argument(
         "--session-learning-rate", type=float, metavar="RATE", default=3e-3, help="peak rate of the session adapter"
     )
@@ -216,7 +216,9 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
         help="tier that decides which weights are kept; none keeps the last ones; auto: the tier validation, or where "
         "there is none a tenth of the training trials, held out by stimulus",
     )  # fmt: skip
-    parser.add_argument("--patience", type=int, metavar="N", help="stop after so many validations without improvement")
+    parser.add_argument(
+        "--patience", type=_count, metavar="N", help="stop after so many validations without improvement"
+    )
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="decides windows and masks of every step")
     parser.add_argument(
         "--resume", action=argparse.BooleanOptionalAction, default=True,
@@ -333,9 +335,16 @@ def _add_windows(parser: argparse.ArgumentParser, *, stride: int | None) -> None
         "--tier", metavar="NAME",
         help="tier whose trials are used (default: final_test, else the first of test, ..., oracle that is there)",
     )  # fmt: skip
-    parser.add_argument("--stride", type=int, metavar="N", default=stride, help="use every n-th possible window")
-    parser.add_argument("--batch-size", type=int, metavar="N", default=8, help="windows per forward pass")
-    parser.add_argument("--max-windows", type=int, metavar="N", help="use at most so many windows")
+    parser.add_argument("--stride", type=_count, metavar="N", default=stride, help="use every n-th possible window")
+    parser.add_argument("--batch-size", type=_count, metavar="N", default=8, help="windows per forward pass")
+    parser.add_argument("--max-windows", type=_count, metavar="N", help="use at most so many windows")
+
+
+def _count(text: str) -> int:
+    """A whole number, 1 or more; others are refused here, before anything is loaded."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
 
 
 def _names(text: str) -> list[str]:

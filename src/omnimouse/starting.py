@@ -1,11 +1,12 @@
-"""Ctrl-C while a program is starting."""
+"""Ctrl-C while a program is starting, and while it ends."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -23,6 +24,8 @@ def ending_at_once(status: int, *, enabled: bool = True) -> Iterator[None]:
 
     def end(_: int, __: FrameType | None) -> None:
         os.write(2, b"omnimouse: interrupted\n")
+        if wants_json(sys.argv):
+            os.write(1, b'{"error": "interrupted"}\n')
         os._exit(status)
 
     # Who has another handler, or is no main thread, knows what to do with the signal.
@@ -37,3 +40,20 @@ def ending_at_once(status: int, *, enabled: bool = True) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def wants_json(argv: Sequence[str]) -> bool:
+    """Whether arguments that are not parsed yet, or cannot be, ask this process for JSON."""
+    return speaks() and any(len(word) > 2 and "--json".startswith(word) for word in argv)
+
+
+def speaks() -> bool:
+    """Whether this process prints JSON: of several, one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def leave_in_peace() -> None:
+    """Has the process end as it is about to: more Ctrl-C and SIGTERM would only add a traceback, or another status."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)

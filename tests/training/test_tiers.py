@@ -114,7 +114,8 @@ def test_a_tier_is_not_both_trained_and_validated_on(model):
     with pytest.raises(ValueError, match="no tier 'nonsense' to validate on"):
         finetune(model, recording, validation_tier="nonsense", **QUICK, **QUIET)
     assert finetune(model, recording, **QUICK, **QUIET).tiers.selected_on == ("validation",)
-    both = finetune(model, recording, train_tiers=["train", "validation"], **QUICK, **QUIET)
+    with pytest.warns(UserWarning, match="begins at were trained on tier train,"):
+        both = finetune(model, recording, train_tiers=["train", "validation"], **QUICK, **QUIET)
     assert both.tiers.selected_on == ("train", "validation") and both.tiers.held_out
 
 
@@ -184,3 +185,18 @@ def test_pre_training_evaluates_what_each_session_has_and_stores_what_it_trained
     only = {"paths": [str(tmp_path / "corpus/m3")]}
     assert train({**recipe, "output": str(tmp_path / "other"), "recordings": only}).steps == 2
     assert "no recording has a tier validation or oracle that is not trained on" in capsys.readouterr().err
+
+
+def test_no_tier_is_held_out_as_a_whole():
+    recording = record(["train"] * 8 + ["rare", "odd"])
+    for seed in range(20):
+        view, held_out = hold_out(recording, ("train", "rare", "odd"), seed=seed, processor=OmniMouseProcessor())
+        assert len(held_out) == 1 and {"train", "rare", "odd", HELD_OUT} == set(view.tiers)
+
+
+def test_selecting_on_what_the_weights_were_trained_on_before_is_said(model):
+    recording = record(["train"] * 6 + ["validation"] * 2)
+    finetune(model, recording, train_tiers=("train", "validation"), validation_tier=None, **QUICK, **QUIET)
+    with pytest.warns(UserWarning, match="begins at were trained on tier validation"):
+        result = finetune(model, recording, **QUICK, **QUIET)
+    assert "Recording(" not in repr(result)

@@ -15,6 +15,7 @@ from omnimouse.training.checkpoint import (
     append_history,
     check_identity,
     copy_parameters,
+    identity_differences,
     load_parameters,
     newest_checkpoint,
     remove_checkpoints,
@@ -234,3 +235,12 @@ def test_history_is_rewritten_and_appended_to(tmp_path):
     write_history(path, rows[:1])
     assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:1]
     assert [file.name for file in path.parent.iterdir()] == ["history.jsonl"]
+
+
+def test_differences_inside_mappings_are_named():
+    there = {"architecture": {"softplus_beta": 0.1, "guard_samples": 5}, "seed": 0, "validation": {"windows": "3"}}
+    now = {"architecture": {"softplus_beta": 3.0, "guard_samples": 5}, "seed": 0, "validation": None}
+    assert identity_differences(there, now) == [
+        "  architecture.softplus_beta: 0.1 in the checkpoint, 3.0 now",
+        '  validation: {"windows": "3"} in the checkpoint, null now',
+    ]

@@ -66,7 +66,10 @@ def notes_on_tier(tier: str, default: str | None, use: str | None) -> list[str]:
     """
     notes = []
     if default is not None and tier != default:
-        notes.append(f"tier {tier} was scored, as the recording has no trials of tier {default} to score")
+        notes.append(
+            f"tier {tier} was scored, as the recording has no trials of tier {default} to score (it lacks the tier, or "
+            "they were withheld or trained on)"
+        )
     if use is not None:
         what = "trained" if use == TRAINED_ON else "selected"
         notes.append(f"these weights were {what} on trials of tier {tier}, so the scores are too high")

@@ -312,8 +312,6 @@ def check_identity(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
         UserWarning: the checkpoint is of an earlier version, which did not note all that is compared.
     """
     unknown = [name for name in identity if name.startswith(NOTED_LATER) and name not in checkpoint.identity]
-    if unknown:
-        warn_of_unknown(checkpoint.path, unknown)
     known = {name: value for name, value in identity.items() if name not in unknown}
     differences = identity_differences(checkpoint.identity, known)
     if differences:
@@ -323,6 +321,8 @@ def check_identity(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
             + "\nRepeat the call with the checkpoint's values (and its recording) to continue that run, pass "
             "resume=False (--no-resume) to discard it and begin anew, or choose another output_dir."
         )
+    if unknown:
+        warn_of_unknown(checkpoint.path, unknown)
 
 
 def warn_of_unknown(path: Path, names: Sequence[str]) -> None:
@@ -336,14 +336,20 @@ def warn_of_unknown(path: Path, names: Sequence[str]) -> None:
 
 
 def identity_differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """Returns one line for each entry that differs between a checkpoint's identity and a run's."""
+    """Returns one line for each entry that differs between a checkpoint's identity and a run's, inside mappings too."""
     # A round trip through JSON makes tuples lists, as they are in the stored one.
-    expected = json.loads(json.dumps(expected))
-    return [
-        f"  {name}: {_short(found.get(name))} in the checkpoint, {_short(expected.get(name))} now"
-        for name in sorted(found.keys() | expected.keys())
-        if found.get(name) != expected.get(name)
-    ]
+    return _differences(found, json.loads(json.dumps(expected)), "")
+
+
+def _differences(found: Mapping[str, Any], expected: Mapping[str, Any], within: str) -> list[str]:
+    lines = []
+    for name in sorted(found.keys() | expected.keys()):
+        there, now = found.get(name), expected.get(name)
+        if isinstance(there, dict) and isinstance(now, dict):
+            lines += _differences(there, now, f"{within}{name}.")
+        elif there != now:
+            lines.append(f"  {within}{name}: {_short(there)} in the checkpoint, {_short(now)} now")
+    return lines
 
 
 def _short(value: object) -> str:

@@ -214,7 +214,10 @@ def finetune(
     key = model.sessions.full_key(recording.session_key if session is None else session)
     train_tiers = (train_tiers,) if isinstance(train_tiers, str) else tuple(train_tiers)
     check_session(model, recording, key)
-    check_counts(checkpoint_every=checkpoint_every, max_validation_windows=max_validation_windows)
+    check_counts(
+        steps=steps, batch_size=batch_size, checkpoint_every=checkpoint_every, validate_every=validate_every,
+        max_validation_windows=max_validation_windows, patience=patience, stride=stride,
+    )  # fmt: skip
     if output_dir is not None:
         check_output(output_dir, recording.path, folder=True)
     with nullcontext() if output_dir is None else sole_user(Path(output_dir)):
@@ -236,6 +239,8 @@ def finetune(
             recording, train_tiers, validation_tier, seed=seed, processor=processor, include_blanks=include_blanks,
             progress=progress,
         )  # fmt: skip
+        if key in model.session_keys:
+            tiers.warn_of_overlap(model.session_spec(key).training)
         recording = tiers.recording
         population = min(recording.n_neurons, model.config.max_population)
         windows = open_windows(recording, train_tiers, stride, include_blanks, processor)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-from tqdm.auto import tqdm
-
 from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.progress import say
 from omnimouse.recordings import Recording, Windows
 from omnimouse.recordings.stimulus_identity import same_stimuli
 from omnimouse.training.data import STREAM_HELD_OUT, permutation
@@ -39,10 +38,27 @@ class TrainingTiers:
         held_out: positions in `recording.trials` of the training trials that are held out for the selection.
     """
 
-    recording: Recording
+    recording: Recording = field(repr=False)
     train: tuple[str, ...]
     validation: str | None
     held_out: tuple[int, ...] = ()
+
+    def warn_of_overlap(self, before: Mapping[str, Any] | None) -> None:
+        """Warns that the weights a run begins at were trained on the trials that it selects on.
+
+        Args:
+            before: how the session was trained before, as its spec says.
+        """
+        if self.held_out and "held out of training" in (before or {}):
+            return  # the same trials, unless the seed is another
+        trained = [tier for tier in self.selected_on if tier in _named(before, "trained on tiers")]
+        if trained:
+            warnings.warn(
+                f"The weights that this run begins at were trained on tier {', '.join(trained)}, of which trials now "
+                "decide which weights are kept; they look better there than on new trials. Pass another "
+                "validation_tier, or None to keep the last weights.",
+                stacklevel=3,
+            )
 
     @property
     def selected_on(self) -> tuple[str, ...]:
@@ -53,11 +69,15 @@ class TrainingTiers:
         """What is stored with the weights, for `evaluate` and for cards, on top of what was stored before."""
         words = {}
         for name, tiers in (("trained on tiers", self.train), ("selected on tiers", self.selected_on)):
-            earlier = str((before or {}).get(name, "")).split(", ")
-            words[name] = ", ".join(dict.fromkeys([*filter(None, earlier), *tiers]))
+            words[name] = ", ".join(dict.fromkeys([*_named(before, name), *tiers]))
         if self.held_out:
             words["held out of training"] = f"{len(self.held_out)} trials, whose stimuli were not trained on"
         return {name: text for name, text in words.items() if text}
+
+
+def _named(before: Mapping[str, Any] | None, name: str) -> list[str]:
+    """The tiers that a spec names."""
+    return [tier for tier in str((before or {}).get(name, "")).split(", ") if tier]
 
 
 def choose_training_tiers(
@@ -113,7 +133,7 @@ def choose_training_tiers(
     )
     logger.info(message)
     if progress:
-        tqdm.write(message)
+        say(message)
     return TrainingTiers(view, train, HELD_OUT, held_out)
 
 
@@ -122,19 +142,26 @@ def hold_out(
 ) -> tuple[Recording, tuple[int, ...]]:
     """Moves a tenth of the trials of some tiers into the tier `HELD_OUT`; all repeats of a stimulus go together.
 
-    Which stimuli is a pure function of the seed and of how many there are. The view standardises its windows with the
-    statistics of the recording, so that a model adapted on it is at home in the recording.
+    Which stimuli is a pure function of the seed and of how many there are, but no tier is held out as a whole. The view
+    standardises its windows with the statistics of the recording, so that a model adapted on it is at home there.
 
     Returns:
         A view of the recording, and the positions of the trials moved; none where all show the same stimulus.
     """
     trials = [position for position, trial in enumerate(recording.trials) if trial.tier in tiers]
     stimuli = same_stimuli(recording, trials, height=processor.frame_height, width=processor.frame_width)
-    repeats = np.bincount(stimuli) if len(trials) else np.zeros(0, dtype=int)
-    order = permutation(len(repeats), seed, STREAM_HELD_OUT)
-    before = np.concatenate([[0], np.cumsum(repeats[order])[:-1]]) if len(order) else np.zeros(0)
-    chosen = set(order[:-1][before[:-1] < HELD_OUT_SHARE * len(trials)].tolist())  # one stimulus is always trained on
-    held_out = tuple(trial for trial, stimulus in zip(trials, stimuli.tolist(), strict=True) if stimulus in chosen)
+    n_stimuli = len(set(stimuli.tolist()))
+    left = Counter(recording.trials[position].tier for position in trials)
+    held_out: list[int] = []
+    for stimulus in permutation(n_stimuli, seed, STREAM_HELD_OUT):
+        if len(held_out) >= HELD_OUT_SHARE * len(trials):
+            break
+        showing = [position for position, shown in zip(trials, stimuli, strict=True) if shown == stimulus]
+        gone = Counter(recording.trials[position].tier for position in showing)
+        if all(gone[tier] < left[tier] for tier in gone):  # something of every tier is trained on
+            held_out += showing
+            left -= gone
+    held_out.sort()
     for device in recording.devices:
         if device.shape[1]:
             recording.statistics(device)  # computed here if at all, and shared with the view
@@ -144,4 +171,4 @@ def hold_out(
         replace(trial, tier=HELD_OUT) if position in set(held_out) else trial
         for position, trial in enumerate(recording.trials)
     ]
-    return view, held_out
+    return view, tuple(held_out)
