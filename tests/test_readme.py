@@ -37,3 +37,14 @@ assert session_keys("omnimouse-80m") == {sorted(CASES["sessions"])!r}
 assert recording.session_key in load("lab/my-mouse").session_keys
 """
     client(loopback_hub, code + check, tmp_path / "home", token="hf_write")
+
+
+def test_the_python_about_arrays_runs(tmp_path, monkeypatch, capsys):
+    text = README.with_name("docs").joinpath("recordings.md").read_text(encoding="utf-8")
+    section = text[text.index("## Plain arrays") : text.index("`recording_from_arrays` takes")]
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", section, flags=re.S)), names)
+    names["file"].close()
+    assert names["recording"].tiers == ["train", "validation", "final_test"] and names["recording"].start_time == 102
+    assert names["saved"].session_key == "m7-1-2" and "warning" not in capsys.readouterr().out

@@ -129,6 +129,13 @@ def test_folders_that_are_no_session(write_session, tmp_path):
             open_recording(path)
 
 
+def test_files_of_arrays_are_answered_with_the_function_that_takes_arrays(tmp_path):
+    np.save(tmp_path / "spks.npy", np.ones((10, 2)))
+    for path in (tmp_path, tmp_path / "spks.npy"):
+        with pytest.raises(ValueError, match="with recording_from_arrays, .* in a folder, and pass that"):
+            open_recording(path)
+
+
 def test_a_renamed_response_folder_is_found(write_session):
     folder = write_session()
     (folder / "responses").rename(folder / "responses_deconvolved")

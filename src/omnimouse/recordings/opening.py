@@ -21,6 +21,9 @@ from omnimouse.recordings.zipped import unpacked_session
 
 ARCHIVES = (".tar", ".gz", ".tgz", ".zip")
 
+ARRAY_FILES = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".csv")
+OF_ARRAYS = "Make a recording of arrays with recording_from_arrays, save_recording it in a folder"
+
 
 def find_session_folder(
     path: str | os.PathLike[str], findings: Findings, session: str | None = None, options: HubOptions | None = None
@@ -42,6 +45,8 @@ def find_session_folder(
         hint = "Unpack the archive" if folder.suffix in ARCHIVES else "Choose the session's folder"
         if folder.suffix.lower() == ".nwb":
             hint = f"Make a session folder of it with `omnimouse import {folder.name} FOLDER`"
+        elif folder.suffix.lower() in ARRAY_FILES:
+            hint = f"{OF_ARRAYS},"
         findings.fatal(
             folder, "folder", expected="a session folder", found="a file", do=f"{hint} and pass that folder."
         )
@@ -62,6 +67,8 @@ def find_session_folder(
             "Pass a folder in the layout of experanto or SENSORIUM, or one that `recording.to_dataset` wrote; see the "
             "documentation of omnimouse.recordings.experanto, .sensorium, .sensorium_static and .dataset_form."
         )
+        if any(Path(name).suffix.lower() in ARRAY_FILES for name in names):
+            do += f" {OF_ARRAYS}, and pass that folder."
     findings.fatal(
         folder,
         "folder",

@@ -319,7 +319,7 @@ def check_identity(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
             f"The checkpoint {checkpoint.path} belongs to another run:\n"
             + "\n".join(differences)
             + "\nRepeat the call with the checkpoint's values (and its recording) to continue that run, pass "
-            "resume=False (--no-resume) to discard it and begin anew, or choose another output_dir."
+            "resume=False (--no-resume) to discard it and begin anew, or choose another output_dir (--output)."
         )
     if unknown:
         warn_of_unknown(checkpoint.path, unknown)
