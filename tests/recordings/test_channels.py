@@ -200,7 +200,9 @@ def test_a_recording_without_a_modality_is_fine_tuned_and_scored(request, kind):
         assert "no video" in scores.left_out["stimulus+behavior"]
         with pytest.raises(ValueError, match=r"'stimulus'.*no video"):
             evaluate(model, folder, tasks="stimulus", tier="final_test", progress=False)
-        with pytest.raises(ValueError, match=r"'stimulus' cannot be predicted.*no video"):
+        with pytest.raises(
+            ValueError, match=r"'stimulus' cannot be predicted on \S+: it shows video, but this .*no video"
+        ):
             predict(model, folder, "stimulus", tier="final_test", progress=False)
     else:
         task = scores.tasks["behavior+stimulus"]

@@ -191,8 +191,7 @@ def predict(
         mask = fit_mask(asked, len(neurons), model.config, inputs.windows.missing)
     except ValueError as error:
         raise ValueError(
-            f"task {name!r} cannot be predicted on {recording.path} with {len(neurons)} neurons: {error}; choose "
-            "another task"
+            f"task {name!r} cannot be predicted on {recording.path}: {error}; choose another task"
         ) from None
     resolved = mask.resolve(len(neurons), model.config)
     indices = list(range(len(inputs.windows)))[:max_windows]
