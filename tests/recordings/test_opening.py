@@ -132,7 +132,7 @@ def test_folders_that_are_no_session(write_session, tmp_path):
 def test_files_of_arrays_are_answered_with_the_function_that_takes_arrays(tmp_path):
     np.save(tmp_path / "spks.npy", np.ones((10, 2)))
     for path in (tmp_path, tmp_path / "spks.npy"):
-        with pytest.raises(ValueError, match="with recording_from_arrays, .* in a folder, and pass that"):
+        with pytest.raises(ValueError, match=r"with recording_from_arrays, .* in a folder, and pass that"):
             open_recording(path)
 
 
