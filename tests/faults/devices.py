@@ -315,6 +315,13 @@ GROUPS["Values of a device"] = {
         "signals without any value",
         ("found 1: 2",),
     ),
+    "a clock among the neurons": (
+        lambda f: change(f / "responses/data.npy", setting((slice(None), 4), np.arange(720) / 30)),
+        "warning",
+        "responses/data.npy",
+        "signals that only rise",
+        ("found 1 of 5: 4",),
+    ),
     "a signal that never changes": (
         lambda f: change(f / "responses/data.npy", setting((slice(None), 4), 0)),
         "warning",

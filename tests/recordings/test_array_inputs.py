@@ -92,6 +92,21 @@ def scaled(factor: float) -> list:
         ({"responses": torch.rand(30, 4, dtype=torch.complex64)}, "expected real numbers"),
         ({"responses": X.tolist()}, "numpy.asarray"),
         ({"responses": pd.DataFrame({"a": ["x", "y"]})}, "expected real numbers"),
+        ({"rate": {**RATES, "vidoe": 30.0}}, "'vidoe' is the name of no array"),
+        ({"times": {"eye": T}}, "times: 'eye' is the name of no array"),
+        ({"rate": 30.0, "times": T}, "rate 30 Hz, but its times are those of 15 Hz"),
+        ({"split": [0.8, 0.2]}, "expected tiers with shares"),
+        ({"split": {"train": "most"}}, "expected tiers with shares"),
+        ({"split": {None: 1}}, "expected tiers with shares"),
+        ({"block_seconds": "60"}, "block_seconds: '60', expected at least 2"),
+        ({"video": MOVIE, "rate": RATES, "video_range": "01"}, "video_range: '01', expected the values"),
+        ({"video": MOVIE, "rate": RATES, "video_range": 255}, "video_range: 255, expected the values"),
+        ({"video": MOVIE, "rate": RATES, "video_range": (None, 255)}, "expected the values of black"),
+        ({"video": MOVIE, "rate": RATES, "blank_level": "grey"}, "blank_level: 'grey', expected a grey level"),
+        ({"video": MOVIE, "rate": RATES, "blank_level": np.nan}, "blank_level: nan"),
+        ({"behavior": X[:, :2], "channels": ["gaze_x", "gaze_x"]}, "one for each column"),
+        ({"behavior": X[:, :6], "channels": "gaze_x"}, "one for each column"),
+        ({"session_key": None}, "session_key: None, expected a name"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused_by_what_it_looks_like(arguments, message):
@@ -108,6 +123,33 @@ def test_what_only_looks_turned_or_slow_is_a_finding():
     assert "screen ends at 16.67 s" in found
     assert "1 of 11 trials outside, the first from 110 to 119" in said(make(trials=[*TRIALS, (110, 119, "a")]), "times")
     assert "minutes" in said(make(trials=scaled(1 / 60)), "times")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "words"),
+    [
+        ({"behavior": {"running_speed": X[:, 0].cumsum()}}, "signals that only rise", "position of a wheel"),
+        ({"rate": RATES, "video": np.full_like(MOVIE, 128)}, "contrast", "128 in every pixel"),
+        ({"rate": {**RATES, "responses": 30.0}, "video": MOVIE}, "end", "screen ends at 100.00 s, 50.00 s after"),
+        (
+            {"behavior": {"gaze_x": X[750:, 0]}, "times": {"behavior": T[750:]}, "rate": {"responses": 15.0}},
+            "start",
+            "eye_tracker begins at 50.00 s",
+        ),
+        ({"trials": [(a, b, "Train") for a, b, _ in TRIALS]}, "tier", "Call the tier for training 'train'; it may be 'Train'"),
+        ({"session_key": "a/b"}, "scan_key", "a/b"),
+    ],
+)  # fmt: skip
+def test_what_can_hardly_be_meant_is_a_warning(arguments, field, words, tmp_path):
+    recording = make(**arguments)
+    assert re.search(words, said(recording, field))
+    saved = save_recording(recording, tmp_path / "saved")
+    assert field in {finding.field for finding in saved.validate() if finding.severity == "warning"}
+
+
+def test_tiers_and_conditions_are_read_without_the_spaces_of_fixed_widths():
+    trials = [(start, end, "train   ", "a" if start else "a  ") for start, end, _ in TRIALS]
+    assert {(trial.tier, trial.condition_hash) for trial in make(trials=trials).trials} == {("train", "a")}
 
 
 def test_a_sound_recording_is_no_doubt():

@@ -193,7 +193,7 @@ WARNED = {
     "running at five times its rate": ([with_running(rate=100)], r"At 20\S* Hz instead of 100 Hz both"),
     "running that begins late": (
         [with_running(SPEED[:240], times=18 + np.arange(240) / 20)],
-        "running_speed begins at 18 s, 18 s after the responses",
+        r"(running_speed|treadmill) begins at 18\.00 s, 18\.00 s after the responses",
     ),
     "a movie in milliseconds": ([with_movie(FRAMES, times=CLOCK * 100)], r"ends at (2990|3000)\.00 s"),
     "trials beyond the end": (

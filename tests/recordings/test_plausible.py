@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from omnimouse.recordings.plausible import (
     adjoining,
@@ -16,6 +17,7 @@ from omnimouse.recordings.plausible import (
     doubt_about_pictures,
     doubt_about_range,
     doubt_about_rate,
+    doubt_about_start,
     doubt_about_times,
     doubt_about_trials,
     identity,
@@ -118,6 +120,9 @@ def test_a_device_that_ends_long_before_the_responses_is_named_with_its_time() -
     said = str(doubt_about_range("treadmill", (0.0, 100.0), (0.0, 300.0), 60.0))
     assert "treadmill ends at 100.00 s, 200.00 s before" in said and "At 20 Hz instead of 60 Hz" in said
     assert "after" in str(doubt_about_range("video", (0.0, 600.0), (0.0, 300.0)))
+    assert "15.00 s before" in str(doubt_about_range("treadmill", (0.0, 15.0), (0.0, 30.0)))
+    assert doubt_about_start("eye_tracker", (10.0, 300.0), (0.0, 300.0)) is None
+    assert "begins at 150.00 s" in str(doubt_about_start("eye_tracker", (150.0, 300.0), (0.0, 300.0)))
 
 
 def test_overlaps_by_rounding_are_cut_and_larger_ones_kept() -> None:
@@ -135,8 +140,9 @@ def test_what_is_written_for_nothing_is_missing() -> None:
         assert np.flatnonzero(no_value(values)).tolist() == list(range(10, 20)), fill
     masked = np.ma.masked_less(size, 30.0)
     assert np.array_equal(np.isnan(as_missing(masked)), size < 30)
-    counts = np.array([1, 5, -9999, 3], dtype=np.int16)
-    assert np.isnan(as_missing(counts)).tolist() == [False, False, True, False]
+    for fill, dtype in ((-9999, np.int16), (65535, np.uint16), (np.iinfo(np.int64).min, np.int64)):
+        counts = np.array([1, 5, fill, 3], dtype=dtype)
+        assert np.isnan(as_missing(counts)).tolist() == [False, False, True, False]
 
 
 def test_a_number_among_others_is_a_value_even_if_labs_write_it_for_nothing() -> None:
@@ -147,13 +153,18 @@ def test_a_number_among_others_is_a_value_even_if_labs_write_it_for_nothing() ->
 
 @pytest.mark.parametrize(
     "nothing", [None, np.nan, np.float32("nan"), np.datetime64("NaT"), "", " ", "nan", "None", "N/A", "NULL", "<NA>",
-                b"", -1, -1.0, "-1", np.ma.masked, "-"]
+                b"", -1, -1.0, "-1", np.ma.masked, "-", -999, -99.0, -(2**63), "-9999.0", 1e20, np.inf, "unknown",
+                "#N/A", [np.nan], np.array(np.nan), torch.tensor(float("nan"))]
 )  # fmt: skip
 def test_placeholders_identify_nothing(nothing: object) -> None:
     assert identity(nothing) is None
 
 
-@pytest.mark.parametrize(("value", "name"), [(0, "0"), (3.0, "3.0"), ("nana", "nana"), (b"grating", "grating")])
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(0, "0"), (3.0, "3.0"), ("nana", "nana"), (b"grating  ", "grating"), (torch.tensor(3), "3"), (9999, "9999"),
+     (2**63 + 5, str(2**63 + 5)), ("12345678901234567890", "12345678901234567890")],
+)  # fmt: skip
 def test_identities_are_text(value: object, name: str) -> None:
     assert identity(value) == name
 

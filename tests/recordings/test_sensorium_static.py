@@ -118,10 +118,11 @@ def test_a_nan_costs_its_own_trial_and_no_neighbour(copy, profile):
     assert left == [trial for trial, tier in enumerate(TIERS) if tier != "final_test" and trial not in (4, 11, 14)]
     assert torch.isfinite(windows.batch(range(len(left)))["behavior"]).all()
     finding = found(copy, "NaN in pupil_center")
-    assert (finding.severity, finding.found) == ("warning", "NaN or infinite gaze_x")
+    lost = "NaN, infinity or a number that stands for no value (-9999, 1e20): "
+    assert (finding.severity, finding.found) == ("warning", lost + "gaze_x")
     assert finding.path.endswith("data/pupil_center/4.npy")
     assert found(copy, "NaN in behavior").found == (
-        "NaN or infinite pupil_size, pupil_size_derivative, running_speed (and 1 more files like it)"
+        f"{lost}pupil_size, pupil_size_derivative, running_speed (and 1 more files like it)"
     )
 
 

@@ -74,6 +74,8 @@ def named_channels(
     Raises:
         ValueError: no vectors of numbers, or two that mean one channel.
     """
+    if isinstance(names, str) or len(set(names)) < len(names):
+        raise ValueError(f"channels: {names!r}, expected a list of names, one for each column of behavior.")
     given = _named_signals(behavior, names)
     chosen: dict[str, tuple[str, np.ndarray]] = {
         name: (name, given[name]) for name in given if name in BEHAVIOR_CHANNELS

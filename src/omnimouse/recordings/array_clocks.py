@@ -12,10 +12,13 @@ from omnimouse.processing_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.array_likes import as_vector
 from omnimouse.recordings.channel_names import channel_of
 from omnimouse.recordings.clock import EXACT_TOLERANCE
-from omnimouse.recordings.plausible import RATES, doubt_about_duration, doubt_about_rate, doubt_about_times
+from omnimouse.recordings.plausible import RATES, doubt_about_duration, doubt_about_rate, doubt_about_times, identity
 
 JITTER = 0.5
 """Sampling intervals by which a time may lie off the regular clock."""
+
+AGREE = 0.05
+"""Relative difference up to which a rate and times are of one clock."""
 
 LONGEST_HOLD = 3.0
 """Sampling intervals after which a value is no longer held: what follows is missing."""
@@ -110,7 +113,14 @@ def as_clock(
     own_rate = rate.get(name) if isinstance(rate, Mapping) else (rate if reference is None else None)
     own_times = times.get(name) if isinstance(times, Mapping) else (times if reference is None else None)
     if own_times is not None:
-        return _from_times(label, n_rows, own_times, irregular, kind)
+        clock = _from_times(label, n_rows, own_times, irregular, kind)
+        stated = own_rate if doubt_about_rate(own_rate, kind) is None and kind != "video" else None
+        if stated is not None and abs(clock.rate / float(stated) - 1) > AGREE:
+            raise ValueError(
+                f"{label}: rate {float(stated):.6g} Hz, but its times are those of {clock.rate:.6g} Hz. Correct one of "
+                "them, or pass the times only."
+            )
+        return clock
     if own_rate is not None:
         doubt = doubt_about_rate(own_rate, kind) or doubt_about_duration(n_rows, float(own_rate))
         if doubt is not None:
@@ -184,14 +194,17 @@ def tier_blocks(
     Raises:
         ValueError: shares that are not above 0, or a length that is not.
     """
-    shares = np.array([float(share) for share in split.values()])
-    if not len(shares) or not np.isfinite(shares).all() or (shares <= 0).any():
+    try:
+        shares = np.array([float(share) for share in split.values()])
+    except (AttributeError, TypeError, ValueError):
+        shares = np.zeros(0)
+    if not len(shares) or not np.isfinite(shares).all() or (shares <= 0).any() or None in map(identity, split):
         raise ValueError(
-            f"split: {dict(split)}, expected tiers with shares above 0, such as {{'train': 0.9, 'test': 0.1}}."
+            f"split: {split!r}, expected tiers with shares above 0, such as {{'train': 0.9, 'test': 0.1}}."
         )
-    if not block_seconds >= SHORTEST_BLOCK:
+    if not isinstance(block_seconds, (int, float, np.number)) or not block_seconds >= SHORTEST_BLOCK:
         raise ValueError(
-            f"block_seconds: {block_seconds}, expected at least {SHORTEST_BLOCK:g} s, the length of a window."
+            f"block_seconds: {block_seconds!r}, expected at least {SHORTEST_BLOCK:g} s, the length of a window."
         )
     n_blocks = max(len(shares), int(np.ceil((end - start) / min(block_seconds, (end - start) / 10))))
     edges = np.linspace(start, end, n_blocks + 1)

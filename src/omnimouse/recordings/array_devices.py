@@ -16,7 +16,7 @@ import numpy as np
 from omnimouse.recordings.array_clocks import Clock
 from omnimouse.recordings.clock import frame_indices
 from omnimouse.recordings.devices import CHUNK_BYTES, SequenceDevice
-from omnimouse.recordings.plausible import FILLS, UNHELD, is_fill
+from omnimouse.recordings.plausible import UNHELD, fills_of, is_fill
 from omnimouse.recordings.resampling import area_resize
 from omnimouse.recordings.screen import Screen, Trial
 
@@ -84,11 +84,12 @@ class ArrayDevice(Shared, SequenceDevice):
         values = np.asanyarray(block)
         missing = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
         values = np.ma.getdata(values)
-        low, high = (ufunc.reduce(values, axis=None, initial=0) for ufunc in (np.fmin, np.fmax))
+        low, high = (float(ufunc.reduce(values, axis=None, initial=0)) for ufunc in (np.fmin, np.fmax))
         if values.dtype.kind == "f" and max(-low, high) >= UNHELD:
-            unheld = np.abs(values) >= UNHELD
+            with np.errstate(over="ignore"):
+                unheld = np.abs(values) >= UNHELD
             missing = unheld if missing is None else missing | unheld
-        for fill in self.fills if low <= max(self.fills, default=-np.inf) else ():  # all are negative
+        for fill in (fill for fill in self.fills if low <= fill <= high):
             missing = values == fill if missing is None else missing | (values == fill)
         if missing is not None and missing.any():
             values = np.where(missing, np.nan, values.astype(np.result_type(values.dtype, np.float32)))
@@ -96,14 +97,14 @@ class ArrayDevice(Shared, SequenceDevice):
 
 
 def _sampled_fills(array: Any) -> tuple[float, ...]:
-    """Which negative numbers stand for no value, by where the others lie in rows spread over an array `[T, S]`.
+    """Which numbers stand for no value, by where the others lie in rows spread over an array `[T, S]`.
 
-    Of floating ones all that lie apart from these, as not every row is looked at; integers only if they are there,
-    since they would have to become floating.
+    Of negative floating ones all that lie apart from these, as not every row is looked at; others only if they are
+    there, since integers would have to become floating, and large responses may be responses.
     """
     array = array.source if isinstance(array, Held) else array
     kind = np.dtype(array.dtype).kind
-    if kind not in "fi":
+    if kind not in "fiu":
         return ()
     starts = np.unique(np.linspace(0, max(0, array.shape[0] - SAMPLED_ROWS), SAMPLED_BLOCKS).astype(int))
     sample = np.concatenate([np.ravel(np.ma.getdata(array[int(low) : int(low) + SAMPLED_ROWS])) for low in starts])
@@ -113,8 +114,9 @@ def _sampled_fills(array: Any) -> tuple[float, ...]:
     if not others.size:
         return ()
     low, high = float(others.min()), float(others.max())
-    apart = [fill for fill in FILLS if fill < 0 and low - fill > high - low]
-    return tuple(fill for fill in apart if kind == "f" or (held == fill).any())
+    fills = fills_of(held.dtype)
+    apart = [fill for fill in fills if max(low - float(fill), float(fill) - high) > high - low]
+    return tuple(float(fill) for fill in apart if (kind == "f" and fill < 0) or (held == fill).any())
 
 
 @dataclass

@@ -66,6 +66,8 @@ def array_screen(
         findings=findings,
     )
     black, white = _levels(video, levels)
+    if not isinstance(blank, (int, float, np.number)) or not 0 <= blank <= 255:
+        raise ValueError(f"blank_level: {blank!r}, expected a grey level from 0 to 255, such as 128.")
     timestamps, rows = _displayed(int(video.shape[0]), index, rate, times, reference)
     return ArrayScreen(
         folder, timestamps, as_trials(trials, timestamps),
@@ -83,10 +85,13 @@ def _plausible(rate: Any, reference: Clock) -> float | None:
 def _levels(video: Any, given: tuple[float, float] | None) -> tuple[float, float]:
     """Black and white: what was given, else 0 and 255, which a look along all of the movie must not contradict."""
     if given is not None:
-        levels = tuple(given)
-        if len(levels) != 2 or not np.isfinite(levels).all() or levels[0] == levels[1]:
-            raise ValueError(f"video_range: {given}, expected the values of black and white, such as (0, 255).")
-        return float(levels[0]), float(levels[1])
+        try:
+            black, white = (float(level) for level in given if not isinstance(level, str))
+        except (TypeError, ValueError):
+            black = white = np.nan
+        if not np.isfinite([black, white]).all() or black == white:
+            raise ValueError(f"video_range: {given!r}, expected the values of black and white, such as (0, 255).")
+        return black, white
     chosen = np.unique(np.linspace(0, int(video.shape[0]) - 1, LOOKED_AT).astype(int))
     frames = (np.asarray(np.ma.getdata(video[int(row) : int(row) + 1]), dtype=np.float32) for row in chosen)
     values = GreyLevels()

@@ -24,7 +24,7 @@ from omnimouse.recordings.array_trials import TrialTime, as_trials, choose_trial
 from omnimouse.recordings.array_video import array_screen
 from omnimouse.recordings.base import Finding, Recording
 from omnimouse.recordings.files import Findings
-from omnimouse.recordings.plausible import doubt_about_ids
+from omnimouse.recordings.plausible import doubt_about_ids, identity
 from omnimouse.recordings.screen import NoVideo, Screen
 from omnimouse.recordings.session_names import animal_of
 
@@ -110,8 +110,10 @@ def recording_from_arrays(
     Warns:
         UserWarning: what fits, but is probably not what was meant; `Recording.findings` has it too.
     """
-    found = Findings()
-    where = Path(f"arrays of {session_key}")
+    found, key, animal = Findings(), identity(session_key), identity(animal_id)
+    if key is None:
+        raise ValueError(f"session_key: {session_key!r}, expected a name such as 'm1-2-1'.")
+    where = Path(f"arrays of {key}")
     names = list(map(str, getattr(responses, "columns", ())))
     responses = as_array(responses, "responses", 2, "[samples, neurons], time along rows")
     check_neurons(responses, names)
@@ -146,8 +148,8 @@ def recording_from_arrays(
             warnings.warn(str(finding).removeprefix("warning: "), stacklevel=2)
     return ArrayRecording(
         path=where,
-        session_key=session_key,
-        animal_id=animal_of(session_key) if animal_id is None else str(animal_id),
+        session_key=key,
+        animal_id=animal or animal_of(key),
         responses=device,
         eye_tracker=eye_tracker,
         treadmill=treadmill,

@@ -19,7 +19,7 @@ from omnimouse.recordings.channels import channel_rows, usual_channels
 from omnimouse.recordings.check_arrays import check_channel_order, check_device
 from omnimouse.recordings.check_dataset import check_tables
 from omnimouse.recordings.check_repeats import check_repeats
-from omnimouse.recordings.check_screen import check_stimuli, check_training_tier, check_trials
+from omnimouse.recordings.check_screen import check_names_of_tiers, check_stimuli, check_tiers, check_trials
 from omnimouse.recordings.check_sensorium import check_clips
 from omnimouse.recordings.check_static import check_stills
 from omnimouse.recordings.check_times import check_times
@@ -72,10 +72,11 @@ def check_open_recording(recording: Recording, *, processor: OmniMouseProcessor 
         if device.shape[1]:
             _guarded(lambda device=device: check_device(device, findings), device.file, findings)  # type: ignore[misc]
     screen = recording.screen
-    _guarded(lambda: check_training_tier(recording.tiers, screen.folder, findings), screen.folder, findings)
     if isinstance(screen, ArrayScreen):
         _guarded(lambda: _check_frames(screen, findings), screen.folder, findings)
     parts = SessionParts(recording.path, recording.session_key, recording.animal_id, devices, recording.screen)
+    _check_identity(parts, findings)
+    _guarded(lambda: check_tiers(screen, screen.folder, findings), screen.folder, findings)
     _guarded(lambda: check_times(parts, findings, needed=_needed(processor)), recording.path, findings)
     _guarded(lambda: _check_windows(recording, processor, findings), recording.path, findings)
     size = processor.frame_height, processor.frame_width
@@ -126,6 +127,8 @@ def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Find
     elif not looks_like_sensorium(folder):
         _check_experanto(parts, processor, deep, findings)
     elif deep and isinstance(parts.screen, ClipScreen):
+        tiers = list(dict.fromkeys(trial.tier for trial in parts.screen.trials if trial.tier is not None))
+        check_names_of_tiers(tiers, folder / "meta/trials/tiers.npy", findings)
         size = processor.frame_height, processor.frame_width
         check_values = check_stills if isinstance(parts.screen, StillScreen) else check_clips
         _guarded(lambda: check_values(parts, findings, frame_size=size), folder, findings)
@@ -153,11 +156,12 @@ def _check_experanto(parts: SessionParts, processor: OmniMouseProcessor, deep: b
 
 
 def _check_identity(parts: SessionParts, findings: Findings) -> None:
+    file = parts.path / "meta.json"
     try:
         SessionSpec(parts.session_key, 1, parts.animal_id)
     except ValueError as error:
         findings.warning(
-            parts.path if isinstance(parts.screen, (ClipScreen, TableScreen)) else parts.path / "meta.json",
+            file if file.is_file() else parts.path,
             "scan_key",
             expected="names that a model can store a session under",
             found=str(error),

@@ -9,7 +9,7 @@ import numpy as np
 
 from omnimouse.processing_omnimouse import ABSURD_STD
 from omnimouse.recordings.array_files import usable
-from omnimouse.recordings.check_labels import check_labels
+from omnimouse.recordings.check_labels import check_labels, check_unit_ids
 from omnimouse.recordings.device_clocks import USUAL_OVERSHOOT
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.files import Findings, open_array
@@ -32,6 +32,9 @@ SCALE_FACTOR = 3.0
 
 FILLS_FROM = max(fill for fill in FILLS if fill < 0), min(fill for fill in FILLS if fill > 0)
 """Between these, no number stands for no value."""
+
+SPREAD, FEWEST = 200, 50
+"""Rows all along an array by which signals that only rise are told, and how many it takes at least."""
 
 ORDER_ROWS = 200_000
 """Samples of the eye trace that the channel-order check reads, almost three hours at 20 Hz."""
@@ -57,7 +60,7 @@ class Fills:
 
     def add(self, block: np.ndarray, finite: np.ndarray) -> np.ndarray:
         """Counts those of a block `[T', S]` and returns where its other finite values are."""
-        if block.dtype.kind not in "fi" or not ((block.min() <= FILLS_FROM[0]) or (block.max() >= FILLS_FROM[1])):
+        if block.dtype.kind not in "fiu" or not ((block.min() <= FILLS_FROM[0]) or (block.max() >= FILLS_FROM[1])):
             return finite
         filled = finite & (is_fill(block) | (np.abs(block) >= UNHELD))
         self.count += filled.sum(axis=0)
@@ -74,7 +77,10 @@ class Fills:
 
 @dataclass(frozen=True)
 class ArraySummary:
-    """Per-signal counts, moments and extremes `[S]` of the finite values of an array; NaN where there are none."""
+    """Per-signal counts, moments and extremes `[S]` of the finite values of an array; NaN where there are none.
+
+    `spread` are rows `[<=2 * SPREAD, S]` all along it.
+    """
 
     rows: int
     n_nan: np.ndarray
@@ -85,6 +91,7 @@ class ArraySummary:
     lowest: np.ndarray
     highest: np.ndarray
     fills: Fills
+    spread: np.ndarray
 
 
 def summarize(device: SequenceDevice) -> ArraySummary:
@@ -94,8 +101,10 @@ def summarize(device: SequenceDevice) -> ArraySummary:
     lowest, highest = (np.full(device.shape[1], extreme) for extreme in (np.inf, -np.inf))
     rows = 0
     origin: np.ndarray | None = None
-    for _, block in device.chunks():
+    every_so_many, spread = max(1, device.shape[0] // SPREAD), [np.zeros((0, device.shape[1]))]
+    for first, block in device.chunks():
         rows += len(block)
+        spread.append(block[-first % every_so_many :: every_so_many])
         finite = usable(block)
         present = finite.sum(axis=0)
         if present.sum() < block.size:
@@ -120,7 +129,7 @@ def summarize(device: SequenceDevice) -> ArraySummary:
     mean = np.where(count > 0, (0 if origin is None else origin) + shift, np.nan)
     std = np.where(count > 0, np.sqrt(variance), np.nan)
     lowest, highest = (np.where(np.isfinite(values), values, np.nan) for values in (lowest, highest))
-    return ArraySummary(rows, n_nan, n_inf, mean, std, n_negative, lowest, highest, fills)
+    return ArraySummary(rows, n_nan, n_inf, mean, std, n_negative, lowest, highest, fills, np.concatenate(spread))
 
 
 def check_device(device: SequenceDevice, findings: Findings) -> None:
@@ -204,6 +213,18 @@ def check_values(device: SequenceDevice, summary: ArraySummary, findings: Findin
         )
     if neurons:
         check_responses(device.file, summary, findings)
+    steps = np.diff(summary.spread, axis=0)
+    rising = np.flatnonzero(~(steps < 0).any(axis=0) & ((steps > 0).sum(axis=0) > max(FEWEST, len(steps) / 2)))
+    if len(rising):
+        findings.warning(
+            device.file,
+            "signals that only rise",
+            expected="none",
+            found=f"{len(rising)} of {device.shape[1]}: {_listed(rising)}",
+            do="They look like times or row numbers among the neurons; leave these columns out."
+            if neurons
+            else "They look like times, or like the position of a wheel; pass its change in a second, the speed.",
+        )
     constant = np.flatnonzero(summary.std == 0)
     if len(constant):
         findings.warning(
@@ -334,14 +355,7 @@ def _check_clock(device: SequenceDevice, findings: Findings) -> None:
 
 
 def _check_units(device: SequenceDevice, findings: Findings) -> None:
-    if device.unit_ids is not None and len(np.unique(device.unit_ids)) < len(device.unit_ids):
-        findings.warning(
-            device.file.parent / "meta/unit_ids.npy",
-            "unit_ids",
-            expected="one identity per neuron",
-            found=f"{len(device.unit_ids) - len(np.unique(device.unit_ids))} duplicates",
-            do="Neurons cannot be told apart by these ids; restore them.",
-        )
+    check_unit_ids(device.file.parent / "meta/unit_ids.npy", device.unit_ids, device.shape[1], findings)
     check_labels(device.file.parent / "meta", device.shape[1], findings)
     for name in ("cell_motor_coordinates", "fields"):
         path: Path = device.file.parent / "meta" / f"{name}.npy"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse.recordings.files import Findings, open_array
+from omnimouse.recordings.plausible import doubt_about_ids
 
 QUALITY = re.compile(
     r".*(accept|reject|is_?cell|quality|good|bad|valid|keep|curat|snr|reliab|oracle|cc_(abs|max)|classif).*",
@@ -16,6 +17,19 @@ QUALITY = re.compile(
 """Names of arrays that say how good a neuron is."""
 
 REJECTING = re.compile(r".*(reject|bad).*", re.IGNORECASE)
+
+
+def check_unit_ids(path: Path, ids: np.ndarray | None, n_neurons: int, findings: Findings) -> None:
+    """Whether stored ids `[n_neurons]`, if there are any, tell the neurons apart; `path` is what findings name."""
+    doubt = None if ids is None else doubt_about_ids(ids, n_neurons)
+    if doubt is not None and ids is not None:
+        findings.warning(
+            path,
+            "unit_ids",
+            expected="one identity per neuron",
+            found=doubt.found if "missing" in doubt.found else f"{len(ids) - len(np.unique(ids))} duplicates",
+            do="Neurons cannot be told apart by these ids; restore them.",
+        )
 
 
 def check_labels(folder: Path, n_neurons: int, findings: Findings) -> None:
@@ -34,12 +48,13 @@ def check_labels(folder: Path, n_neurons: int, findings: Findings) -> None:
             continue
         flags = np.asarray(array).reshape(n_neurons, -1)[:, 0]  # Suite2p: accepted, and how probably
         rejected = flags == bool(REJECTING.fullmatch(file.stem))
-        if np.isin(flags, (0, 1)).all() and rejected.any():
+        lost = np.isnan(flags) if flags.dtype.kind == "f" else np.zeros(n_neurons, dtype=bool)
+        if np.isin(flags[~lost], (0, 1)).all() and (rejected | lost).any():
             findings.warning(
                 file,
                 "rejected neurons",
                 expected="neurons that were accepted",
-                found=f"{np.count_nonzero(rejected)} of {n_neurons} that were not",
+                found=f"{np.count_nonzero(rejected | lost)} of {n_neurons} that were not",
                 do="All are trained and scored; export the recording without them if they are no neurons.",
             )
         elif not np.isin(flags, (0, 1)).all():

@@ -10,6 +10,8 @@ import numpy as np
 
 from omnimouse.recordings.base import UNUSED_TIER
 from omnimouse.recordings.files import Findings, Tally, open_array, read_mapping, shown
+from omnimouse.recordings.grey_levels import GreyLevels
+from omnimouse.recordings.plausible import identity
 from omnimouse.recordings.screen import Screen, Trial
 
 KNOWN_TIERS = (
@@ -64,20 +66,27 @@ def check_tiers(screen: Screen, meta: Path, findings: Findings) -> None:
             found=", ".join(map(repr, unknown)),
             do="They can be used under these names.",
         )
-    check_training_tier(tiers, meta, findings)
+    check_names_of_tiers(tiers, meta, findings)
     _check_invalid(screen, meta, findings)
     _check_blanks(screen, meta, findings)
 
 
-def check_training_tier(tiers: Sequence[str], where: Path, findings: Findings) -> None:
-    """Warns where no tier is the one that is trained on and standardised by unless others are named."""
+def check_names_of_tiers(tiers: Sequence[str], where: Path, findings: Findings) -> None:
+    """Whether one tier is trained on and standardised by, and all have a name ("none" is one, of SENSORIUM)."""
+    nameless = [tier for tier in tiers if identity(tier) is None and tier != "none"]
+    if nameless:
+        found = f"{', '.join(map(repr, nameless))}, which names none"
+        do = "Name the tiers of these trials."
+        findings.warning(where, "tier", expected="the name of a tier", found=found, do=do)
     if tiers and "train" not in tiers:
+        meant = next((tier for tier in tiers if tier.strip().lower() in ("train", "training")), None)
         findings.warning(
             where,
             "tier",
             expected="'train' among the tiers",
-            found=", ".join(tiers),
-            do="Nothing to train on, unless other tiers are named (train_tiers). Call the tier for training 'train'.",
+            found=", ".join(map(repr, tiers)),
+            do="Nothing to train on, unless other tiers are named (train_tiers). Call the tier for training 'train'"
+            + (f"; it may be {meant!r}." if meant is not None else "."),
         )
 
 
@@ -214,6 +223,7 @@ def check_stimuli(screen: Screen, findings: Findings, *, frame_size: tuple[int, 
     tally = Tally()
     sizes: set[tuple[int, ...]] = set()
     highest: dict[Path, float] = {}
+    levels = GreyLevels()
     for trial in screen.trials:
         if trial.modality not in ("video", "image"):
             continue
@@ -229,10 +239,11 @@ def check_stimuli(screen: Screen, findings: Findings, *, frame_size: tuple[int, 
         if not _check_shape(trial, path, stimulus, frame_size, tally):
             continue
         sizes.add(stimulus.shape[-2:])
-        highest[path] = _check_pixels(trial, path, stimulus, tally)
+        highest[path] = _check_pixels(trial, path, stimulus, levels, tally)
     if max(highest.values(), default=0) > 1:
         check_scale(highest, tally)
     tally.report(findings)
+    levels.report_contrast(screen.folder / "data", findings)
     if len(sizes) > 1:
         found = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
         findings.warning(
@@ -322,12 +333,13 @@ def _check_shape(trial: Trial, path: Path, stimulus: np.ndarray, frame_size: tup
     return True
 
 
-def _check_pixels(trial: Trial, path: Path, stimulus: np.ndarray, tally: Tally) -> float:
+def _check_pixels(trial: Trial, path: Path, stimulus: np.ndarray, levels: GreyLevels, tally: Tally) -> float:
     """Look at a few frames; returns the highest grey level among them."""
     if trial.modality == "video":
         sampled = np.asarray(stimulus[np.unique(np.linspace(0, len(stimulus) - 1, SAMPLED_FRAMES).astype(int))])
     else:
         sampled = np.asarray(stimulus)
+    levels.add(sampled)
     finite = np.isfinite(sampled)
     if not finite.all():
         tally.add(

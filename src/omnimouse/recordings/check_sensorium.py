@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse.recordings.check_arrays import check_statistics, check_values, summarize
-from omnimouse.recordings.check_labels import check_labels
+from omnimouse.recordings.check_labels import check_labels, check_unit_ids
 from omnimouse.recordings.check_screen import check_scale
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings, Tally, open_array
+from omnimouse.recordings.grey_levels import GreyLevels
 from omnimouse.recordings.sensorium_clips import ClipDevice, Clips, ClipScreen
 from omnimouse.recordings.sensorium_scan import is_silent, padding_start
 
@@ -30,14 +31,16 @@ def check_clips(parts: SessionParts, findings: Findings, *, frame_size: tuple[in
     assert isinstance(screen, ClipScreen)
     clips, tally = screen.clips, Tally()
     highest: dict[Path, float] = {}
+    levels = GreyLevels()
     for trial in range(len(clips.lengths)):
         for kind in ("behavior", "pupil_center"):
             _check_padding(clips, trial, kind, np.asarray(clips.array(kind, trial)), tally)
         if clips.lengths[trial]:
-            highest[clips.file("videos", trial)] = _check_video(clips, trial, frame_size, tally)
+            highest[clips.file("videos", trial)] = _check_video(clips, trial, frame_size, levels, tally)
     if isinstance(parts.devices["responses"], ClipDevice):
         check_silence(parts.devices["responses"], tally)
     check_range(highest, screen.folder, tally)
+    levels.report_contrast(screen.folder, findings)
     tally.report(findings)
     for device in parts.devices.values():
         if device is not None:
@@ -106,7 +109,7 @@ def check_silence(responses: ClipDevice, tally: Tally) -> None:
             )
 
 
-def _check_video(clips: Clips, trial: int, frame_size: tuple[int, int], tally: Tally) -> float:
+def _check_video(clips: Clips, trial: int, frame_size: tuple[int, int], levels: GreyLevels, tally: Tally) -> float:
     """Frame size, padding and a few frames of one video; returns the highest grey level among them."""
     video, length = clips.array("videos", trial), int(clips.lengths[trial])
     file, (height, width) = clips.file("videos", trial), frame_size
@@ -124,6 +127,7 @@ def _check_video(clips: Clips, trial: int, frame_size: tuple[int, int], tally: T
     _check_padding(clips, trial, "videos", np.asarray(video[0, :1]), tally)
     chosen = np.unique(np.linspace(0, length - 1, SAMPLED_FRAMES).astype(int))
     values = np.asarray(video[:, :, chosen], dtype=np.float64)
+    levels.add(values)
     return check_pixels(values, file, tally, "the sampled frames")
 
 
@@ -155,17 +159,8 @@ def check_names(parts: SessionParts, findings: Findings) -> None:
     """Ids of neurons and trials, and the coordinates, which nothing else reads."""
     responses, screen = parts.devices["responses"], parts.screen
     folder = parts.path / "meta/neurons"
-    if responses is not None and responses.unit_ids is not None:
-        duplicates = len(responses.unit_ids) - len(np.unique(responses.unit_ids))
-        if duplicates:
-            findings.warning(
-                folder / "unit_ids.npy",
-                "unit_ids",
-                expected="one identity per neuron",
-                found=f"{duplicates} duplicates",
-                do="Neurons cannot be told apart by these ids; restore them.",
-            )
     if responses is not None:
+        check_unit_ids(folder / "unit_ids.npy", responses.unit_ids, responses.shape[1], findings)
         check_labels(folder, responses.shape[1], findings)
     path = folder / "cell_motor_coordinates.npy"
     if responses is not None and path.is_file():

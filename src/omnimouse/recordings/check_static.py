@@ -8,6 +8,7 @@ from omnimouse.recordings.check_arrays import check_values, summarize
 from omnimouse.recordings.check_sensorium import check_names, check_pixels, check_range, check_silence
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings, Tally
+from omnimouse.recordings.grey_levels import GreyLevels
 from omnimouse.recordings.sensorium_clips import ClipDevice
 from omnimouse.recordings.sensorium_stills import StillScreen, reduction
 
@@ -34,11 +35,14 @@ def check_stills(parts: SessionParts, findings: Findings, *, frame_size: tuple[i
             + (", height and width swapped" if reduction(size[::-1], *frame_size) is not None else ""),
             do="Resize the images to such a size; they are reduced by averaging over whole blocks only.",
         )
-    highest = {}
+    highest, levels = {}, GreyLevels()
     for trial in range(len(clips.lengths)):
         file = clips.file("images", trial)
-        highest[file] = check_pixels(np.asarray(clips.array("images", trial)), file, tally, "the image")
+        image = np.asarray(clips.array("images", trial))
+        levels.add(image)
+        highest[file] = check_pixels(image, file, tally, "the image")
     check_range(highest, screen.folder, tally)
+    levels.report_contrast(screen.folder, findings)
     if isinstance(responses, ClipDevice):
         check_silence(responses, tally)
         check_values(responses, summarize(responses), findings)

@@ -8,10 +8,10 @@ from omnimouse.recordings.base import UNUSED_TIER
 from omnimouse.recordings.devices import SequenceDevice
 from omnimouse.recordings.experanto import SessionParts
 from omnimouse.recordings.files import Findings
-from omnimouse.recordings.plausible import doubt_about_range, doubt_about_trials
+from omnimouse.recordings.plausible import doubt_about_range, doubt_about_start, doubt_about_trials
 from omnimouse.recordings.screen import Screen
 
-END_SHARE, SCREEN_SHARE = 0.8, 0.5
+END_SHARE, SCREEN_SHARE = 0.8, 0.6
 """Of the longer one's time that responses and a device, or a screen, share at least; screens are often off."""
 
 
@@ -61,7 +61,7 @@ def _overlap(parts: SessionParts, ranges: dict[str, tuple[float, float]], needed
 
 
 def _check_ends(parts: SessionParts, responses: SequenceDevice, findings: Findings) -> None:
-    """Devices that end long before or after the responses: a wrong rate or unit, or a device that was stopped."""
+    """Devices that begin long after, or end long before or after the responses: a wrong rate or unit, or a stop."""
     others = responses.start_time, responses.valid_end
     for name in ("eye_tracker", "treadmill", "screen"):
         device, screen = parts.devices.get(name), parts.screen
@@ -76,6 +76,9 @@ def _check_ends(parts: SessionParts, responses: SequenceDevice, findings: Findin
         doubt = severe or doubt_about_range(name, own, others, rate)
         if doubt is not None:
             (findings.info if severe is None else findings.warning)(path, "end", **doubt._asdict())
+        late = doubt_about_start(name, own, others, share=share)
+        if late is not None:
+            findings.warning(path, "start", **late._asdict())
 
 
 def _check_trials(screen: Screen, responses: SequenceDevice, findings: Findings) -> None:

@@ -60,3 +60,16 @@ class GreyLevels:
                 do="The stimuli look scaled to 0-1; store them times 255 (of arrays, pass video_range=(0, 1)), or "
                 "every frame is nearly black to the model.",
             )
+        else:
+            self.report_contrast(path, findings)
+
+    def report_contrast(self, path: Path, findings: Findings) -> None:
+        """A finding where all pixels of all frames have the same level, so that nothing is shown."""
+        if self.highest == self.lowest:
+            findings.warning(
+                path,
+                "contrast",
+                expected="frames that show something",
+                found=f"{self.lowest:.4g} in every pixel",
+                do="Check that the frames were read; a recording without pictures goes without video.",
+            )

@@ -30,7 +30,7 @@ from omnimouse.recordings.nwb_sources import NwbSources, find_sources
 from omnimouse.recordings.nwb_tables import read_table, tables
 from omnimouse.recordings.nwb_unpacked import rows_in_units_of_chunks
 from omnimouse.recordings.nwb_video import read_frames
-from omnimouse.recordings.plausible import as_missing, doubt_about_range, doubt_about_trials
+from omnimouse.recordings.plausible import as_missing, doubt_about_range, doubt_about_start, doubt_about_trials
 from omnimouse.recordings.session_writer import save_recording
 
 
@@ -191,7 +191,7 @@ def _expect_one_clock(sources: NwbSources, times: dict[str, np.ndarray], where: 
     """Compares when devices and trials were with when the responses were.
 
     Returns:
-        Devices that end long before or after the responses.
+        Devices that begin long after, or end long before or after the responses.
 
     Raises:
         ValueError: they share no time, or most trials lie elsewhere.
@@ -207,19 +207,13 @@ def _expect_one_clock(sources: NwbSources, times: dict[str, np.ndarray], where: 
                 f"s, so they share no time: expected one clock for all. {CORRECT} Or leave it out: "
                 "`none` in a mapping."
             )
-        doubt = doubt_about_range(
-            name, (first, last), (start, end), series.rate, share=SCREEN_SHARE if name == "video" else END_SHARE
-        )
-        if doubt is not None:
-            passing.warning(where, series.path, expected=doubt.expected, found=doubt.found, do=doubt.do)
-        if name != "video" and first - start > max(15.0, (1 - END_SHARE) * (end - start)):
-            found.warning(
-                where,
-                series.path,
-                expected="devices that begin at about the same time",
-                found=f"{name} begins at {first:.6g} s, {first - start:.6g} s after the responses",
-                do="Windows need both: check its times.",
-            )
+        share, own = SCREEN_SHARE if name == "video" else END_SHARE, (first, last)
+        for doubt in (
+            doubt_about_range(name, own, (start, end), series.rate, share=share),
+            doubt_about_start(name, own, (start, end), share=share),
+        ):
+            if doubt is not None:
+                passing.warning(where, series.path, **doubt._asdict())
     if sources.trials is not None:
         starts, ends = np.array([trial[:2] for trial in sources.trials]).T
         rate = (len(stamps) - 1) / (end - start) if end > start else np.nan

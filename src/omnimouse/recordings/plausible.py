@@ -24,8 +24,10 @@ RATES: dict[str, tuple[float, float]] = {"responses": (1.0, 1000.0), "behavior":
 ADJOIN = 1e-3
 """Seconds by which intervals that follow each other may overlap, since clocks round."""
 
-FILLS = (-99.0, -999.0, -9999.0, -99999.0, 9999.0, 99999.0, -32768.0)
-"""Numbers that labs and file formats write where there is no value."""
+FILLS = (
+    -99.0, -999.0, -9999.0, -99999.0, 9999.0, 99999.0, 65535.0, -32768.0, -2147483648.0, -9223372036854775808.0,
+)  # fmt: skip
+"""Numbers that labs and file formats write where there is no value; the last ones are NaN that became an integer."""
 
 UNHELD = 1e19
 """Magnitude from which a number is no measurement."""
@@ -37,7 +39,11 @@ PASS_ACTIVITY = "Pass deconvolved activity (spks of Suite2p, events, inferred sp
 
 _UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
 _FRAME_RATES = (2.0, 250.0)
-_NO_IDENTITY = re.compile(r"\W*|nan|nat|none|null|n/?a|n\.a\.|<na>|-1(\.0*)?|-9999(\.0*)?|missing|undefined", re.I)
+_NO_IDENTITY = re.compile(
+    r"\W*|#?(nan|nat|none|nil|null!?|n/?a|n\.a\.|ref!)|<na>|-1(\.0*)?|-9{2,5}(\.0*)?|[+-]?inf|"
+    r"missing|undefined|unknown|unspecified|not available",
+    re.I,
+)
 
 
 class Doubt(NamedTuple):
@@ -231,11 +237,10 @@ def doubt_about_range(
         own: its first and last second.
         others: those of the responses.
         rate: Hz of the device, None where it has none; the one that would fit is named.
-        share: of the longer one's time that both may differ by no more than; 15 s are always forgiven.
+        share: of the longer one's time that both have at least in common; 15 s, or a quarter of it, are forgiven.
     """
-    (start, end), (first, last) = own, others
-    longer = max(end, last) - min(start, first)
-    if not np.isfinite(longer) or abs(end - last) <= max(15.0, (1 - share) * longer):
+    (start, end), last = own, others[1]
+    if abs(end - last) <= _forgiven(own, others, share):
         return None
     when = "before" if end < last else "after"
     do = "Correct its rate (Hz) or times (s), unless it was really stopped then; windows need both."
@@ -243,6 +248,24 @@ def doubt_about_range(
         do = f"At {rate * (end - start) / (last - start):.6g} Hz instead of {rate:.6g} Hz both would end together. {do}"
     found = f"{name} ends at {end:.2f} s, {abs(end - last):.2f} s {when} the responses, which end at {last:.2f} s"
     return Doubt("devices that end at about the same time", found, do)
+
+
+def doubt_about_start(
+    name: str, own: tuple[float, float], others: tuple[float, float], *, share: float = 0.9
+) -> Doubt | None:
+    """Whether a device begins long after the responses; for the arguments see `doubt_about_range`."""
+    late = own[0] - others[0]
+    if late <= _forgiven(own, others, share):
+        return None
+    found = f"{name} begins at {own[0]:.2f} s, {late:.2f} s after the responses"
+    do = "Correct its times (s), unless it was really started then; windows need both."
+    return Doubt("devices that begin at about the same time", found, do)
+
+
+def _forgiven(own: tuple[float, float], others: tuple[float, float], share: float) -> float:
+    """Seconds by which a device and the responses may differ."""
+    longer = max(own[1], others[1]) - min(own[0], others[0])
+    return max(min(15.0, longer / 4), (1 - share) * longer) if np.isfinite(longer) else np.inf
 
 
 def doubt_about_negatives(n_negative: int, n: int, typical: float) -> Doubt | None:
@@ -277,15 +300,15 @@ def no_value(values: np.ndarray) -> np.ndarray:
     """Which numbers are written where there is no value; bool like `values`.
 
     NaN, infinity, masked entries of a masked array, magnitudes from 1e19 on (1e20, netCDF's 9.97e36), and those of
-    `FILLS` that lie further from all other numbers than these from each other, as -9999 does from pupil sizes and does
-    not among counts of an encoder.
+    `fills_of` its type that lie further from all other numbers than these from each other, as -9999 does from pupil
+    sizes and does not among counts of an encoder.
     """
     array = np.ma.getdata(values)
     missing = np.array(np.ma.getmaskarray(values)) if np.ma.isMaskedArray(values) else np.zeros(array.shape, dtype=bool)
-    if array.dtype.kind not in "fi":
+    if array.dtype.kind not in "fiu":
         return missing
     if array.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             missing |= ~np.isfinite(array) | (np.abs(array) >= UNHELD)
     filled = is_fill(array) & ~missing
     if not filled.any():
@@ -299,16 +322,21 @@ def no_value(values: np.ndarray) -> np.ndarray:
 
 
 def is_fill(array: np.ndarray) -> np.ndarray:
-    """Which numbers are exactly one of `FILLS`, as the array's type rounds it; bool like `array`."""
-    if array.dtype.kind not in "fi":
-        return np.zeros(array.shape, dtype=bool)
-    fills = np.array(FILLS)
-    limits = np.iinfo(array.dtype) if array.dtype.kind == "i" else np.finfo(array.dtype)
-    fills = fills[(fills >= float(limits.min)) & (fills <= float(limits.max))]
+    """Which numbers are exactly one of `fills_of` their type; bool like `array`."""
     found = np.zeros(array.shape, dtype=bool)
-    for fill in fills.astype(array.dtype):
+    for fill in fills_of(array.dtype):
         found |= array == fill
     return found
+
+
+def fills_of(dtype: np.dtype) -> np.ndarray:
+    """Those of `FILLS` that a type can hold, as it rounds them; and the largest integer of more than one byte."""
+    if dtype.kind not in "fiu":
+        return np.zeros(0, dtype=dtype)
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    held = [fill for fill in FILLS if float(limits.min) <= fill <= float(limits.max)]
+    largest = [limits.max] if dtype.kind != "f" and dtype.itemsize > 1 else []
+    return np.unique(np.array([*map(dtype.type, held), *largest], dtype=dtype))
 
 
 def as_missing(values: np.ndarray) -> np.ndarray:
@@ -324,14 +352,20 @@ def identity(value: object) -> str | None:
     """An identity (of a stimulus, a neuron, an animal) as text, None where nothing is identified.
 
     Placeholders in any spelling identify nothing: None, NaN, NaT, pandas.NA, masked entries, "", "nan", "none", "null",
-    "n/a", punctuation alone, -1 and -9999.
+    "n/a", "unknown", punctuation alone, -1, negative `FILLS`, infinity. Spaces around a text are none of it, and an
+    array or a list of one value is that value.
     """
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        return identity(value[0])
     if value is None or value is np.ma.masked:
         return None
-    if isinstance(value, np.generic):
-        value = value.item() if value.dtype.kind not in "mM" else str(value)
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return None if _NO_IDENTITY.fullmatch(text.strip()) else text
+    if getattr(value, "shape", None) in ((), (1,)):  # of numpy, torch and their like
+        dated = getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M")
+        value = str(value) if dated else value.item()  # type: ignore[attr-defined]
+    if (isinstance(value, float) and abs(value) >= UNHELD) or (isinstance(value, (int, float)) and -1 > value in FILLS):
+        return None
+    text = (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip()
+    return None if _NO_IDENTITY.fullmatch(text) else text
 
 
 def doubt_about_ids(ids: Any, n: int) -> Doubt | None:
