@@ -136,7 +136,7 @@ def test_what_only_looks_turned_or_slow_is_a_finding():
             "start",
             "eye_tracker begins at 50.00 s",
         ),
-        ({"trials": [(a, b, "Train") for a, b, _ in TRIALS]}, "tier", "Call the tier for training 'train'; it may be 'Train'"),
+        ({"trials": [(a, b, "Train") for a, b, _ in TRIALS]}, "tier", "it may be 'Train'"),
         ({"session_key": "a/b"}, "scan_key", "a/b"),
     ],
 )  # fmt: skip

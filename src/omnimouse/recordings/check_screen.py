@@ -84,7 +84,7 @@ def check_names_of_tiers(tiers: Sequence[str], where: Path, findings: Findings) 
             where,
             "tier",
             expected="'train' among the tiers",
-            found=", ".join(map(repr, tiers)),
+            found=", ".join(tiers),
             do="Nothing to train on, unless other tiers are named (train_tiers). Call the tier for training 'train'"
             + (f"; it may be {meant!r}." if meant is not None else "."),
         )
