@@ -185,7 +185,7 @@ def select_tasks(
             left_out[name] = str(error)
         except ValueError as error:
             if not (isinstance(tasks, str) and tasks == "all"):
-                raise ValueError(f"task {name!r} cannot be scored on {recording.path}: {error}") from None
+                raise ValueError(f"task {name!r} cannot be scored: {error}") from None
             left_out[name] = str(error)
     if not chosen:
         reasons = "; ".join(f"task {name!r}: {reason}" for name, reason in left_out.items())
