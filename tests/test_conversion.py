@@ -280,8 +280,8 @@ def test_a_conversion_that_is_killed_leaves_nothing_that_counts_and_is_cleared_a
     code = f"""
         from omnimouse import conversion
         really = conversion.write_session
-        def write(folder, spec, tensors):
-            entry = really(folder, spec, tensors)
+        def write(folder, spec, *rest, **options):
+            entry = really(folder, spec, *rest, **options)
             if spec.key == {KEYS[2]!r}:
                 os.kill(os.getpid(), {int(signal.SIGKILL)})
             return entry

@@ -62,7 +62,8 @@ def test_several_signals_leave_a_checkpoint(killed_run, recording_path, tmp_path
         process.send_signal(number)
         time.sleep(0.05)
     error = process.communicate()[1]
-    assert process.returncode == code, error
+    # A signal that comes when all is saved and finetune has left ends the process as it would any other.
+    assert process.returncode in (code, -numbers[-1]), error
     found = newest_checkpoint(tmp_path)
     assert found is not None and found.state.step >= 1
     assert not (tmp_path / LOCK_FILE).exists()
