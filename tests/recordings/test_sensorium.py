@@ -390,6 +390,7 @@ def test_faults_that_only_the_check_sees(copy):
 def test_pickles_in_a_folder_are_not_loaded(copy):
     np.save(copy / "meta/trials/tiers.npy", np.array(TIERS, dtype=object), allow_pickle=True)
     assert "tiers.npy: file: expected a complete .npy array without Python objects" in fatal(copy)
+    assert "save numbers or text" in fatal(copy)
 
 
 def test_other_folders(copy, folder, tmp_path):

@@ -19,6 +19,7 @@ from omnimouse.training.data import (
     torch_seed,
     validation_neuron_ids,
 )
+from omnimouse.training.preparation import validation_masks
 
 ARGUMENTS = {"n_windows": 10, "batch_size": 4, "mask_weights": [1.0, 2.0, 1.0], "n_neurons": 7, "max_population": 5}
 
@@ -115,6 +116,12 @@ def test_training_masks_by_default(model):
     assert len(choice.left_out) == 27
     assert choice.names[0] not in choice.left_out and set(choice.weights) == {1.0}
     assert choice.needs == ("responses", "video", "behavior")
+
+
+def test_one_name_is_a_list_of_one(model):
+    choice = choose_masks("forecasting", None, n_neurons=12, config=model.config)
+    assert choice.names == ("forecasting",)
+    assert validation_masks("stimulus", None, choice, model.config) == ({"stimulus": TASKS["stimulus"]}, True)
 
 
 def test_chosen_masks_keep_names_and_weights(model):

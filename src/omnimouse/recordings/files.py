@@ -248,12 +248,15 @@ def open_array(path: Path, findings: Findings, *, kinds: str = NUMBERS) -> np.nd
         array = map_array(path)
     except ValueError as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
+        objects = "pickle" in reason
         findings.fatal(
             path,
             "file",
             expected="a complete .npy array without Python objects",
             found=f"{path.stat().st_size} bytes that do not load ({reason})" if path.is_file() else NO_PLAIN_FILE,
-            do="The file is truncated or of another kind; copy it again.",
+            do="Python objects could run code and are never loaded: save numbers or text, such as array.astype(str)."
+            if objects
+            else "The file is truncated or of another kind; copy it again.",
         )
         return None
     if array.dtype.kind not in kinds:

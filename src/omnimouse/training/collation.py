@@ -44,7 +44,7 @@ class WindowCollator:
         windows: Windows,
         config: OmniMouseConfig,
         *,
-        masks: Sequence[Mask | str] | None = None,
+        masks: Mask | str | Sequence[Mask | str] | None = None,
         mask_weights: Sequence[float] | None = None,
         session: str | None = None,
         seed: int = 0,

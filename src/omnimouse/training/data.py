@@ -162,13 +162,20 @@ class MaskChoice:
     needs: tuple[str, ...]
 
 
-def named_masks(masks: Sequence[Mask | str] | None, config: OmniMouseConfig) -> tuple[list[str], list[Mask]]:
+def as_list(masks: Mask | str | Sequence[Mask | str]) -> Sequence[Mask | str]:
+    """Masks and task names as a list, also where there is one by itself."""
+    return [masks] if isinstance(masks, Mask | str) else masks
+
+
+def named_masks(
+    masks: Mask | str | Sequence[Mask | str] | None, config: OmniMouseConfig
+) -> tuple[list[str], list[Mask]]:
     """Returns what messages call each mask, and the masks; None stands for the 120 training masks.
 
     Raises:
         ValueError: when there is none, or a name is unknown.
     """
-    wanted: Sequence[Mask | str] = TRAINING_MASKS if masks is None else masks
+    wanted: Sequence[Mask | str] = TRAINING_MASKS if masks is None else as_list(masks)
     if not wanted:
         raise ValueError("masks is empty; pass masks or task names, or leave it out for the training masks.")
     prefix = "training" if masks is None else "mask"
@@ -177,7 +184,7 @@ def named_masks(masks: Sequence[Mask | str] | None, config: OmniMouseConfig) -> 
 
 
 def choose_masks(
-    masks: Sequence[Mask | str] | None,
+    masks: Mask | str | Sequence[Mask | str] | None,
     mask_weights: Sequence[float] | None,
     *,
     n_neurons: int,

@@ -18,7 +18,7 @@ from omnimouse.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, Windows, is_static, mean_responses
 from omnimouse.sessions import hash_unit_ids
 from omnimouse.training.checkpoint import Checkpoint, check_identity, newest_checkpoint
-from omnimouse.training.data import MaskChoice, needed_arrays, validation_neuron_ids
+from omnimouse.training.data import MaskChoice, as_list, needed_arrays, validation_neuron_ids
 from omnimouse.training.loop import Validation
 from omnimouse.training.matching import match_neurons
 from omnimouse.training.recipe import ScheduleRecipe
@@ -191,8 +191,8 @@ def open_validation_windows(
 
 
 def validation_masks(
-    tasks: Sequence[Mask | str] | None,
-    masks: Sequence[Mask | str] | None,
+    tasks: Mask | str | Sequence[Mask | str] | None,
+    masks: Mask | str | Sequence[Mask | str] | None,
     choice: MaskChoice,
     config: OmniMouseConfig,
     missing: Sequence[str] = (),
@@ -202,6 +202,7 @@ def validation_masks(
     Where the recording lacks a modality (`missing`), the defaults are the tasks of the same families that go without.
     """
     if tasks is not None:
+        tasks = as_list(tasks)
         names = [task if isinstance(task, str) else f"validation/{i}" for i, task in enumerate(tasks)]
         return {name: as_mask(task, config) for name, task in zip(names, tasks, strict=True)}, True
     if masks is not None and len(choice.masks) <= MAX_DEFAULT_VALIDATION_MASKS:
