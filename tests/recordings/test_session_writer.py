@@ -202,9 +202,8 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
     text = (Path(__file__).parents[2] / "docs/recordings.md").read_text(encoding="utf-8")
-    (code,) = (
-        block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "recording_from_arrays" in block
-    )
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code = next(block for block in blocks if "recording_from_arrays" in block)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(code, names)
