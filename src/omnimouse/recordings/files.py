@@ -248,7 +248,7 @@ def open_array(path: Path, findings: Findings, *, kinds: str = NUMBERS) -> np.nd
         array = map_array(path)
     except ValueError as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
-        objects = "pickle" in reason
+        objects = "pickle" in reason or "Python objects" in reason
         findings.fatal(
             path,
             "file",
