@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from .configuration_omnimouse import OmniMouseConfig
 from .core_identity import core_settings, core_sha256, join_hashes, settings_hash, stored_settings
 from .hub import Source
 from .model_folder import stored_core
-from .sessions import PREFIX, SessionTables
+from .sessions import SessionTables, without_sessions
 from .tensor_files import hash_tensors, write_tensors
 from .tokens import Identity
 
@@ -44,15 +44,15 @@ class WithCore(PreTrainedModel):
 
     def core_named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Parameters that no session or animal owns, by name; without what peft added."""
-        return list(split_injected(_without_sessions(self.named_parameters()))[0].items())
+        return list(split_injected(without_sessions(dict(self.named_parameters())))[0].items())
 
     def core_state_dict(self) -> dict[str, Tensor]:
         """Tensors of the core, by name; without what peft added, and as if it had added nothing."""
-        return split_injected(_without_sessions(self.state_dict().items()))[0]
+        return split_injected(without_sessions(self.state_dict()))[0]
 
     def injected_state_dict(self) -> dict[str, Tensor]:
         """Tensors that peft added to the core (a LoRA), by name; as a rule there are none."""
-        return split_injected(_without_sessions(self.state_dict().items()))[1]
+        return split_injected(without_sessions(self.state_dict()))[1]
 
     def core_hash(self) -> str:
         """SHA-256 over the core's tensors and the settings it computes with: an adapter fits one core only."""
@@ -150,10 +150,6 @@ class WithCore(PreTrainedModel):
         self.config.architectures = [type(self).__name__]
         self.config.save_pretrained(folder)
         write_tensors(folder / "model.safetensors", weights)
-
-
-def _without_sessions(named: Iterable[tuple[str, T]]) -> dict[str, T]:
-    return {name: tensor for name, tensor in named if not name.startswith(PREFIX)}
 
 
 def split_injected(tensors: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:

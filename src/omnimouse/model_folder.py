@@ -16,7 +16,7 @@ from .card_writer import CardOptions, write_model_card
 from .core_identity import core_settings, core_sha256, stored_settings
 from .files import explained_writing, make_readable, sync, sync_tree
 from .session_files import SESSIONS_FOLDER, read_index, select_sessions, write_index, write_session
-from .sessions import PREFIX
+from .sessions import without_sessions
 
 if TYPE_CHECKING:
     from .session_methods import WithSessions
@@ -51,11 +51,7 @@ def stored_core(folder: Path) -> dict[str, Tensor]:
     stored: dict[str, Tensor] = {}
     for name in found:
         stored |= load_file(folder / name)
-    return _core_of(stored)
-
-
-def _core_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
+    return without_sessions(stored)
 
 
 def write_model_folder(
@@ -87,7 +83,7 @@ def write_model_folder(
     refuse_injected(model)
     keys = select_sessions(model.sessions.specs, sessions, "The model")
     names = {key: model.sessions.parameter_names(key) for key in keys}
-    core = model.core_state_dict() if state is None else _core_of(state)
+    core = model.core_state_dict() if state is None else without_sessions(state)
     weights = core if state is None else core | {n: state[n] for key in keys for n in names[key].values()}
     settings = core_settings(model.config)
     index = other_sessions(core, settings, folder, keys)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,14 @@ TENSORS = ("neuron_embedding", "neuron_bias", "session_embedding", "animal_embed
 
 PREFIX = "sessions."
 """What the names of all sessions' and animals' tensors in a model's state dict begin with; no other name does."""
+
+Named = TypeVar("Named", bound=Tensor)
+
+
+def without_sessions(tensors: Mapping[str, Named]) -> dict[str, Named]:
+    """Those of a model's tensors, by name, that no session or animal owns."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
+
 
 AnimalConflict = Literal["error", "model", "adapter"]
 

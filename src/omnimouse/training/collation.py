@@ -59,8 +59,8 @@ class WindowCollator:
         """Collates B windows.
 
         Returns:
-            `session`, `mask`, `neuron_ids` `[B, P]`, and of `responses`, `video` and `behavior` what this mask takes in
-            or is compared with.
+            `session`, `mask`, `neuron_ids` `[B, P]`, and of `responses`, `video` and `behavior` what any of the
+            masks takes in or is compared with.
         """
         key = zlib.crc32(b"".join(item["responses"].numpy().tobytes() for item in items))
         mask = self.choice.masks[draw(self.choice.weights, self.seed, STREAM_MASK, key)]
