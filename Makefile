@@ -25,10 +25,11 @@ demo: $(STAMP)  ## Adapt the shipped core to a mouse it has never seen, score it
 test: $(STAMP)  ## Run the tests
 	$(BIN)/python -m pytest -q
 
-lint: $(STAMP)  ## Check style (ruff) and types (mypy)
+lint: $(STAMP)  ## Check style (ruff), types (mypy) and that rooms know only those below them (import-linter)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 benchmark: $(STAMP)  ## Time and memory of a forward pass against flex attention
 	$(BIN)/python benchmarks/attention.py

@@ -21,14 +21,14 @@ import yaml
 from machine import HERE, describe_machine, markdown_table, replace_file
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, simulate_recording
-from omnimouse.demo import TASKS
-from omnimouse.drawing import as_svg, drawing
+from omnimouse.cli.demo import TASKS
 from omnimouse.evaluation import evaluate
-from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import open_recording
-from omnimouse.recordings.simulated import truth_folder
+from omnimouse.recordings.simulation.simulated import truth_folder
+from omnimouse.support.drawing import as_svg, drawing
 from omnimouse.training import finetune
-from omnimouse.training.initialization import open_stimulus_path
+from omnimouse.training.pretraining.initialization import open_stimulus_path
 
 MINUTES = (2, 5, 10, 20)
 SEED, N_NEURONS, RECORDED_MINUTES, ANIMAL = 2026, 128, 34, "unseen"

@@ -27,11 +27,11 @@ from machine import GIB
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from omnimouse import attention, tokens
-from omnimouse.attention import Group, Layout, n_rows, plan_attention
-from omnimouse.configuration_omnimouse import OmniMouseConfig
-from omnimouse.masks import as_mask
-from omnimouse.modeling_omnimouse import OmniMouseModel
+from omnimouse.model import attention, tokens
+from omnimouse.model.attention import Group, Layout, n_rows, plan_attention
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.masks import as_mask
+from omnimouse.model.modeling_omnimouse import OmniMouseModel
 
 SESSION = "benchmark"
 

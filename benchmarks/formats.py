@@ -30,7 +30,7 @@ from machine import HERE, describe_machine, markdown_table, replace_file
 
 from omnimouse import open_recording
 from omnimouse.recordings import Recording
-from omnimouse.recordings.clock import sequence_rows
+from omnimouse.recordings.data.clock import sequence_rows
 
 MIB = 2**20
 BASELINE = "bare memory map"

@@ -149,7 +149,7 @@ def device_name(device: str) -> str:
     """What the card calls itself; refuses a device that is not there."""
     import torch
 
-    from omnimouse.compute_devices import resolve_device
+    from omnimouse.support.compute_devices import resolve_device
 
     found = resolve_device(device)
     assert found is not None

@@ -25,21 +25,12 @@ import torch
 from machine import GIB
 from torch import Tensor
 
-from omnimouse import (
-    OmniMouseConfig,
-    OmniMouseModel,
-    attention,
-    evaluate,
-    finetune,
-    predict,
-    simulate_recording,
-    tokens,
-    train,
-)
-from omnimouse.masks import TRAINING_MASKS, Mask, as_mask
-from omnimouse.published import model_from_state_dict
-from omnimouse.training import loop
-from omnimouse.training.flops import training_flops
+from omnimouse import OmniMouseConfig, OmniMouseModel, evaluate, finetune, predict, simulate_recording, train
+from omnimouse.model import attention, tokens
+from omnimouse.model.masks import TRAINING_MASKS, Mask, as_mask
+from omnimouse.pretrained.published.models import model_from_state_dict
+from omnimouse.training.runs.flops import training_flops
+from omnimouse.training.shared import loop
 
 REFERENCE = Path(__file__).resolve().parents[1] / "tests" / "data" / "reference"
 SESSION = attention_case.SESSION

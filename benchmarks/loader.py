@@ -28,8 +28,8 @@ import yaml
 from machine import HERE, describe_machine, markdown_table, replace_file
 
 from omnimouse import simulate_recording
-from omnimouse.recordings.session_writer import write_sequence_meta
-from omnimouse.recordings.simulated import truth_folder
+from omnimouse.recordings.making.session_writer import write_sequence_meta
+from omnimouse.recordings.simulation.simulated import truth_folder
 
 MIB = 2**20
 SIMULATED = 250

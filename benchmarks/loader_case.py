@@ -86,10 +86,10 @@ def cached_share(files: Iterable[Path]) -> float:
 
 def prepare(case: dict[str, Any], steps: int, *, fresh: bool) -> Any:
     """A run as `omnimouse.train` sets it up."""
-    from omnimouse.training.accelerators import start_accelerator
-    from omnimouse.training.pretraining_recipe import load_recipe
-    from omnimouse.training.pretraining_setup import prepare_run
-    from omnimouse.training.run_folder import RunFolder
+    from omnimouse.training.pretraining.pretraining_recipe import load_recipe
+    from omnimouse.training.pretraining.setup import prepare_run
+    from omnimouse.training.runs.run_folder import RunFolder
+    from omnimouse.training.shared.accelerators import start_accelerator
 
     recipe = load_recipe(
         {
@@ -115,7 +115,7 @@ def prepare(case: dict[str, Any], steps: int, *, fresh: bool) -> Any:
 
 def stream(run: Any, first: int, last: int) -> Iterator[Any]:
     """Batches of the steps from `first` to before `last`, as `train` gets them."""
-    from omnimouse.training.pretraining_step import StepBatch, load_steps
+    from omnimouse.training.pretraining.step import StepBatch, load_steps
 
     for batch in load_steps(replace(run, last=last), first):
         if not isinstance(batch, StepBatch):
@@ -151,7 +151,7 @@ def loader(case: dict[str, Any]) -> dict[str, Any]:
 
 def bare(case: dict[str, Any]) -> dict[str, Any]:
     """The response rows of the same windows, from memory maps or files; and a plain read of all files."""
-    from omnimouse.training import pretraining_step
+    from omnimouse.training.pretraining import step as pretraining_step
 
     cold, warm, size = case["cold_steps"], case["warm_steps"], case["batch_size"]
     run, files = prepare(case, cold + warm, fresh=False), files_of(case["recordings"])
@@ -203,7 +203,7 @@ def model(case: dict[str, Any]) -> dict[str, Any]:
     """Training steps, each with its wait for the loader; the first one is left out of the medians."""
     import torch
 
-    from omnimouse.training.pretraining_step import train_step
+    from omnimouse.training.pretraining.step import train_step
 
     start = time.perf_counter()
     run = prepare(case, case["steps"], fresh=True)
@@ -264,7 +264,7 @@ def loader_memory(case: dict[str, Any]) -> dict[str, Any]:
 def train_memory(case: dict[str, Any]) -> dict[str, Any]:
     """Many steps of `omnimouse.train`, with its checkpoints, evaluations and history."""
     import omnimouse
-    from omnimouse.training import pretraining
+    from omnimouse.training.pretraining import train as pretraining
 
     step_of_package, samples = pretraining.train_step, Samples(case["every"])
 

@@ -23,7 +23,7 @@ import yaml
 from machine import HERE, markdown_table, replace_file
 
 from omnimouse import OmniMouseModel, anneal, evaluate, simulate_recording, train
-from omnimouse.recordings.simulated import SimulationSettings
+from omnimouse.recordings.simulation.simulated import SimulationSettings
 from omnimouse.scaling import collect_points
 from omnimouse.training import finetune
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor
-from omnimouse.corpus import corpus_sessions
-from omnimouse.published_names import all_names
-from omnimouse.session_files import write_index, write_session
-from omnimouse.sessions import SessionSpec
+from omnimouse.corpus.manifest import corpus_sessions
+from omnimouse.model.sessions import SessionSpec
+from omnimouse.pretrained.published.names import all_names
+from omnimouse.pretrained.session_files import write_index, write_session
 
 
 def read_manifest(limit: int | None = None) -> list[SessionSpec]:

@@ -11,7 +11,7 @@ import torch
 from omnimouse import OmniMouseModel
 
 ROOT = Path(__file__).parents[1]
-CORE = Path(str(files("omnimouse"))) / "assets" / "omnimouse-tiny"
+CORE = Path(str(files("omnimouse"))) / "hub" / "cores" / "omnimouse-tiny"
 
 
 def load(name):

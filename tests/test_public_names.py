@@ -13,7 +13,8 @@ import pytest
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 import omnimouse
-from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor, hub
+from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor
+from omnimouse.hub import sources as hub
 
 HEAVY = ("torch", "transformers", "numpy", "huggingface_hub", "safetensors", "yaml")
 TINY = hub.PACKAGED_FOLDER / "omnimouse-tiny"
@@ -42,7 +43,7 @@ def test_every_public_name_is_there_and_none_is_a_module():
 
 
 def test_modules_are_attributes_and_other_names_are_refused():
-    assert omnimouse.recordings.check.__name__ == "omnimouse.recordings.check"
+    assert omnimouse.recordings.checks.check.__name__ == "omnimouse.recordings.checks.check"
     with pytest.raises(AttributeError, match="has no attribute 'evaluat'"):
         omnimouse.evaluat  # noqa: B018
     with pytest.raises(ImportError, match="cannot import name 'finetun'"):

@@ -1,49 +1,55 @@
 """OmniMouse: one transformer for mouse visual cortex, as a Hugging Face-style package.
 
 Importing it costs next to nothing: a public name is loaded when it is first used, and transformers learns of our
-classes when its Auto classes are imported (`auto_classes.py`).
+classes when its Auto classes are imported (`pretrained/auto_classes.py`).
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 
-from . import auto_classes
-
-__version__ = "0.1.0"
+from omnimouse.pretrained import auto_classes
+from omnimouse.support.version import __version__ as __version__
 
 TYPE_CHECKING = False  # what type checkers take for True, without importing typing
 if TYPE_CHECKING:
     from typing import Any
 
-    from .configuration_omnimouse import OmniMouseConfig
-    from .conversion import convert
-    from .evaluation import evaluate_static, write_static_submission
-    from .evaluation.evaluate import evaluate
-    from .evaluation.predict import predict
-    from .masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask
-    from .modeling_omnimouse import OmniMouseModel, OmniMouseOutput
-    from .pretrained_omnimouse import session_keys
-    from .processing_omnimouse import OmniMouseProcessor
-    from .recordings import Recording, Windows, import_nwb, open_recording, recording_from_arrays, save_recording
-    from .recordings.simulated import simulate_recording
-    from .training import WindowCollator, anneal, train
-    from .training.finetune import finetune
+    from omnimouse.evaluation import evaluate_static, write_static_submission
+    from omnimouse.evaluation.evaluate import evaluate
+    from omnimouse.evaluation.predict import predict
+    from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+    from omnimouse.model.masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask
+    from omnimouse.model.modeling_omnimouse import OmniMouseModel, OmniMouseOutput
+    from omnimouse.model.processing_omnimouse import OmniMouseProcessor
+    from omnimouse.pretrained.pretrained_omnimouse import session_keys
+    from omnimouse.pretrained.published.conversion import convert
+    from omnimouse.recordings import (
+        Recording,
+        Windows,
+        import_nwb,
+        open_recording,
+        recording_from_arrays,
+        save_recording,
+    )
+    from omnimouse.recordings.simulation.simulated import simulate_recording
+    from omnimouse.training import WindowCollator, anneal, train
+    from omnimouse.training.finetuning.finetune import finetune
 
 _MODULES = {
-    "EVALUATION_MASKS": "masks",
-    "TASKS": "masks",
-    "TRAINING_MASKS": "masks",
-    "Mask": "masks",
-    "OmniMouseConfig": "configuration_omnimouse",
-    "OmniMouseModel": "modeling_omnimouse",
-    "OmniMouseOutput": "modeling_omnimouse",
-    "OmniMouseProcessor": "processing_omnimouse",
+    "EVALUATION_MASKS": "model.masks",
+    "TASKS": "model.masks",
+    "TRAINING_MASKS": "model.masks",
+    "Mask": "model.masks",
+    "OmniMouseConfig": "model.configuration_omnimouse",
+    "OmniMouseModel": "model.modeling_omnimouse",
+    "OmniMouseOutput": "model.modeling_omnimouse",
+    "OmniMouseProcessor": "model.processing_omnimouse",
     "Recording": "recordings",
     "WindowCollator": "training",
     "Windows": "recordings",
     "anneal": "training",
-    "convert": "conversion",
+    "convert": "pretrained.published.conversion",
     "evaluate": "evaluation",
     "evaluate_static": "evaluation",
     "finetune": "training",
@@ -52,8 +58,8 @@ _MODULES = {
     "predict": "evaluation",
     "recording_from_arrays": "recordings",
     "save_recording": "recordings",
-    "session_keys": "pretrained_omnimouse",
-    "simulate_recording": "recordings.simulated",
+    "session_keys": "pretrained.pretrained_omnimouse",
+    "simulate_recording": "recordings.simulation.simulated",
     "train": "training",
     "write_static_submission": "evaluation",
 }

@@ -2,6 +2,6 @@
 
 import sys
 
-from omnimouse.cli import main
+from omnimouse.cli.main import main
 
 sys.exit(main())

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from omnimouse.configuration_omnimouse import OmniMouseConfig
-from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 
 N_NEURONS = 80
 """Enough for every task that shows a part of the population."""

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from omnimouse.configuration_omnimouse import OmniMouseConfig
 from omnimouse.evaluation import evaluate
 from omnimouse.evaluation.evaluate import spread
-from omnimouse.masks import TASKS, Mask
-from omnimouse.sessions import hash_unit_ids
-from omnimouse.tensor_files import hash_tensors
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.masks import TASKS, Mask
+from omnimouse.model.sessions import hash_unit_ids
+from omnimouse.support.tensor_files import hash_tensors
 
 SILENT = {"progress": False}
 

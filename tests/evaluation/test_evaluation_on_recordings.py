@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from omnimouse.configuration_omnimouse import OmniMouseConfig
 from omnimouse.evaluation import evaluate, predict, write_report
 from omnimouse.evaluation.rotation import Rotation
-from omnimouse.masks import TASKS
-from omnimouse.modeling_omnimouse import OmniMouseModel
-from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.masks import TASKS
+from omnimouse.model.modeling_omnimouse import OmniMouseModel
+from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Windows
-from omnimouse.recordings.simulated import correlation_ceiling, load_truth, simulate_recording
+from omnimouse.recordings.simulation.simulated import correlation_ceiling, load_truth, simulate_recording
 
 SILENT = {"progress": False}
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from static_folders import IMAGES, KEY, NAME, NEURONS, TIERS, change, stored, trials_of, write_static
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor, evaluate_static, write_static_submission
-from omnimouse.cli import main
-from omnimouse.evaluation import StaticScores, static
-from omnimouse.evaluation.static_metrics import (
+from omnimouse.cli.main import main
+from omnimouse.evaluation import StaticScores
+from omnimouse.evaluation.static import evaluate_static as static
+from omnimouse.evaluation.static.static_metrics import (
     correlations,
     correlations_to_average,
     explained_variance,

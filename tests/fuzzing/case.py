@@ -24,11 +24,11 @@ from omnimouse.recordings import (
     mean_responses,
     open_questions,
     open_recording,
-    overview,
 )
-from omnimouse.recordings.open_questions import question_lines
-from omnimouse.recordings.sensorium_clips import ClipScreen
-from omnimouse.tar_files import extract_tar
+from omnimouse.recordings.checks.open_questions import question_lines
+from omnimouse.recordings.formats.sensorium.clips import ClipScreen
+from omnimouse.recordings.views import overview
+from omnimouse.support.tar_files import extract_tar
 
 
 class ViolationError(Exception):

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from omnimouse.processing_omnimouse import OmniMouseProcessor
+from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, Windows, mean_responses, open_recording, recording_from_arrays
 
 DATA = Path(__file__).parents[1] / "data" / "recordings"

@@ -8,10 +8,10 @@ import sys
 
 import torch
 
-from omnimouse.configuration_omnimouse import OmniMouseConfig
-from omnimouse.modeling_omnimouse import OmniMouseModel
-from omnimouse.training import checkpoint, loop
-from omnimouse.training.finetune import finetune
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.modeling_omnimouse import OmniMouseModel
+from omnimouse.training.finetuning.finetune import finetune
+from omnimouse.training.shared import checkpoint, loop
 
 SETTINGS = {
     "steps": 8,

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import torch
 
-from omnimouse.training import distributed, pretraining, pretraining_step, run_folder
+from omnimouse.training.pretraining import step as pretraining_step
+from omnimouse.training.pretraining import train as pretraining
+from omnimouse.training.runs import distributed, run_folder
 
 TIMEOUT = 300
 """Seconds after which a worker is taken to hang; far more than any needs."""

@@ -5,8 +5,8 @@ from omnimouse.evaluation.metrics import combine_sessions
 from omnimouse.evaluation.predict import Predictions, predict
 from omnimouse.evaluation.report import write_report
 from omnimouse.evaluation.scores import Baseline, Ceiling, Scores, TaskScore
-from omnimouse.evaluation.static import evaluate_static, write_static_submission
-from omnimouse.evaluation.static_scores import StaticScores
+from omnimouse.evaluation.static.evaluate_static import evaluate_static, write_static_submission
+from omnimouse.evaluation.static.static_scores import StaticScores
 
 __all__ = [
     "Baseline",

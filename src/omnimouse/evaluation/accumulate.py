@@ -30,9 +30,9 @@ from omnimouse.evaluation.rotation import Rotation, in_file_order, in_order
 from omnimouse.evaluation.scores import Baseline, Ceiling, TaskScore, median
 
 if TYPE_CHECKING:
-    from omnimouse.configuration_omnimouse import OmniMouseConfig
-    from omnimouse.masks import Mask, ResolvedMask
-    from omnimouse.modeling_omnimouse import OmniMouseOutput
+    from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+    from omnimouse.model.masks import Mask, ResolvedMask
+    from omnimouse.model.modeling_omnimouse import OmniMouseOutput
 
 
 class TaskRun:

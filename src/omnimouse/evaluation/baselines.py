@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from omnimouse.masks import ResolvedMask
+    from omnimouse.model.masks import ResolvedMask
     from omnimouse.recordings import Windows
-    from omnimouse.recordings.simulated import Truth
+    from omnimouse.recordings.simulation.simulated import Truth
 
 TRAINING_MEAN = "training_mean"
 LAST_VISIBLE_VALUE = "last_visible_value"

@@ -15,30 +15,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from omnimouse.compute_devices import Device, computing_on, resolve_device
-from omnimouse.core_identity import scored_core
 from omnimouse.evaluation import baselines
 from omnimouse.evaluation.accumulate import TaskRun
-from omnimouse.evaluation.inputs import (
-    Inputs,
-    batches,
-    describe_left_out,
-    finite_windows,
-    prepare,
-    run_model,
-    usable,
-)
+from omnimouse.evaluation.inputs import Inputs, batches, describe_left_out, finite_windows, prepare, run_model, usable
 from omnimouse.evaluation.rotation import Rotation
 from omnimouse.evaluation.scores import Scores, TaskScore
-from omnimouse.masks import Mask, NotRecordedError, ResolvedMask, as_mask, build_tasks, fit_mask, without_modalities
+from omnimouse.model.core_identity import scored_core
+from omnimouse.model.masks import (
+    Mask,
+    NotRecordedError,
+    ResolvedMask,
+    as_mask,
+    build_tasks,
+    fit_mask,
+    without_modalities,
+)
 from omnimouse.recordings import Recording, mean_responses
-from omnimouse.recordings.simulated import load_truth
-from omnimouse.tensor_files import hash_tensors
+from omnimouse.recordings.simulation.simulated import load_truth
+from omnimouse.support.compute_devices import Device, computing_on, resolve_device
+from omnimouse.support.tensor_files import hash_tensors
 
 if TYPE_CHECKING:
-    from omnimouse.configuration_omnimouse import OmniMouseConfig
-    from omnimouse.modeling_omnimouse import OmniMouseModel
-    from omnimouse.processing_omnimouse import OmniMouseProcessor
+    from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 
 Tasks = str | Mask | Sequence[str | Mask] | Mapping[str, str | Mask]
 

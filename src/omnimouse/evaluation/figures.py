@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from omnimouse.drawing import as_svg, drawing
 from omnimouse.evaluation.metrics import moments, pearson
+from omnimouse.support.drawing import as_svg, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from omnimouse.evaluation.simulated_cores import say_if_only_simulated
 from omnimouse.evaluation.tiers import SCORED_TIERS, choose_tier, notes_on_tier, use_in_training
-from omnimouse.processing_omnimouse import OmniMouseProcessor
-from omnimouse.progress import progress_bar
+from omnimouse.model.processing_omnimouse import OmniMouseProcessor
+from omnimouse.model.sessions import hash_unit_ids
 from omnimouse.recordings import Recording, Windows, open_recording
-from omnimouse.sessions import hash_unit_ids
-from omnimouse.simulated_cores import say_if_only_simulated
+from omnimouse.support.progress import progress_bar
 
 if TYPE_CHECKING:
-    from omnimouse.masks import Mask, ResolvedMask
-    from omnimouse.modeling_omnimouse import OmniMouseModel, OmniMouseOutput
+    from omnimouse.model.masks import Mask, ResolvedMask
+    from omnimouse.model.modeling_omnimouse import OmniMouseModel, OmniMouseOutput
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from omnimouse.compute_devices import Device, computing_on, resolve_device
 from omnimouse.evaluation.evaluate import name_tasks
 from omnimouse.evaluation.inputs import (
     Inputs,
@@ -29,16 +28,17 @@ from omnimouse.evaluation.inputs import (
     usable,
 )
 from omnimouse.evaluation.rotation import Rotation, in_file_order
-from omnimouse.files import atomic_path
-from omnimouse.masks import fit_mask
-from omnimouse.outputs import check_output
+from omnimouse.model.masks import fit_mask
 from omnimouse.recordings.pooling import response_scale
+from omnimouse.support.compute_devices import Device, computing_on, resolve_device
+from omnimouse.support.files import atomic_path
+from omnimouse.support.outputs import check_output
 
 if TYPE_CHECKING:
-    from omnimouse.configuration_omnimouse import OmniMouseConfig
-    from omnimouse.masks import Mask, ResolvedMask
-    from omnimouse.modeling_omnimouse import OmniMouseModel
-    from omnimouse.processing_omnimouse import OmniMouseProcessor
+    from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+    from omnimouse.model.masks import Mask, ResolvedMask
+    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.model.processing_omnimouse import OmniMouseProcessor
     from omnimouse.recordings import Recording
 
 

@@ -13,7 +13,7 @@ from omnimouse.evaluation import figures
 from omnimouse.evaluation.metrics import BEHAVIOR_GROUPS
 from omnimouse.evaluation.predict import Predictions
 from omnimouse.evaluation.scores import Scores, TaskScore, number
-from omnimouse.files import atomic_path
+from omnimouse.support.files import atomic_path
 
 STYLE = """
 :root { color-scheme: light; }

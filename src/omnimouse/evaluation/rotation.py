@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from omnimouse.masks import Mask
+    from omnimouse.model.masks import Mask
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.files import atomic_path, plain, read_mapping
+from omnimouse.support.files import atomic_path, plain, read_mapping
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,17 @@
 """Recordings: opening them, checking them, cutting windows out of them."""
 
-from omnimouse.recordings.arrays import recording_from_arrays
-from omnimouse.recordings.base import Finding, Recording
-from omnimouse.recordings.check import check_recording
-from omnimouse.recordings.describe import describe
-from omnimouse.recordings.devices import SequenceDevice
-from omnimouse.recordings.figure import plot_recording
-from omnimouse.recordings.nwb import import_nwb
-from omnimouse.recordings.open_questions import open_questions
-from omnimouse.recordings.opening import open_recording
-from omnimouse.recordings.screen import Screen, Trial
-from omnimouse.recordings.sensorium_stills import is_static
-from omnimouse.recordings.session_writer import save_recording
+from omnimouse.recordings.checks.check import check_recording
+from omnimouse.recordings.checks.open_questions import open_questions
+from omnimouse.recordings.data.devices import SequenceDevice
+from omnimouse.recordings.data.recording_data import Finding, Recording
+from omnimouse.recordings.data.screen import Screen, Trial
+from omnimouse.recordings.formats.sensorium.stills import is_static
+from omnimouse.recordings.making.from_arrays import recording_from_arrays
+from omnimouse.recordings.making.session_writer import save_recording
+from omnimouse.recordings.nwb.importing import import_nwb
+from omnimouse.recordings.recording import open_recording
+from omnimouse.recordings.views.figure import plot_recording
+from omnimouse.recordings.views.overview_text import describe
 from omnimouse.recordings.windows import Windows, mean_responses
 
 __all__ = [

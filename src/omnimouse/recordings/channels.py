@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from omnimouse.processing_omnimouse import BEHAVIOR_CHANNELS
-from omnimouse.recordings.base import Recording
-from omnimouse.recordings.devices import SequenceDevice
+from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
+from omnimouse.recordings.data.devices import SequenceDevice
+from omnimouse.recordings.data.recording_data import Recording
 
 
 def channel_rows(recording: Recording, names: Sequence[str]) -> tuple[list[int | None], list[int | None]]:

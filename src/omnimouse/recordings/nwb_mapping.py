@@ -74,7 +74,7 @@ def as_mapping(mapping: NwbMapping | Mapping[str, Any] | str | os.PathLike[str] 
         ValueError: the file cannot be read, or has an unknown field or a value of another type.
     """
     # Recipes are read the same way; their package imports recordings, so this import has to wait.
-    from omnimouse.training.typed_yaml import from_mapping
+    from omnimouse.support.typed_yaml import from_mapping
 
     if mapping is None or isinstance(mapping, NwbMapping):
         return mapping or NwbMapping()

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from omnimouse.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings.base import Recording
-from omnimouse.recordings.clock import EXACT_TOLERANCE
-from omnimouse.recordings.devices import CHUNK_BYTES, SequenceDevice
+from omnimouse.model.processing_omnimouse import OmniMouseProcessor
+from omnimouse.recordings.data.clock import EXACT_TOLERANCE
+from omnimouse.recordings.data.devices import CHUNK_BYTES, SequenceDevice
+from omnimouse.recordings.data.recording_data import Recording
 
 FASTER = 1.1
 """Times the rate of windows from which responses are averaged; what is closer loses few samples."""

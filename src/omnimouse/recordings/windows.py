@@ -13,11 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from omnimouse.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings.array_files import usable
-from omnimouse.recordings.base import Recording
+from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.channels import channel_rows, missing_modalities
-from omnimouse.recordings.clock import (
+from omnimouse.recordings.data.array_files import usable
+from omnimouse.recordings.data.clock import (
     EXACT_TOLERANCE,
     have_common_time,
     inside,
@@ -26,8 +25,9 @@ from omnimouse.recordings.clock import (
     sequence_rows,
     time_grid,
 )
-from omnimouse.recordings.devices import SequenceDevice
-from omnimouse.recordings.plausible import doubt_about_negatives
+from omnimouse.recordings.data.devices import SequenceDevice
+from omnimouse.recordings.data.plausible import doubt_about_negatives
+from omnimouse.recordings.data.recording_data import Recording
 from omnimouse.recordings.pooling import is_pooled, pooled, response_scale
 
 

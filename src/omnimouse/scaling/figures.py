@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from omnimouse.drawing import as_svg, drawing
 from omnimouse.scaling.curves import LOSS, Curve
+from omnimouse.support.drawing import as_svg, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import yaml
 
-from omnimouse.configuration_omnimouse import OmniMouseConfig
-from omnimouse.files import read_json
-from omnimouse.session_files import read_index
-from omnimouse.training.run_folder import RunFolder, read_history
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.pretrained.session_files import read_index
+from omnimouse.support.files import read_json
+from omnimouse.training.runs.run_folder import RunFolder, read_history
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ScalingPoint:
         neurons: neurons of these sessions.
         steps: optimizer steps, those of the decay included.
         tokens: tokens of all windows trained on.
-        flops: operations of training, see `omnimouse.training.flops`; None where the run did not count them.
+        flops: operations of training, see `omnimouse.training.runs.flops`; None where the run did not count them.
         loss: mean over the masks of the evaluation, each as in training.
         losses: mask -> loss.
         scores: mask -> single-trial correlation, of those that predict responses.
@@ -162,7 +162,7 @@ def _name(folder: RunFolder) -> str:
 
 
 def _count_parameters(model: Path) -> int:
-    from omnimouse.modeling_omnimouse import OmniMouseModel
+    from omnimouse.model.modeling_omnimouse import OmniMouseModel
 
     with torch.device("meta"):
         return OmniMouseModel(OmniMouseConfig.from_pretrained(model)).num_core_parameters()

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from omnimouse.files import write_json, write_text
 from omnimouse.scaling.curves import LOSS, Curve, Verdict, judge, make_curves
 from omnimouse.scaling.fits import PowerLaw
 from omnimouse.scaling.points import ScalingPoint, best_points, collect_points
+from omnimouse.support.files import write_json, write_text
 
 FILES = ("scaling.json", "scaling.md", "data-size.svg", "model-size.svg")
 """What a report may consist of; a figure is written where there is a curve to draw."""

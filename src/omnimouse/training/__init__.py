@@ -1,11 +1,11 @@
 """Training: recipes, the data order, the loop, checkpoints, fine-tuning on one recording and pre-training on many."""
 
-from omnimouse.training.annealing import AnnealSchedule, anneal
-from omnimouse.training.collation import WindowCollator
-from omnimouse.training.finetune import FinetuneResult, finetune
-from omnimouse.training.pretraining import PretrainingResult, train
-from omnimouse.training.pretraining_recipe import PretrainingRecipe, load_recipe
-from omnimouse.training.recipe import FinetuneRecipe, OptimizerRecipe, ScheduleRecipe
+from omnimouse.training.finetuning.finetune import FinetuneResult, finetune
+from omnimouse.training.pretraining.annealing import AnnealSchedule, anneal
+from omnimouse.training.pretraining.pretraining_recipe import PretrainingRecipe, load_recipe
+from omnimouse.training.pretraining.train import PretrainingResult, train
+from omnimouse.training.shared.collation import WindowCollator
+from omnimouse.training.shared.recipe import FinetuneRecipe, OptimizerRecipe, ScheduleRecipe
 
 __all__ = [
     "AnnealSchedule",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .settings import SimulationSettings, random_stream
+from omnimouse.recordings.simulation.settings import SimulationSettings, random_stream
 
 BEHAVIOR_RATE = 100.0
 """Rate of the clock on which behavior is generated, Hz."""

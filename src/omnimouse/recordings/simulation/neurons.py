@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .settings import SimulationSettings, log_uniform, random_stream
-from .stimuli import GRAY, render_clip
+from omnimouse.recordings.simulation.settings import SimulationSettings, log_uniform, random_stream
+from omnimouse.recordings.simulation.stimuli import GRAY, render_clip
 
 FILTER_SECONDS = 0.43
 """Memory of the temporal filters; the slowest one has decayed by then."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .settings import SimulationSettings
+from omnimouse.recordings.simulation.settings import SimulationSettings
 
 
 def scan_weights(

@@ -12,15 +12,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from omnimouse.progress import progress_bar
-
-from ..session_writer import write_sequence_meta
-from .behavior import Behavior, ornstein_uhlenbeck, simulate_behavior
-from .neurons import Encoder, Population, draw_population, shift_frames
-from .scan import resample, scan_weights
-from .settings import SimulationSettings, random_stream
-from .stimuli import plan_presentations
-from .writer import END_OVERSHOOT, Screen, write_behavior, write_screen
+from omnimouse.recordings.making.session_writer import write_sequence_meta
+from omnimouse.recordings.simulation.behavior import Behavior, ornstein_uhlenbeck, simulate_behavior
+from omnimouse.recordings.simulation.neurons import Encoder, Population, draw_population, shift_frames
+from omnimouse.recordings.simulation.scan import resample, scan_weights
+from omnimouse.recordings.simulation.settings import SimulationSettings, random_stream
+from omnimouse.recordings.simulation.stimuli import plan_presentations
+from omnimouse.recordings.simulation.writer import END_OVERSHOOT, Screen, write_behavior, write_screen
+from omnimouse.support.progress import progress_bar
 
 WARM_UP_SECONDS = 1.5
 """Activity before the first scan frame, whose calcium tail reaches into it."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .settings import SimulationSettings, log_uniform, random_stream
+from omnimouse.recordings.simulation.settings import SimulationSettings, log_uniform, random_stream
 
 GRAY = 128
 """Gray level of blanks."""

@@ -11,10 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from ..session_writer import write_screen_meta, write_sequence_meta, write_yaml
-from .behavior import Behavior, eye_trace
-from .settings import SimulationSettings, random_stream
-from .stimuli import GRAY, LEAD_SECONDS, MAX_GAP_FRAMES, Presentation, condition_hash, render_clip
+from omnimouse.recordings.making.session_writer import write_screen_meta, write_sequence_meta, write_yaml
+from omnimouse.recordings.simulation.behavior import Behavior, eye_trace
+from omnimouse.recordings.simulation.settings import SimulationSettings, random_stream
+from omnimouse.recordings.simulation.stimuli import (
+    GRAY,
+    LEAD_SECONDS,
+    MAX_GAP_FRAMES,
+    Presentation,
+    condition_hash,
+    render_clip,
+)
 
 END_OVERSHOOT = 0.12
 """Seconds by which the stated end of a sequence device lies after its last sample, as in exported recordings."""

@@ -1,0 +1,266 @@
+"""What a folder holds, in words and as plain data: a recording, a model, a session adapter, or a pre-training.
+
+Of recordings, only metadata is read and the behavior, whose gaps decide how many windows there are; of models and
+session adapters, no weight is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from omnimouse.hub.sources import PACKAGED_CORES, PACKAGED_FOLDER, RANK_FILE, HubOptions, find, list_files
+from omnimouse.model.processing_omnimouse import processor_words
+from omnimouse.pretrained.published.checkpoint_files import rank_files
+from omnimouse.pretrained.published.conversion import cached_copy
+from omnimouse.pretrained.session_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter, read_index
+from omnimouse.support.files import read_mapping
+from omnimouse.training.runs.run_status import describe_run, is_run, run_lines
+
+if TYPE_CHECKING:
+    from omnimouse.recordings import Recording
+
+SCORING_STRIDE = 30
+"""Stride of the windows that are counted: the one `evaluate` takes by default, a window a second."""
+
+_SIZES = (
+    "hidden_size",
+    "identity_size",
+    "num_attention_heads",
+    "num_fusion_layers",
+    "num_latents",
+    "num_registers",
+    "video_depths",
+    "video_attention_layout",
+    "num_frames",
+    "frame_height",
+    "frame_width",
+)
+
+
+def shipped_models() -> dict[str, Path]:
+    """Name -> folder of the models that come with the package."""
+    return {name: PACKAGED_FOLDER / name for name in PACKAGED_CORES}
+
+
+def describe(path: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:
+    """Say what a folder, or a model that comes with the package, is.
+
+    Args:
+        path: Folder of a recording, a model or a session adapter, the name of a model, or a Hub repo.
+        revision: Branch, tag or commit of a repo.
+
+    Returns:
+        JSON-ready dict; "kind" is "recording", "model", "session adapter", "published checkpoint" or
+        "training run".
+
+    Raises:
+        ValueError: Nothing has that name, or the folder is none of these.
+        OSError: The Hub does not give the repo.
+    """
+    if Path(path).suffix.lower() == ".zip" and Path(path).expanduser().is_file():
+        from omnimouse.recordings import open_recording
+
+        return describe_recording(open_recording(path))
+    source = find(os.fspath(path), HubOptions(revision=revision))
+    folder = source.folder
+    if source.options is not None and not source.is_stored_model:
+        return _describe_published(source.name, list_files(source), cached_copy(source))
+    if source.options is not None and is_adapter(folder):
+        source.fetch([ADAPTER_WEIGHTS])
+        return {**describe_adapter(folder), "path": source.name}
+    if (folder / ADAPTER_CONFIG).is_file():
+        return describe_adapter(folder)
+    if is_run(folder):
+        return describe_run(folder)
+    from omnimouse.recordings.formats.dataset_form import looks_like_dataset
+    from omnimouse.recordings.making.dataset_hub import sessions_in
+
+    # A recording has a config.json too, so its devices are looked for first.
+    parts = ("responses", "screen", "data/videos", "data/images")
+    if any((folder / device).is_dir() for device in parts) or looks_like_dataset(folder) or sessions_in(folder):
+        from omnimouse.recordings import open_recording
+
+        return describe_recording(open_recording(folder))
+    if (folder / "config.json").is_file():
+        description = {**describe_model(folder), "path": source.name}
+        if source.options is not None:  # a repo's weights are not fetched for this
+            description["n_core_parameters"] = _count_parameters(description["config"])
+        return description
+    ranks = rank_files(folder)
+    if ranks:
+        return _describe_published(str(path), {file.name: file.stat().st_size for file in ranks.values()}, None)
+    found = sorted(entry.name for entry in folder.iterdir())[:8]
+    raise ValueError(
+        f"{folder}: expected a recording (responses/, screen/, ...), a model (config.json, model.safetensors) or a "
+        f"session adapter ({ADAPTER_CONFIG}), found {', '.join(found) or 'an empty folder'}; pass one of these folders"
+    )
+
+
+def describe_recording(recording: Recording) -> dict[str, Any]:
+    """What `omnimouse.recordings.views.overview_text` says, with the windows counted that are scored by default."""
+    from omnimouse import recordings
+
+    return {"kind": "recording", **recordings.describe(recording, stride=SCORING_STRIDE)}
+
+
+def describe_model(folder: Path) -> dict[str, Any]:
+    """Architecture, number of core parameters and sessions of a stored model, without loading a weight."""
+    weights = folder / "model.safetensors"
+    shapes = _shapes(weights) if weights.is_file() else {}
+    shapes.pop("identity.initial", None)  # kept with the core, but no parameter
+    config = read_mapping(folder / "config.json", "the architecture of a model")
+    n_core_parameters = sum(map(math.prod, shapes.values())) if shapes else None
+    processor = folder / "preprocessor_config.json"
+    return {
+        "kind": "model",
+        "path": str(folder),
+        "config": config,
+        "n_core_parameters": n_core_parameters,
+        "processor": read_mapping(processor, "a processor") if processor.is_file() else None,
+        "sessions": read_index(folder),
+    }
+
+
+def _count_parameters(config: dict[str, Any]) -> int:
+    from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+    from omnimouse.pretrained.published.models import empty_core
+
+    core = empty_core(OmniMouseConfig.from_dict(dict(config)))
+    return sum(tensor.numel() for name, tensor in core.items() if name != "identity.initial")
+
+
+def describe_adapter(folder: Path) -> dict[str, Any]:
+    """Session, base model and stored tensors of a session adapter."""
+    weights = folder / ADAPTER_WEIGHTS
+    if not weights.is_file():
+        raise ValueError(f"{folder}: {ADAPTER_CONFIG} without {ADAPTER_WEIGHTS}; copy the whole folder again")
+    return {
+        "kind": "session adapter",
+        "path": str(folder),
+        "config": read_mapping(folder / ADAPTER_CONFIG, "a session adapter's configuration"),
+        "tensors": {name: list(shape) for name, shape in _shapes(weights).items()},
+    }
+
+
+def _describe_published(name: str, sizes: dict[str, int], copy: Path | None) -> dict[str, Any]:
+    """Files of a published checkpoint, and whether it was converted already."""
+    ranks = {file: size for file, size in sizes.items() if RANK_FILE.fullmatch(file)}
+    if not ranks:
+        raise ValueError(
+            f"{name}: expected a model (config.json), a session adapter ({ADAPTER_CONFIG}) or a published checkpoint "
+            f"(rank_<r>.ckpt), found {', '.join(list(sizes)[:8]) or 'nothing'}"
+        )
+    return {
+        "kind": "published checkpoint",
+        "path": name,
+        "files": ranks,
+        "bytes": sum(ranks.values()),
+        "converted": None if copy is None else describe_model(copy),
+    }
+
+
+def to_text(description: dict[str, Any]) -> str:
+    """The description as lines for a terminal."""
+    lines = {
+        "recording": _recording_lines,
+        "model": _model_lines,
+        "session adapter": _adapter_lines,
+        "published checkpoint": _published_lines,
+        "training run": run_lines,
+    }
+    return "\n".join(lines[description["kind"]](description))
+
+
+def _recording_lines(d: dict[str, Any]) -> list[str]:
+    trials = ", ".join(f"{count} {modality}" for modality, count in d["modalities"].items())
+    devices = [
+        [name, f"{device['sampling_rate_hz']:.2f} Hz", f"{device['signals']:,}", f"{device['rows']:,}"]
+        for name, device in d["devices"].items()
+    ]
+    tiers = [
+        [
+            name,
+            str(tier["trials"]),
+            str(tier["conditions"]),
+            f"{tier['seconds'] / 60:.1f}",
+            "-" if tier["windows"] is None else str(tier["windows"]),
+        ]
+        for name, tier in d["tiers"].items()
+    ]
+    return [
+        f"Recording {d['path']}",
+        f"  session {d['session_key']} of animal {d['animal_id']}",
+        f"  {d['n_neurons']:,} neurons, {d['duration_s'] / 60:.1f} minutes",
+        f"  {d['screen']['frames']:,} frames on screen; trials: {trials}",
+        "",
+        *_table(["device", "rate", "signals", "samples"], devices),
+        "",
+        *_table(["tier", "trials", "stimuli", "minutes", "windows"], tiers),
+        f"  (windows: 2 s long, every {d['stride']}th possible one, as scored by default; profile {d['profile']})",
+    ]
+
+
+def _model_lines(d: dict[str, Any]) -> list[str]:
+    config, sessions = d["config"], d["sessions"]
+    core = "no weights (model.safetensors is missing)"
+    if d["n_core_parameters"] is not None:
+        core = f"{d['n_core_parameters']:,} parameters in the core"
+    rows = [
+        [key, entry["animal"], f"{entry['neurons']:,}", processor_words(entry.get("processor"))]
+        for key, entry in sessions.items()
+    ]
+    return [
+        f"Model {d['path']}",
+        f"  {core}; {len(sessions)} session{'s' * (len(sessions) != 1)}",
+        *(f"  {name}: {config[name]}" for name in _SIZES if name in config),
+        *([f"  processor: {processor_words(d['processor'])}"] if d.get("processor") else []),
+        *(["", *_table(["session", "animal", "neurons", "processor"], rows)] if rows else []),
+    ]
+
+
+def _published_lines(d: dict[str, Any]) -> list[str]:
+    text = f"Published checkpoint {d['path']}: {len(d['files'])} rank files, {d['bytes'] / 1e6:,.0f} MB"
+    if d["converted"] is None:
+        return [text, "  not converted yet: that happens when it is first loaded, or with `omnimouse convert`"]
+    return [text, "  converted to:", *_model_lines(d["converted"])]
+
+
+def _adapter_lines(d: dict[str, Any]) -> list[str]:
+    config = d["config"]
+    words = {"processor": processor_words(config.get("processor"))}
+    words |= {name: _words(config.get(name)) for name in ("training", "core_config")}
+    return [
+        f"Session adapter {d['path']}",
+        *(f"  {name}: {words.get(name, value)}" for name, value in {**config, **words}.items()),
+        *(f"  tensor {name}: {' x '.join(map(str, shape))}" for name, shape in d["tensors"].items()),
+    ]
+
+
+def _words(values: dict[str, Any] | None) -> str:
+    return ", ".join(f"{name} {value}" for name, value in (values or {}).items()) or "not known"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Indented columns, the first one to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        first, *rest = widths
+        return "  " + "  ".join([row[0].ljust(first), *(cell.rjust(w) for cell, w in zip(row[1:], rest, strict=True))])
+
+    return [line(row) for row in (header, *rows)]
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors in a safetensors file, from its header."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or download it again") from error

@@ -1,0 +1,41 @@
+"""The command `omnimouse`, from its first moment: nothing is imported before `main` can answer to Ctrl-C.
+
+`parser.py` has the commands and their options, `command_running.py` runs one.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False  # what type checkers take for True, without importing typing
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXIT_INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the entry point of `omnimouse`.
+
+    Args:
+        argv: Arguments after the program's name; those of the process by default.
+
+    Returns:
+        0 when all went well, 1 when `check` found something fatal, 2 when the command failed, 130 after Ctrl-C, 143
+        after SIGTERM.
+    """
+    try:
+        from omnimouse.cli.starting import ending_at_once, leave_in_peace
+
+        with ending_at_once(EXIT_INTERRUPTED, enabled=argv is None):
+            from omnimouse.cli.running import prepare, run
+
+            args = prepare(sys.argv[1:] if argv is None else list(argv))
+        status = run(args)
+        if argv is None:
+            leave_in_peace()
+        return status
+    except KeyboardInterrupt:
+        print("omnimouse: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED

@@ -1,0 +1,292 @@
+"""Attention over windows of time, rotary time embedding, and the transformer blocks.
+
+Shape letters: B batch, Q query rows, K key rows, H heads, C head size, D hidden size.
+
+Rows that share a time and an interval form a `Run`, and a `Layout` is the sequence of runs. Two rows may attend to each
+other in a local layer exactly when their half-open intervals overlap. Since rows are ordered by time, every run of
+queries sees a few contiguous stretches of keys: a local layer is a handful of dense attention calls, exact on every
+device, and neither a `[Q, K]` mask nor a `[Q, K]` score matrix is ever built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from omnimouse.model.attention_kernels import attend
+
+
+@dataclass(frozen=True)
+class Run:
+    """Contiguous rows with one time stamp and one interval.
+
+    Args:
+        rows: Number of rows.
+        time: Time stamp in ticks, for the rotary embedding.
+        start: First tick of the interval.
+        stop: First tick after it.
+    """
+
+    rows: int
+    time: int
+    start: int
+    stop: int
+
+    def overlaps(self, other: Run) -> bool:
+        return not (other.stop <= self.start or other.start >= self.stop)
+
+
+Layout = tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Query rows `[start, stop)` and the stretches of key rows that they see."""
+
+    start: int
+    stop: int
+    keys: tuple[tuple[int, int], ...]
+
+
+def n_rows(layout: Layout) -> int:
+    """Rows of a layout."""
+    return sum(run.rows for run in layout)
+
+
+def plan_attention(queries: Layout, keys: Layout, *, local: bool = True) -> tuple[Group, ...]:
+    """Plans attention: which stretches of key rows every stretch of query rows sees.
+
+    Args:
+        queries: Runs of the query rows.
+        keys: Runs of the key rows.
+        local: Whether intervals decide; otherwise every query sees every key.
+
+    Returns:
+        Groups that cover all query rows in order. Neighbouring runs that see the same keys share a group.
+    """
+    if not local:
+        return (Group(0, n_rows(queries), ((0, n_rows(keys)),) if keys else ()),)
+    seen, start = [], 0
+    for query in queries:
+        stretches: list[tuple[int, int]] = []
+        row = 0
+        for key in keys:
+            if key.overlaps(query):
+                if stretches and stretches[-1][1] == row:
+                    stretches[-1] = (stretches[-1][0], row + key.rows)
+                else:
+                    stretches.append((row, row + key.rows))
+            row += key.rows
+        seen.append((start, start + query.rows, tuple(stretches)))
+        start += query.rows
+    return tuple(
+        Group(members[0][0], members[-1][1], stretches)
+        for stretches, group in groupby(seen, key=lambda item: item[2])
+        for members in [list(group)]
+    )
+
+
+def rotary_table(
+    layout: Layout, *, ticks_per_second: int, head_dim: int, min_period: float, max_period: float
+) -> Tensor:
+    """Cosines and sines of the rotary time embedding, computed in float64 and stored as float32.
+
+    The angle of pair `i` at time `t` seconds is `2 pi t / T_i` with `T_i = T_min (T_max / T_min)^(2i / C)`.
+
+    Returns:
+        `[2, rows, C / 2]`: cosines, then sines.
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    periods = min_period * (max_period / min_period) ** exponents
+    times = torch.tensor([run.time for run in layout], dtype=torch.float64) / ticks_per_second
+    angles = 2 * torch.pi * times[:, None] / periods
+    counts = torch.tensor([run.rows for run in layout], dtype=torch.long)
+    return torch.stack((angles.cos(), angles.sin())).float().repeat_interleave(counts, dim=1)
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotates adjacent pairs of `x [B, H, rows, C]` by a `rotary_table [2, rows, C / 2]` (or one of a single row)."""
+    cos, sin = table[0], table[1]
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+
+
+def rms_normalize(x: Tensor, eps: float) -> Tensor:
+    """RMS normalisation over the last axis, without weight."""
+    return F.rms_norm(x, (x.shape[-1],), eps=eps)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """`[B, rows, H * C]` to `[B, H, rows, C]`."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def dense_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention `[B, H, rows, C]` in the type of `value`.
+
+    On a CPU it is computed in float32: attention kernels there are slower in bfloat16, their backward three times.
+    Elsewhere, by kernels that passed a trial (`attention_kernels.py`).
+    """
+    if value.device.type == "cpu" and value.dtype == torch.bfloat16:
+        with torch.autocast("cpu", enabled=False):
+            out = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
+        return out.to(value.dtype)
+    kernel = F.scaled_dot_product_attention if value.device.type == "cpu" else attend
+    return kernel(query.to(value.dtype), key.to(value.dtype), value)
+
+
+def _select(x: Tensor, stretches: Sequence[tuple[int, int]]) -> Tensor:
+    parts = [x[:, :, start:stop] for start, stop in stretches]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def windowed_attention(query: Tensor, key: Tensor, value: Tensor, plan: Sequence[Group]) -> Tensor:
+    """Attention in which each group of query rows sees its own stretches of key rows.
+
+    Args:
+        query: `[B, H, Q, C]`.
+        key: `[B, G, K, C]` with `G` dividing `H`; head `j` of the keys serves query heads `j H/G .. (j+1) H/G - 1`.
+        value: `[B, G, K, C]`.
+        plan: From `plan_attention`.
+
+    Returns:
+        `[B, Q, H * C]`. A query that sees no key gets 0, with zero gradient.
+    """
+    heads = query.shape[1]
+    if key.shape[1] != heads:
+        key, value = (x.repeat_interleave(heads // key.shape[1], dim=1) for x in (key, value))
+    parts = []
+    for group in plan:
+        rows = query[:, :, group.start : group.stop]
+        if group.keys:
+            rows = dense_attention(rows, _select(key, group.keys), _select(value, group.keys))
+        else:
+            rows = torch.zeros_like(rows, dtype=value.dtype)
+        parts.append(rows)
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)).transpose(1, 2).flatten(2)
+
+
+def feed_forward_width(size: int, multiplier: float) -> int:
+    """Width of a gated feed-forward: `multiplier * size`, rounded up to a multiple of 128."""
+    return 128 * int((multiplier * size + 127) // 128)
+
+
+class GatedFeedForward(nn.Module):
+    """`down(silu(up(x)) * gate(x))`, without biases.
+
+    Args:
+        size: Input and output width.
+        multiplier: Inner width over `size`, rounded up to a multiple of 128.
+    """
+
+    max_rows = 16384
+    """Rows computed at a time when no gradient is wanted, so that the inner activations stay small."""
+
+    def __init__(self, size: int, multiplier: float):
+        super().__init__()
+        width = feed_forward_width(size, multiplier)
+        self.up = nn.Linear(size, width, bias=False)
+        self.gate = nn.Linear(size, width, bias=False)
+        self.down = nn.Linear(width, size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or x.shape[1] <= self.max_rows:
+            return self.down(F.silu(self.up(x)) * self.gate(x))
+        return torch.cat([self.forward(part) for part in x.split(self.max_rows, dim=1)], dim=1)
+
+
+class SelfAttentionBlock(GradientCheckpointingLayer):
+    """Pre-norm block of the fusion stack: windowed or global self-attention with grouped heads, then feed-forward.
+
+    Args:
+        size: Hidden size D.
+        heads: Query heads.
+        key_value_heads: Key and value heads.
+        multiplier: Feed-forward width over `size`.
+        eps: Epsilon of the norms.
+    """
+
+    def __init__(self, size: int, heads: int, key_value_heads: int, multiplier: float, eps: float):
+        super().__init__()
+        self.heads, self.key_value_heads, self.eps = heads, key_value_heads, eps
+        self.attention_norm = nn.RMSNorm(size, eps=eps)
+        self.query_key_value = nn.Linear(size, size + 2 * key_value_heads * (size // heads), bias=False)
+        self.output = nn.Linear(size, size, bias=False)
+        self.feed_forward_norm = nn.RMSNorm(size, eps=eps)
+        self.feed_forward = GatedFeedForward(size, multiplier)
+
+    def forward(self, x: Tensor, rotary: Tensor, plan: Sequence[Group]) -> Tensor:
+        """`x [B, rows, D]` with its `rotary_table` and plan, to `[B, rows, D]`."""
+        x = x.to(self.attention_norm.weight.dtype)  # under autocast the residual stream stays in full precision
+        size, narrow = x.shape[-1], self.key_value_heads * (x.shape[-1] // self.heads)
+        query, key, value = self.query_key_value(self.attention_norm(x)).split((size, narrow, narrow), dim=-1)
+        query = rotate(rms_normalize(split_heads(query, self.heads), self.eps), rotary)
+        key = rotate(rms_normalize(split_heads(key, self.key_value_heads), self.eps), rotary)
+        value = split_heads(value, self.key_value_heads)
+        x = x + self.output(windowed_attention(query, key, value, plan))
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class CrossAttentionBlock(GradientCheckpointingLayer):
+    """Pre-norm block in which queries attend to a context, then feed-forward.
+
+    Rows of the queries may repeat: `spans` says which rows of `x` appear when, so that a neuron's query is normalised
+    and projected once however many time steps ask for it.
+
+    Args:
+        size: Hidden size D.
+        heads: Heads.
+        multiplier: Feed-forward width over `size`.
+        eps: Epsilon of the norms.
+    """
+
+    def __init__(self, size: int, heads: int, multiplier: float, eps: float):
+        super().__init__()
+        self.heads, self.eps = heads, eps
+        self.attention_norm = nn.RMSNorm(size, eps=eps)
+        self.context_norm = nn.RMSNorm(size, eps=eps)
+        self.query = nn.Linear(size, size, bias=False)
+        self.key_value = nn.Linear(size, 2 * size, bias=False)
+        self.output = nn.Linear(size, size, bias=False)
+        self.feed_forward_norm = nn.RMSNorm(size, eps=eps)
+        self.feed_forward = GatedFeedForward(size, multiplier)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor,
+        query_rotary: Tensor,
+        context_rotary: Tensor,
+        plan: Sequence[Group],
+        spans: Sequence[tuple[int, int]] | None = None,
+    ) -> Tensor:
+        """Lets queries attend to a context.
+
+        Args:
+            x: `[B, rows, D]`.
+            context: `[B, K, D]`.
+            query_rotary: `rotary_table` of the query rows after repetition.
+            context_rotary: `rotary_table` of the context rows.
+            plan: Attention plan between both.
+            spans: Stretches `[start, stop)` of `x` that make up the query rows, in order; all of `x` once by default.
+
+        Returns:
+            `[B, Q, D]`, one row per query row.
+        """
+        dtype = self.attention_norm.weight.dtype  # under autocast the residual stream stays in full precision
+        x, context = x.to(dtype), context.to(dtype)
+        query = rms_normalize(split_heads(self.query(self.attention_norm(x)), self.heads), self.eps)
+        key, value = self.key_value(self.context_norm(context)).chunk(2, dim=-1)
+        key = rotate(rms_normalize(split_heads(key, self.heads), self.eps), context_rotary)
+        value = split_heads(value, self.heads)
+        if spans is not None:
+            x = torch.cat([x[:, start:stop] for start, stop in spans], dim=1)
+            query = _select(query, spans)
+        x = x + self.output(windowed_attention(rotate(query, query_rotary), key, value, plan))
+        return x + self.feed_forward(self.feed_forward_norm(x))

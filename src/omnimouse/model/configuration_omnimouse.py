@@ -1,0 +1,384 @@
+"""Architecture of an OmniMouse model: one flat, strictly checked configuration, and the released sizes as data."""
+
+import math
+import warnings
+from types import MappingProxyType
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from omnimouse.pretrained import auto_classes
+
+DEFAULT_BEHAVIOR_CHANNELS = ("pupil_size", "pupil_size_derivative", "gaze_x", "gaze_y", "running_speed")
+"""Content of the five behaviour channels in the order in which published recordings store them."""
+
+MASK_UNIT = 8
+"""Side of a mask unit of the video encoder, in patches."""
+
+_TINY: dict[str, Any] = {
+    "hidden_size": 128,
+    "identity_size": 64,
+    "num_attention_heads": 2,
+    "num_fusion_layers": 2,
+    "num_local_layers": 1,
+    "num_latents": 32,
+    "num_registers": 16,
+    "video_hidden_size": 64,
+    "video_depths": [1, 2],
+    "video_patch_kernel": [6, 16, 16],
+    "video_patch_stride": [4, 4, 4],
+    "video_patch_padding": [1, 4, 6],
+    "video_drop_path_rate": 0.0,
+}
+_20M: dict[str, Any] = {"hidden_size": 512, "num_attention_heads": 8, "num_fusion_layers": 6, "video_depths": [2, 8]}
+
+PRESETS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
+    {
+        "tiny": _TINY,
+        "1m": {"hidden_size": 256, "num_attention_heads": 4, "num_fusion_layers": 2, "num_local_layers": 1},
+        "5m": {"hidden_size": 256, "num_attention_heads": 4, "num_fusion_layers": 6},
+        "20m": _20M,
+        "80m": {**_20M, "hidden_size": 768, "num_attention_heads": 12, "num_fusion_layers": 12},
+        "300m": {**_20M, "hidden_size": 1024, "num_attention_heads": 16, "num_fusion_layers": 24},
+    }
+)
+"""Sizes: `1m` to `300m` are the released ones (named by their authors); `tiny` is made for a laptop's CPU."""
+
+
+_WRITTEN_BY_OTHERS = frozenset(
+    {
+        "model_type",
+        "transformers_version",
+        "architectures",
+        "dtype",
+        "torch_dtype",
+        "auto_map",
+        "attn_implementation",
+        "extra_files",
+        "extra_config_files",
+        "name_or_path",
+        "quantization_config",
+        "use_cache",
+    }
+)
+"""What transformers writes beside the architecture."""
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@strict
+class OmniMouseConfig(PreTrainedConfig):
+    """Architecture of an `OmniMouseModel`. It holds no session, path, device or learning rate.
+
+    Unknown types and impossible values raise at construction. Defaults are those of the `5m` preset.
+
+    Args:
+        response_rate: Samples per second of the responses.
+        num_response_samples: Response samples in a window (60 = 2 s).
+        video_rate: Frames per second of the video.
+        num_frames: Frames in a window.
+        frame_height: Rows of a frame, in pixels.
+        frame_width: Columns of a frame, in pixels.
+        behavior_rate: Samples per second of the behaviour channels.
+        num_behavior_samples: Behaviour samples in a window.
+        behavior_channels: Names of the behaviour channels, in order.
+        max_population: Most neurons of a population that one training step looks at.
+        guard_samples: Samples after visible activity that are never targets, since responses were resampled from a
+            slower scan and could be interpolated from what is visible.
+        skip_samples: Targets may not begin before this sample.
+        hidden_size: Width of all tokens (D).
+        identity_size: Size of neuron, session and animal vectors (E). Released checkpoints use 256.
+        num_attention_heads: Query heads in encoder, fusion stack and decoder.
+        num_key_value_heads: Key and value heads in the fusion stack; `None` means as many as query heads.
+        num_fusion_layers: Blocks of the fusion stack.
+        num_local_layers: Local blocks before each run of global ones. When the pattern does not divide the number of
+            blocks, the extra ones come first and are local.
+        num_global_layers: Global blocks that close each repetition of the pattern.
+        ffn_multiplier: Width of the gated feed-forward of encoder and fusion stack, times `hidden_size`.
+        decoder_ffn_multiplier: The same for the decoder.
+        rms_norm_eps: Epsilon of every RMSNorm.
+        response_token_window: Samples that one response token covers (w).
+        response_token_stride: Samples between response tokens, and samples that one response query predicts (s).
+        num_latents: Latent vectors, each used once per latent step (M).
+        latent_window: Samples that a latent owns, and samples between latent steps.
+        num_registers: Latent vectors that own the whole window (G).
+        rope_min_period: Shortest rotary period, in seconds. The longest is the window.
+        video_hidden_size: Width of the first stage of the video encoder; the second has twice that.
+        video_num_heads: Heads of its first stage; the second has twice that.
+        video_depths: Blocks of its two stages.
+        video_patch_kernel: Patch size (frames, rows, columns).
+        video_patch_stride: Patch stride.
+        video_patch_padding: Zero padding on both sides.
+        video_ffn_multiplier: Width of its gated feed-forward, times the stage's width.
+        video_drop_path_rate: Stochastic depth of its last block; rises linearly from 0.
+        video_attention_layout: `"spatial"` attends inside 8x8 neighbouring patches of one time step and never sees a
+            hidden frame. `"published"` reproduces the released weights' scattered attention: under it **a mask does not
+            hide frames from the video features**. It is for converted checkpoints only.
+        softplus_beta: Sharpness of the response readout's softplus.
+        response_loss_epsilon: Inside the logarithm of the Poisson loss.
+        response_loss_clamp: Each element of the Poisson loss is clamped to plus or minus this.
+        behavior_loss_clamp: Each squared error of behaviour is clamped to this.
+        behavior_loss_weight: Weight of the behaviour loss in the total.
+
+    Raises:
+        StrictDataclassFieldValidationError: A field has the wrong type.
+        StrictDataclassClassValidationError: Fields contradict each other; the message names them.
+    """
+
+    model_type = "omnimouse"
+    # What `transformers.Trainer.predict` does not collect: losses, and what only says where predictions belong.
+    keys_to_ignore_at_inference = [  # noqa: RUF012 (as transformers)
+        "response_loss",
+        "behavior_loss",
+        "response_targets",
+        "target_mask",
+        "target_neuron_ids",
+        "target_start",
+    ]
+
+    response_rate: int = 30
+    num_response_samples: int = 60
+    video_rate: int = 30
+    num_frames: int = 60
+    frame_height: int = 36
+    frame_width: int = 64
+    behavior_rate: int = 20
+    num_behavior_samples: int = 40
+    behavior_channels: list[str] | tuple[str, ...] = DEFAULT_BEHAVIOR_CHANNELS
+    max_population: int = 4096
+    guard_samples: int = 5
+    skip_samples: int = 5
+
+    hidden_size: int = 256
+    identity_size: int = 128
+    num_attention_heads: int = 4
+    num_key_value_heads: int | None = None
+    num_fusion_layers: int = 6
+    num_local_layers: int = 5
+    num_global_layers: int = 1
+    ffn_multiplier: int | float = 2.67
+    decoder_ffn_multiplier: int | float = 4
+    rms_norm_eps: float = 1e-5
+
+    response_token_window: int = 10
+    response_token_stride: int = 5
+    num_latents: int = 640
+    latent_window: int = 10
+    num_registers: int = 256
+    rope_min_period: float = 1e-3
+
+    video_hidden_size: int = 128
+    video_num_heads: int = 2
+    video_depths: list[int] | tuple[int, ...] = (2, 2)
+    video_patch_kernel: list[int] | tuple[int, ...] = (6, 7, 7)
+    video_patch_stride: list[int] | tuple[int, ...] = (2, 2, 2)
+    video_patch_padding: list[int] | tuple[int, ...] = (2, 1, 3)
+    video_ffn_multiplier: int | float = 2.67
+    video_drop_path_rate: int | float = 0.25
+    video_attention_layout: Literal["spatial", "published"] = "spatial"
+
+    softplus_beta: int | float = 0.1
+    response_loss_epsilon: float = 1e-5
+    response_loss_clamp: int | float = 100.0
+    behavior_loss_clamp: int | float = 10.0
+    behavior_loss_weight: int | float = 0.1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name, field in type(self).__dataclass_fields__.items():
+            if isinstance(field.default, tuple):  # JSON knows lists only: one form, so that a round trip is equal
+                setattr(self, name, list(getattr(self, name)))
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Builds a configuration from what was stored; as transformers does, and says what does not fit.
+
+        A field that this version does not know, as a later one may write, is warned about and ignored. A field that is
+        missing is refused: its default could belong to another model, and weights do not tell all of them.
+
+        Raises:
+            ValueError: Fields are missing (all are named), or it is the configuration of another kind of model.
+        """
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(
+                f"This is the configuration of a model of type {kind!r}, expected {cls.model_type!r}. Open it with the "
+                "library that wrote it."
+            )
+        inherited = set(PreTrainedConfig.__dataclass_fields__)
+        own = [name for name in cls.__dataclass_fields__ if name not in inherited]
+        missing = [name for name in own if name not in config_dict]
+        if missing:
+            raise ValueError(
+                f"The configuration lacks {', '.join(missing)}. Copy config.json again from where the model came from; "
+                "OmniMouseConfig.from_preset has the values of the released sizes."
+            )
+        unknown = [name for name in config_dict if name not in own and name not in inherited | _WRITTEN_BY_OTHERS]
+        unknown = [name for name in unknown if not name.startswith("_")]
+        if unknown:
+            warnings.warn(
+                f"The configuration has fields that this version of omnimouse does not know: {', '.join(unknown)}. "
+                "They are ignored; a newer version may have written them, and compute otherwise.",
+                stacklevel=2,
+            )
+            config_dict = {name: value for name, value in config_dict.items() if name not in unknown}
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "OmniMouseConfig":
+        """Builds a configuration of a named size.
+
+        Args:
+            name: One of `tiny`, `1m`, `5m`, `20m`, `80m`, `300m` (case does not matter).
+            **overrides: Fields that replace the preset's.
+
+        Raises:
+            ValueError: The name is unknown (known ones are listed) or an override is not a field.
+        """
+        if not isinstance(name, str) or name.lower() not in PRESETS:
+            raise ValueError(f"Unknown preset {name!r}. Known presets: {', '.join(PRESETS)}.")
+        unknown = [key for key in overrides if key not in cls.__dataclass_fields__]
+        if unknown:
+            raise ValueError(f"OmniMouseConfig has no field {', '.join(unknown)}. See help(OmniMouseConfig).")
+        return cls(**{**PRESETS[name.lower()], **overrides})
+
+    # Sizes that follow from the fields.
+
+    @property
+    def ticks_per_second(self) -> int:
+        """Integer time base: a common multiple of all rates, so that no time comparison rounds."""
+        return math.lcm(self.response_rate, self.video_rate, self.behavior_rate)
+
+    @property
+    def window_seconds(self) -> float:
+        """Length of a window in seconds."""
+        return self.num_response_samples / self.response_rate
+
+    @property
+    def head_dim(self) -> int:
+        """Size of an attention head outside the video encoder."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def num_latent_steps(self) -> int:
+        """Times at which each latent vector is used in a window (n)."""
+        return self.num_response_samples // self.latent_window
+
+    @property
+    def video_patch_grid(self) -> tuple[int, int, int]:
+        """Patches of a window (time steps, rows, columns) before pooling."""
+        sizes = (self.num_frames, self.frame_height, self.frame_width)
+        steps = [
+            (n + 2 * p - k) // s + 1
+            for n, k, s, p in zip(
+                sizes, self.video_patch_kernel, self.video_patch_stride, self.video_patch_padding, strict=True
+            )
+        ]
+        return steps[0], steps[1], steps[2]
+
+    @property
+    def video_tokens_per_step(self) -> int:
+        """Video tokens of one time step, after pooling."""
+        _, rows, columns = self.video_patch_grid
+        return rows * columns // 4
+
+    def is_global_layer(self, layer: int) -> bool:
+        """Whether a block of the fusion stack attends everywhere (extra blocks come first and are local)."""
+        period = self.num_local_layers + self.num_global_layers
+        extra = self.num_fusion_layers % period
+        return layer >= extra and (layer - extra) % period >= self.num_local_layers
+
+    # Checks, run by `strict` at construction and on save.
+
+    def validate_positive(self) -> None:
+        """Every size, rate and count must be positive."""
+        zero_allowed = {"num_registers", "num_local_layers", "num_global_layers", "guard_samples", "skip_samples"}
+        for name, field in type(self).__dataclass_fields__.items():
+            if name in PreTrainedConfig.__dataclass_fields__ or "int" not in str(field.type):
+                continue
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or name == "video_drop_path_rate":
+                continue
+            low = 0 if name in zero_allowed else 1 if isinstance(value, int) else 1e-12
+            _check(value >= low and math.isfinite(value), f"{name} must be at least {low}, got {value}.")
+
+    def validate_window(self) -> None:
+        """Responses, video and behaviour must cover the same time, and latents and tokens must tile it."""
+        spans = {
+            "num_response_samples / response_rate": (self.num_response_samples, self.response_rate),
+            "num_frames / video_rate": (self.num_frames, self.video_rate),
+            "num_behavior_samples / behavior_rate": (self.num_behavior_samples, self.behavior_rate),
+        }
+        seconds = {name: n / rate for name, (n, rate) in spans.items()}
+        n, rate = self.num_response_samples, self.response_rate
+        same = all(m * rate == n * r for m, r in spans.values())
+        _check(same, f"All modalities must cover the same time, got {seconds} seconds.")
+        _check(
+            n % self.latent_window == 0,
+            f"num_response_samples ({n}) must be a multiple of latent_window ({self.latent_window}).",
+        )
+        _check(
+            self.response_token_window <= n,
+            f"response_token_window ({self.response_token_window}) exceeds num_response_samples ({n}).",
+        )
+
+    def validate_heads(self) -> None:
+        """Heads must divide widths, and rotary embedding needs even heads."""
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        _check(
+            self.hidden_size % heads == 0 and self.head_dim % 2 == 0,
+            f"hidden_size ({self.hidden_size}) must be an even multiple of num_attention_heads ({heads}).",
+        )
+        _check(
+            groups is None or (groups > 0 and heads % groups == 0),
+            f"num_key_value_heads ({groups}) must divide num_attention_heads ({heads}), or be None.",
+        )
+        _check(
+            self.num_local_layers + self.num_global_layers > 0,
+            "num_local_layers and num_global_layers cannot both be 0.",
+        )
+        _check(
+            self.video_hidden_size % self.video_num_heads == 0,
+            f"video_hidden_size ({self.video_hidden_size}) must be a multiple of video_num_heads "
+            f"({self.video_num_heads}).",
+        )
+
+    def validate_video(self) -> None:
+        """The patch grid must split into mask units."""
+        for name in ("video_patch_kernel", "video_patch_stride", "video_patch_padding"):
+            value = getattr(self, name)
+            _check(len(value) == 3, f"{name} must have 3 entries (frames, rows, columns), got {list(value)}.")
+        _check(
+            len(self.video_depths) == 2 and min(self.video_depths) >= 1,
+            f"video_depths must be two positive numbers of blocks, got {list(self.video_depths)}.",
+        )
+        rate = self.video_drop_path_rate
+        _check(0 <= rate < 1, f"video_drop_path_rate must be in [0, 1), got {rate}.")
+        steps, rows, columns = self.video_patch_grid
+        _check(
+            steps >= 1 and rows >= MASK_UNIT and columns >= MASK_UNIT and rows % MASK_UNIT == columns % MASK_UNIT == 0,
+            f"Frames of {self.frame_height}x{self.frame_width} give {rows}x{columns} patches; both must be multiples "
+            f"of {MASK_UNIT}. With kernel {list(self.video_patch_kernel)[1:]}, stride "
+            f"{list(self.video_patch_stride)[1:]} and padding {list(self.video_patch_padding)[1:]} supported heights "
+            f"are {self._supported_sizes(1)} and widths {self._supported_sizes(2)}; resize the frames, or change the "
+            "patching.",
+        )
+        n_channels = len(self.behavior_channels)
+        _check(
+            n_channels >= 1 and len(set(self.behavior_channels)) == n_channels,
+            f"behavior_channels must be distinct names, got {list(self.behavior_channels)}.",
+        )
+
+    def _supported_sizes(self, axis: int) -> str:
+        kernel, stride, padding = (
+            int(value[axis]) for value in (self.video_patch_kernel, self.video_patch_stride, self.video_patch_padding)
+        )
+        sizes = [(n * MASK_UNIT - 1) * stride + kernel - 2 * padding for n in (1, 2, 3, 4)]
+        return ", ".join(f"{size}-{size + stride - 1}" if stride > 1 else str(size) for size in sizes) + ", ..."
+
+
+auto_classes.register_config(OmniMouseConfig)

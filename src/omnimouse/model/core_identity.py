@@ -1,0 +1,90 @@
+"""What a core is: its tensors, and every field of its configuration that changes a prediction."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.support.files import read_mapping
+from omnimouse.support.tensor_files import hash_tensors
+
+CHANGES_NO_PREDICTION = frozenset(
+    {
+        "max_population",  # how many neurons a training step draws
+        "video_drop_path_rate",  # training alone
+        "response_loss_epsilon",
+        "response_loss_clamp",
+        "behavior_loss_clamp",
+        "behavior_loss_weight",
+    }
+)
+"""Fields of `OmniMouseConfig` that do not count. All others do, also those that will be added."""
+
+
+def core_settings(config: OmniMouseConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a configuration that change a prediction, as far as they are not at their defaults.
+
+    What transformers adds (types, versions, names) is no such field. Defaults are left out so that a field which a
+    later version adds, at the value that stands for what was computed before, changes no core that was there before.
+
+    Args:
+        config: a configuration, or the content of a `config.json`.
+    """
+    given = config.to_dict() if isinstance(config, OmniMouseConfig) else config
+    inherited = PreTrainedConfig.__dataclass_fields__
+    own = {n: f for n, f in OmniMouseConfig.__dataclass_fields__.items() if n not in inherited}
+    found = {n: _plain(given.get(n, f.default)) for n, f in own.items() if n not in CHANGES_NO_PREDICTION}
+    if found["num_key_value_heads"] == found["num_attention_heads"]:
+        found["num_key_value_heads"] = None  # which stands for as many
+    return {n: value for n, value in found.items() if value != _plain(own[n].default)}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it, and one number for 4 and 4.0."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def stored_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the core in a model folder, from its `config.json`."""
+    return core_settings(read_mapping(folder / "config.json", "the architecture of a model"))
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """SHA-256 over what `core_settings` returns."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def core_sha256(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
+    """SHA-256 over a core's tensors and settings: session adapters, scores and checkpoints belong to one such core."""
+    return join_hashes(hash_tensors(tensors), settings_hash(settings))
+
+
+def join_hashes(*hashes: str) -> str:
+    """One SHA-256 of several."""
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+
+def scored_core(model: Any) -> str:
+    """Hash of what a model computes with besides its sessions: its core, and what peft added to it (a LoRA)."""
+    injected = model.injected_hash()
+    return model.core_hash() if injected is None else join_hashes(model.core_hash(), injected)
+
+
+def settings_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """Names the settings in which two cores differ, as `softplus_beta 0.1 there, 3 here`; empty if in none."""
+    defaults = OmniMouseConfig.__dataclass_fields__
+
+    def value(settings: Mapping[str, Any], name: str) -> Any:
+        return settings.get(name, _plain(defaults[name].default) if name in defaults else "nothing")
+
+    pairs = {name: (value(theirs, name), value(ours, name)) for name in sorted({*theirs, *ours})}
+    return "; ".join(f"{name} {there} there, {here} here" for name, (there, here) in pairs.items() if there != here)

@@ -1,0 +1,229 @@
+"""Measured scores as a model folder keeps them: `scores.json`, each with the hashes of the weights it was measured on.
+
+A score says something about exactly the weights it was measured on. Every change of the core, of what it computes with
+(`core_identity.core_settings`) or of the session's vectors makes it a score of something else, so `still_true` decides
+by hash what may be shown beside a model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omnimouse.support.files import read_json, write_json
+from omnimouse.support.version import __version__
+
+if TYPE_CHECKING:
+    from omnimouse.evaluation.scores import Scores, TaskScore
+
+SCORES_FILE = "scores.json"
+
+RESPONSE_METRIC = "single-trial correlation, mean over neurons"
+
+_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+
+
+def behavior_metric(group: str) -> str:
+    """Name of the metric of a group of decoded behaviour channels ("pupil", "gaze", "running")."""
+    return f"correlation of decoded {group}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredScore:
+    """One number that was measured, with all that one has to know to repeat it.
+
+    Attributes:
+        session_key: The session scored.
+        task: Name of the task or evaluation mask.
+        tier: The trials scored.
+        metric: `RESPONSE_METRIC`, or `behavior_metric(group)`.
+        value: The correlation, -1 to 1.
+        n_windows: Windows that went into it.
+        n_neurons: Neurons of the session.
+        core_sha256: Hash of the core it was measured on.
+        session_sha256: Hash of the session's four tensors.
+        package_version: Version of omnimouse that measured it.
+        last_value: What repeating each neuron's last visible sample scores on the same windows; None for behaviour, and
+            where the task shows nothing of the neurons it predicts.
+        ceiling: What no model can exceed on the same windows; known for simulated recordings only.
+        simulated: Whether the recording is a simulated one; None if unknown, as for a task that predicts no responses.
+        stride: Every stride-th possible window start was used.
+        include_blanks: Whether windows on blank screens were scored too.
+        max_windows: At most so many windows were scored, spread over the tier; None for all.
+        profile: Rules by which windows were cut and standardised.
+        tier_in_training: "trained on" or "selected on" where the weights know these trials, None as far as is known.
+
+    Raises:
+        ValueError: A field of another type than declared, or a number that is not finite.
+    """
+
+    session_key: str
+    task: str
+    tier: str
+    metric: str
+    value: float
+    n_windows: int
+    n_neurons: int
+    core_sha256: str
+    session_sha256: str
+    package_version: str
+    last_value: float | None = None
+    ceiling: float | None = None
+    simulated: bool | None = None
+    stride: int | None = None
+    include_blanks: bool | None = None
+    max_windows: int | None = None
+    profile: str | None = None
+    tier_in_training: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, kind = getattr(self, field.name), str(field.type)
+            if value is None and kind.endswith("| None"):
+                continue
+            kind = kind.removesuffix(" | None")
+            fits = isinstance(value, _KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
+            if not fits or (isinstance(value, float) and not math.isfinite(value)):
+                raise ValueError(f"MeasuredScore.{field.name} is {value!r}; expected {field.type}, and finite.")
+
+    @property
+    def identity(self) -> tuple[str, str, str, str]:
+        """What the number is a score of: session, task, tier and metric."""
+        return self.session_key, self.task, self.tier, self.metric
+
+    @property
+    def is_behavior(self) -> bool:
+        """Whether it scores decoded behaviour and not responses."""
+        return self.metric != RESPONSE_METRIC
+
+
+_SETTINGS = ("stride", "include_blanks", "max_windows", "profile", "tier_in_training")
+
+
+def measured_scores(scores: Scores) -> list[MeasuredScore]:
+    """Turns what `evaluate` returned into single measured numbers.
+
+    Undefined correlations are left out, and so are masks that a caller built and named: nobody else could tell from
+    the name what was asked.
+
+    Args:
+        scores: As `evaluate` returns them.
+
+    Raises:
+        ValueError: The scores do not say which weights they were measured on.
+    """
+    if scores.core_sha256 is None or scores.session_sha256 is None:
+        raise ValueError(
+            f"The scores of session {scores.session_key!r} do not say which weights they were measured on "
+            "(core_sha256, session_sha256). Measure them with omnimouse.evaluate."
+        )
+    shared: dict[str, Any] = {
+        "session_key": scores.session_key,
+        "tier": scores.tier,
+        "n_neurons": scores.n_neurons,
+        "core_sha256": scores.core_sha256,
+        "session_sha256": scores.session_sha256,
+        "package_version": __version__,
+        **{name: scores.settings.get(name) for name in _SETTINGS},
+    }
+    own = set(scores.settings.get("own_masks", ()))
+    # A task that predicts responses knows whether there is a ceiling, hence whether the mouse is simulated.
+    predicting = [task for task in scores.tasks.values() if task.score is not None]
+    shared["simulated"] = any(task.ceilings for task in predicting) if predicting else None
+    return [
+        MeasuredScore(task=name, **numbers, **shared)
+        for name, task in scores.tasks.items()
+        if name not in own
+        for numbers in _numbers(task)
+    ]
+
+
+def _numbers(task: TaskScore) -> list[dict[str, Any]]:
+    """The defined correlations of one task, with what stands beside them."""
+    found: list[dict[str, Any]] = []
+    if task.score is not None and math.isfinite(task.score):
+        last_value = task.baselines.get("last_visible_value")
+        found.append(
+            {
+                "metric": RESPONSE_METRIC,
+                "value": float(task.score),
+                "n_windows": task.n_windows,
+                "last_value": _finite(last_value.score if last_value else None),
+                "ceiling": _finite(task.ceiling.score if task.ceiling else None),
+            }
+        )
+    for group, value in task.behavior_groups.items():
+        if math.isfinite(value):
+            found.append(
+                {"metric": behavior_metric(group), "value": float(value), "n_windows": task.n_behavior_windows}
+            )
+    return found
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def merge_scores(old: Iterable[MeasuredScore], new: Iterable[MeasuredScore]) -> list[MeasuredScore]:
+    """Joins two lists, sorted; of two scores of the same session, task, tier and metric the new one stays."""
+    merged = {score.identity: score for score in (*old, *new)}
+    return [merged[identity] for identity in sorted(merged)]
+
+
+def still_true(
+    scores: Iterable[MeasuredScore], *, core_sha256: str | Collection[str], session_hashes: Mapping[str, str]
+) -> list[MeasuredScore]:
+    """Keeps the scores that were measured on exactly these weights.
+
+    Args:
+        scores: Any scores.
+        core_sha256: Hash of the core, `model.core_hash()`, or all hashes that it is known by.
+        session_hashes: Session key -> hash of its four tensors, for the sessions that have scores; a score of a session
+            that is not listed is dropped.
+    """
+    cores = {core_sha256} if isinstance(core_sha256, str) else core_sha256
+    return [
+        score
+        for score in scores
+        if score.core_sha256 in cores and session_hashes.get(score.session_key) == score.session_sha256
+    ]
+
+
+def read_scores(folder: Path) -> list[MeasuredScore]:
+    """Reads `scores.json` of a model or adapter folder; empty when there is none.
+
+    Fields that this version does not know are ignored.
+
+    Raises:
+        ValueError: The file is no list of scores, or an entry lacks a field or has one of another type.
+    """
+    path = folder / SCORES_FILE
+    if not path.exists():
+        return []
+    content = read_json(path, "a list of measured scores")
+    if not isinstance(content, list):
+        raise ValueError(f"{path} should hold a list of measured scores, but holds a {type(content).__name__}.")
+    known = {field.name for field in fields(MeasuredScore)}
+    needed = [field.name for field in fields(MeasuredScore) if field.default is MISSING]
+    scores = []
+    for number, entry in enumerate(content):
+        missing = [name for name in needed if name not in entry] if isinstance(entry, dict) else needed
+        if missing:
+            raise ValueError(f"{path}: entry {number} lacks {', '.join(missing)}. Delete it, or the file.")
+        try:
+            scores.append(MeasuredScore(**{name: value for name, value in entry.items() if name in known}))
+        except ValueError as error:
+            raise ValueError(f"{path}: entry {number}: {error} Delete it, or the file.") from None
+    return scores
+
+
+def write_scores(folder: Path, scores: Iterable[MeasuredScore]) -> None:
+    """Writes `scores.json`, atomically and in sorted order; without scores there is no such file afterwards."""
+    content = [asdict(score) for score in merge_scores((), scores)]
+    if content:
+        write_json(folder / SCORES_FILE, content)
+    else:
+        (folder / SCORES_FILE).unlink(missing_ok=True)

@@ -1,0 +1,264 @@
+"""Published checkpoints to our stored layout, file by file, and the cache of converted copies.
+
+Memory stays near the core plus one rank file's sessions: tensors are memory-mapped, sessions are written one at a time,
+and a rank file is let go before the next one is opened.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from huggingface_hub import constants
+
+from omnimouse.hub.sources import PUBLISHED_CORES, RANK_FILE, HubOptions, Source, find, list_files, missing_note
+from omnimouse.model.core_identity import core_settings
+from omnimouse.pretrained.published.checkpoint_files import rank_files, warn_of_missing_sessions
+from omnimouse.pretrained.session_files import write_index, write_session
+from omnimouse.support.files import read_mapping, write_json
+from omnimouse.support.progress import progress_bar
+from omnimouse.support.version import __version__
+
+RECORD = "conversion.json"
+"""Says what a converted folder was made of; the last file that a conversion writes."""
+
+LAYOUT = 1
+"""Raised when conversion changes what it writes, so that older copies in the cache are not reused."""
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    size: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Writes a published checkpoint as a model folder, which opens like any other.
+
+    Args:
+        source: Folder of `rank_<r>.ckpt` files, a published core (`"omnimouse-80m"`) or a repo of that kind.
+        out: Folder to write; it must be empty or not exist.
+        size: Name of a preset that every tensor must fit; by default sizes are read off the tensors.
+        revision: Branch, tag or commit of a repo.
+        token: Access token of a repo.
+        cache_dir: Cache for the downloaded files, instead of the Hub's own.
+        progress: Show a progress bar, in bytes.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: The source is no published checkpoint, cannot be read safely or does not fit; or `out` is not empty.
+        OSError: The Hub does not give the files.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is not empty. Choose a folder that does not exist yet.")
+    found = find(source, HubOptions(revision=revision, token=token, cache_dir=cache_dir))
+    if found.is_stored_model:
+        raise ValueError(f"{source} is in our layout already: there is nothing to convert, from_pretrained loads it.")
+    found.fetch(["rank_*.ckpt"])
+    _write_converted(found.folder, out, name=found.name, commit=found.commit, size=size, progress=progress)
+    return out
+
+
+def cached_copy(source: Source) -> Path | None:
+    """The converted copy of a published repo if it was made already."""
+    target = _place_of_copy(source)
+    return target if (target / RECORD).is_file() else None
+
+
+def _place_of_copy(source: Source) -> Path:
+    assert source.options is not None and source.commit is not None
+    subfolder = source.options.subfolder.strip("/").replace("/", "--")
+    folder = "--".join((*source.name.split("/"), *([subfolder] if subfolder else [])))
+    return _cache_root(source.options.cache_dir) / folder / source.commit
+
+
+def converted_repo(source: Source) -> Path:
+    """The converted copy of a published repo, made on first use.
+
+    Args:
+        source: The repo, pinned to a commit.
+
+    Raises:
+        ValueError: It holds neither a model nor a published checkpoint.
+        OSError: The Hub does not give the files.
+    """
+    assert source.options is not None
+    target, copy = _place_of_copy(source), cached_copy(source)
+    if copy is not None and not source.options.force_download:
+        return _reused(copy, source.name)
+    names = list(list_files(source))
+    if not any(RANK_FILE.fullmatch(name) for name in names):
+        raise ValueError(
+            f"{source.name} holds no model: neither config.json nor rank_<r>.ckpt files (it holds "
+            f"{', '.join(names[:8]) or 'nothing'}). {missing_note(source.name)}".rstrip()
+        )
+    source.fetch(["rank_*.ckpt"])
+    offline = source.options.local_files_only or constants.HF_HUB_OFFLINE
+    return _convert_into_cache(
+        source.folder, target, name=source.name, commit=source.commit, whole=bool(offline), anew=copy is not None
+    )
+
+
+def converted_folder(folder: Path, cache_dir: str | Path | None = None) -> Path:
+    """The converted copy of a local folder of rank files, made on first use and reused while the files are the same."""
+    name = folder.resolve().name or "checkpoint"
+    target = _cache_root(cache_dir) / "local" / f"{name}-{fingerprint(rank_files(folder))[:16]}"
+    if (target / RECORD).is_file():
+        return _reused(target, str(folder))
+    return _convert_into_cache(folder, target, name=str(folder.resolve()), commit=None)
+
+
+def _reused(copy: Path, name: str) -> Path:
+    """A copy that was made earlier; what was missing then still is, and is told again."""
+    record = read_mapping(copy / RECORD, "what a converted folder was made of")
+    warn_of_missing_sessions(name, record.get("sessions_without_file", []))
+    return copy
+
+
+def fingerprint(files: Mapping[int, Path]) -> str:
+    """SHA-256 over the record tables of rank files: names, sizes and CRC-32 of all that is in them.
+
+    Files that were written without CRC-32 are read as a whole.
+
+    Raises:
+        ValueError: A file is no zip archive, as `torch.save` writes them.
+    """
+    digest = hashlib.sha256()
+    for rank, path in sorted(files.items()):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+                records = [(entry.filename, entry.file_size, entry.CRC) for entry in entries]
+            if any(entry.file_size and not entry.CRC for entry in entries):
+                with path.open("rb") as file:
+                    while block := file.read(1 << 20):
+                        digest.update(block)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise ValueError(f"{path} cannot be read as a checkpoint ({error}). Copy or download it again.") from None
+        digest.update(json.dumps([rank, records]).encode())
+    return digest.hexdigest()
+
+
+def _cache_root(cache_dir: str | Path | None) -> Path:
+    """Where converted copies lie: in the cache asked for, in `OMNIMOUSE_CACHE`, or beside the Hub cache."""
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser() / "omnimouse" / f"converted-{LAYOUT}"
+    chosen = os.environ.get("OMNIMOUSE_CACHE")
+    if chosen:
+        return Path(chosen).expanduser() / f"converted-{LAYOUT}"
+    return Path(constants.HF_HUB_CACHE).expanduser().parent / "omnimouse" / f"converted-{LAYOUT}"
+
+
+def _convert_into_cache(
+    folder: Path, target: Path, *, name: str, commit: str | None, whole: bool = False, anew: bool = False
+) -> Path:
+    """Converts into a folder of the cache, with `anew` in place of a copy that is there.
+
+    Other processes that want the same copy wait for it.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if anew:
+                shutil.rmtree(target)
+            if not (target / RECORD).is_file():
+                for left in target.parent.glob(f".{glob.escape(target.name)}.*/"):  # by conversions that were killed
+                    shutil.rmtree(left, ignore_errors=True)
+                _write_converted(folder, target, name=name, commit=commit, whole=whole)
+    except PermissionError as error:
+        raise OSError(
+            f"The converted copy of {name} cannot be written to {target.parent} ({error}). Set OMNIMOUSE_CACHE to a "
+            "folder that can be written to, or convert it once with `omnimouse convert`."
+        ) from error
+    return target
+
+
+def _write_converted(
+    folder: Path,
+    out: Path,
+    *,
+    name: str,
+    commit: str | None,
+    size: str | None = None,
+    progress: bool = True,
+    whole: bool = False,
+) -> None:
+    """Converts into `out`, which appears whole or not at all; with `whole`, no rank file may be missing."""
+    from omnimouse.model.processing_omnimouse import OmniMouseProcessor
+    from omnimouse.model.sessions import InitialVectors
+    from omnimouse.pretrained.published.models import build_core, open_checkpoint
+
+    checkpoint = open_checkpoint(folder, size)
+    files = checkpoint.files
+    if whole and files.missing_sessions:
+        raise OSError(
+            f"{name} is not in the cache as a whole (no file with session {files.missing_sessions[0]}), and this "
+            "session is offline. Load it once online (without local_files_only, HF_HUB_OFFLINE unset)."
+        )
+    _warn_of_other_size(name, checkpoint.size)
+    core_bytes = sum(tensor.nbytes for tensor in checkpoint.core.values())
+    width = checkpoint.config.identity_size
+    total = core_bytes + sum(4 * (files.specs[key].n_neurons + 2) * (width + 1) for key in files.tables)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(out.parent).free
+    if free < total:
+        raise OSError(f"{out.parent} has {free / 1e9:.1f} GB left, but {name} needs {total / 1e9:.1f} GB. Make room.")
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as place:
+        work = Path(place) / "model"
+        initial, index, settings = InitialVectors(), {}, core_settings(checkpoint.config)
+        bar = progress_bar(total=total, desc=f"converting {name}", unit="B", unit_scale=True, shown=progress)
+        with bar:
+            for spec, tensors in files.sessions():
+                index[spec.key] = write_session(work, spec, tensors, settings)
+                initial.add(spec, tensors)
+                bar.update(sum(tensor.nbytes for tensor in tensors.values()))
+                del tensors
+            write_index(work, index)
+            model = build_core(checkpoint.core, checkpoint.config)
+            initial.put_into(model.identity.initial)
+            model.processor = OmniMouseProcessor(profile="published")
+            model._source = Source(name, folder, commit)
+            model.save_pretrained(work)
+            bar.update(total - bar.n)
+        write_json(work / RECORD, _record(name, commit, files.files, files.missing_sessions))
+        if out.exists():
+            out.rmdir()  # empty: a folder that holds anything was refused
+        os.rename(work, out)
+
+
+def _record(name: str, commit: str | None, files: Mapping[int, Path], missing: list[str]) -> dict[str, Any]:
+    return {
+        "source": name if commit else Path(name).name,
+        "commit": commit,
+        "records_sha256": fingerprint(files),
+        "files": {path.name: path.stat().st_size for path in files.values()},
+        "sessions_without_file": missing,
+        "omnimouse_version": __version__,
+        "torch_version": str(torch.__version__),
+    }
+
+
+def _warn_of_other_size(name: str, size: str | None) -> None:
+    """A repo that does not hold the size it is named after still opens; the user is told."""
+    expected = {repo: alias.removeprefix("omnimouse-") for alias, repo in PUBLISHED_CORES.items()}.get(name)
+    if expected is not None and expected != size:
+        warnings.warn(
+            f"{name} does not hold a model of the size it is named after (found: {size or 'another'}).", stacklevel=2
+        )

@@ -1,0 +1,205 @@
+"""Stored forms of sessions: files of a model folder, and stand-alone adapter folders."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from omnimouse.model.core_identity import settings_hash
+from omnimouse.model.session_names import match_keys, short_key
+from omnimouse.model.sessions import TENSORS, SessionSpec
+from omnimouse.support.files import read_json, read_mapping, write_json
+from omnimouse.support.tensor_files import open_tensors, write_tensors
+
+SESSIONS_FOLDER = "sessions"
+INDEX = "sessions/index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_TYPE = "OMNIMOUSE_SESSION"
+
+_GLOB = re.compile(r"[*?\[]")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads a session's tensors, or raises `ValueError` saying what is wrong with the file."""
+    with open_tensors(path) as file:
+        missing = [name for name in TENSORS if name not in file.keys()]  # noqa: SIM118 (not a mapping)
+        if missing:
+            raise ValueError(f"{path} lacks the tensors {', '.join(missing)}; is it a session adapter?")
+        return {name: file.get_tensor(name) for name in TENSORS}
+
+
+def session_file(key: str) -> str:
+    """Place of a session in a model folder, relative to it."""
+    return f"{SESSIONS_FOLDER}/{key}.safetensors"
+
+
+def write_session(
+    folder: Path, spec: SessionSpec, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes `sessions/<key>.safetensors` of a model folder; `settings` are those of its core (`core_settings`).
+
+    Returns:
+        The session's entry for `sessions/index.json`, which `write_index` writes when all sessions are there.
+    """
+    file = session_file(spec.key)
+    write_tensors(folder / file, tensors)
+    entry: dict[str, Any] = {"animal": spec.animal_id, "neurons": spec.n_neurons, "file": file}
+    entry["core_config_sha256"] = settings_hash(settings)
+    if spec.unit_ids_hash:
+        entry["unit_ids_sha256"] = spec.unit_ids_hash
+    if spec.training:
+        entry["training"] = dict(spec.training)
+    if spec.processor:
+        entry["processor"] = dict(spec.processor)
+    return entry
+
+
+def write_index(folder: Path, index: Mapping[str, Any]) -> None:
+    """Writes `sessions/index.json` of a model folder; nothing for a model without sessions."""
+    if index:
+        write_json(folder / INDEX, dict(index))
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Reads `sessions/index.json` of a model folder; empty when there is none.
+
+    Raises:
+        ValueError: The index is no mapping of keys to entries with `animal`, `neurons` and `file`.
+    """
+    path = folder / INDEX
+    if not path.exists():
+        return {}
+    index = read_mapping(path, "the list of sessions")
+    for key, entry in index.items():
+        if not isinstance(entry, dict) or not {"animal", "neurons", "file"} <= set(entry):
+            raise ValueError(f"{path}: the entry of session {key!r} should have animal, neurons and file.")
+        file = Path(str(entry["file"]))
+        if file.is_absolute() or ".." in file.parts:
+            raise ValueError(f"{path}: session {key!r} names a file outside the model folder, {entry['file']!r}.")
+        entry_spec(key, entry)
+    return index
+
+
+def entry_spec(key: str, entry: Mapping[str, Any]) -> SessionSpec:
+    """The session that an entry of the index describes."""
+    return SessionSpec(
+        key, entry["neurons"], entry["animal"], entry.get("unit_ids_sha256"), entry.get("training"),
+        entry.get("processor"),
+    )  # fmt: skip
+
+
+def select_sessions(index: Iterable[str], wanted: str | Sequence[str] | None, where: str) -> list[str]:
+    """Resolves `None`, `"all"` or a list of keys, short keys and globs (of either) against the sessions there are.
+
+    Raises:
+        ValueError: A key or glob matches no session (those there are, are listed), or a short key matches several.
+    """
+    keys = sorted(index)
+    if wanted is None:
+        return []
+    if wanted == "all":
+        return keys
+    chosen: set[str] = set()
+    for pattern in [wanted] if isinstance(wanted, str) else wanted:
+        if pattern in keys:
+            matches = [pattern]
+        elif _GLOB.search(pattern):
+            matches = [key for key in keys if any(fnmatch.fnmatch(name, pattern) for name in (key, short_key(key)))]
+        else:
+            matches = match_keys(pattern, keys)
+            if len(matches) > 1:
+                raise ValueError(f"{where} has several sessions {pattern!r}: {', '.join(matches)}. Name one in full.")
+        if not matches:
+            listing = ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "") if keys else "no sessions at all"
+            raise ValueError(f"{where} has no session {pattern!r}. It has: {listing}.")
+        chosen.update(matches)
+    return sorted(chosen)
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """`adapter_config.json` of a stand-alone session adapter.
+
+    Args:
+        session: The session.
+        base_model: Name or folder of the core it was trained on, if known.
+        base_commit: Commit of that core, if it came from a Hub.
+        core_sha256: Hash of the core, `model.core_hash()`; earlier versions took its tensors alone.
+        package_version: Version of omnimouse that wrote it.
+        injected_sha256: Hash of what peft had added to the core (a LoRA), or `None`.
+        core_config: What the core computes with, see `core_identity.core_settings`; `None` in earlier versions.
+    """
+
+    session: SessionSpec
+    base_model: str | None
+    base_commit: str | None
+    core_sha256: str
+    package_version: str
+    injected_sha256: str | None = None
+    core_config: Mapping[str, Any] | None = None
+
+    def write(self, folder: Path) -> None:
+        content = {
+            "adapter_type": ADAPTER_TYPE,
+            "peft_type": ADAPTER_TYPE,
+            "session_key": self.session.key,
+            "animal_id": self.session.animal_id,
+            "n_neurons": self.session.n_neurons,
+            "unit_ids_sha256": self.session.unit_ids_hash,
+            "training": dict(self.session.training) if self.session.training else None,
+            "processor": dict(self.session.processor) if self.session.processor else None,
+            "base_model_name_or_path": self.base_model,
+            "base_commit": self.base_commit,
+            "core_sha256": self.core_sha256,
+            "core_config": None if self.core_config is None else dict(self.core_config),
+            "injected_sha256": self.injected_sha256,
+            "omnimouse_version": self.package_version,
+        }
+        write_json(folder / ADAPTER_CONFIG, content)
+
+    @classmethod
+    def read(cls, folder: Path) -> AdapterConfig:
+        """Reads an adapter's configuration; fields that this version does not know are ignored.
+
+        Raises:
+            ValueError: The folder holds no session adapter, or a field is missing.
+        """
+        path = folder / ADAPTER_CONFIG
+        content = read_json(path, "a session adapter's configuration")
+        if not isinstance(content, dict) or content.get("adapter_type") != ADAPTER_TYPE:
+            raise ValueError(f"{path} is not the configuration of an OmniMouse session adapter.")
+        missing = [name for name in ("session_key", "animal_id", "n_neurons", "core_sha256") if name not in content]
+        if missing:
+            raise ValueError(f"{path} lacks {', '.join(missing)}. Save the adapter again with model.save_session.")
+        return cls(
+            session=SessionSpec(
+                content["session_key"],
+                content["n_neurons"],
+                content["animal_id"],
+                content.get("unit_ids_sha256"),
+                content.get("training"),
+                content.get("processor"),
+            ),
+            base_model=content.get("base_model_name_or_path"),
+            base_commit=content.get("base_commit"),
+            core_sha256=content["core_sha256"],
+            package_version=content.get("omnimouse_version", "unknown"),
+            injected_sha256=content.get("injected_sha256"),
+            core_config=content.get("core_config"),
+        )
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a local folder is a session adapter of ours (and not, say, a LoRA of peft)."""
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        return False
+    content = read_json(path, "an adapter's configuration")
+    return isinstance(content, dict) and content.get("adapter_type") == ADAPTER_TYPE

@@ -1,0 +1,89 @@
+"""Whether a device's rate, times and rows can belong together, before any work is done in proportion to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omnimouse.recordings.data.plausible import LATEST, LONGEST, doubt_about_rate
+from omnimouse.recordings.data.reading import Findings
+
+RATE_TOLERANCE = 0.01
+"""Relative disagreement of rate and duration that is reported."""
+
+USUAL_OVERSHOOT = 0.3
+"""Seconds by which stored end times usually lie after the last sample (0.09-0.24 s in the corpus)."""
+
+UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
+"""What is taken for seconds, and how many of it are one."""
+
+
+def times_are_plausible(file: Path, rate: float, start: float, end: float, findings: Findings) -> bool:
+    """Whether a device can have been sampled from `start` to `end` s; fatal findings otherwise.
+
+    Args:
+        file: where rate and times are written.
+        rate: Hz, finite.
+        start, end: seconds, finite.
+        findings: what is found goes here.
+    """
+    before = len(findings)
+    if rate <= 0:
+        findings.fatal(file, "sampling_rate", expected="more than 0 Hz", found=f"{rate:g}", do="Correct the rate.")
+    if end <= start:
+        findings.fatal(
+            file, "end_time", expected=f"later than start_time {start}", found=str(end), do="Correct the times."
+        )
+    elif abs(start) > LATEST or end - start > LONGEST:
+        long = abs(start) <= LATEST
+        findings.fatal(
+            file,
+            "end_time" if long else "start_time",
+            expected="less than a week after start_time" if long else "seconds, since 1970 or since the start",
+            found=f"{end - start:.6g} s after it" if long else f"{start:.6g}",
+            do="The times look like milliseconds or another unit: write seconds, and the rate in Hz.",
+        )
+    return len(findings) == before
+
+
+def check_rate(file: Path, name: str, shape: tuple[int, int], rate: float, seconds: float, findings: Findings) -> None:
+    """Lookups assume that row i sits at ``start + i / rate``, so a wrong rate reads wrong samples everywhere.
+
+    Args:
+        file: where the rate is written.
+        name: of the device.
+        shape: stored rows and columns.
+        rate: Hz.
+        seconds: from the start to the end.
+        findings: what is found goes here.
+    """
+    rows, columns = shape
+    if _fits(rows, rate, seconds):
+        doubt = doubt_about_rate(rate, "responses" if name == "responses" else "behavior")
+        if doubt is not None:
+            findings.fatal(file, "sampling_rate", expected=doubt.expected, found=f"{rate:.6g} Hz", do=doubt.do)
+        return
+    implied = max(rows - 1, 1) / seconds
+    ratio = implied / rate
+    hint = "Correct sampling_rate, start_time or end_time."
+    if _fits(columns, rate, seconds):
+        hint = f"The axes look swapped, {columns} columns last as long: store the array with time along rows."
+    elif abs(implied * rate - 1) < 0.05:
+        hint = "It looks like the sampling interval; write the rate in Hz."
+    elif 900 < ratio < 1100:
+        hint = "The rate looks like kHz; write Hz."
+    for unit, factor in UNITS:
+        if 0.9 < ratio * factor < 1.1:
+            hint = f"The times look like {unit}; write seconds."
+    far = not 1 / 1.5 < ratio < 1.5
+    (findings.fatal if far else findings.warning)(
+        file,
+        "sampling_rate",
+        expected=f"{implied:.4g} Hz, from {rows} rows in {seconds:.6g} s",
+        found=f"{rate:.6g} Hz",
+        do=hint,
+    )
+
+
+def _fits(rows: int, rate: float, seconds: float) -> bool:
+    ratio = max(rows - 1, 1) / seconds / rate
+    return abs(ratio - 1) <= RATE_TOLERANCE or abs(seconds - (rows - 1) / rate) <= USUAL_OVERSHOOT + 1 / rate

@@ -1,0 +1,267 @@
+"""Reading small files and array headers of untrusted recordings: no fault raises, each becomes a `Finding`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import reprlib
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from omnimouse.recordings.data.array_files import map_array
+from omnimouse.recordings.data.recording_data import Finding
+
+# The C parser is about ten times faster, which matters for thousands of trial files; not every build of PyYAML has it.
+YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+LFS_HEADER = b"version https://git-lfs"
+
+RECOPY = "Copy the whole recording again; it may be incomplete."
+
+
+NO_PLAIN_FILE = "a folder or a special file"
+
+LARGEST_TEXT = 2**20
+"""Bytes of a metadata file; those of a session have some hundreds."""
+
+HARMLESS_TEXT = 4096
+"""Bytes of YAML that cannot nest deeply enough to exhaust the stack of the C parser, which ends the process."""
+
+DEEPEST = 64
+"""Levels of YAML in a longer text."""
+
+NUMBERS = "fiub"
+"""Kinds of numpy types that are numbers."""
+
+
+class Findings(list[Finding]):
+    """Findings collected while reading; `fatal`, `warning` and `info` append one."""
+
+    def fatal(self, path: Path, field: str, *, expected: str, found: str, do: str) -> None:
+        """Append a finding that makes the recording unreadable."""
+        self.append(Finding("fatal", str(path), field, expected, found, do))
+
+    def warning(self, path: Path, field: str, *, expected: str, found: str, do: str) -> None:
+        """Append a finding that lets the recording be read but may spoil results."""
+        self.append(Finding("warning", str(path), field, expected, found, do))
+
+    def info(self, path: Path, field: str, *, expected: str, found: str, do: str) -> None:
+        """Append something worth knowing."""
+        self.append(Finding("info", str(path), field, expected, found, do))
+
+    @property
+    def has_fatal(self) -> bool:
+        """Whether anything found makes the recording unreadable."""
+        return any(finding.severity == "fatal" for finding in self)
+
+
+class Tally:
+    """Faults of many files, reported once per severity and field with a count and an example."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[tuple[str, str], list[tuple[Path, str, str]]] = {}
+        self.actions: dict[tuple[str, str], str] = {}
+
+    def add(self, severity: str, field: str, path: Path, *, expected: str, found: str, do: str) -> None:
+        """Count one fault."""
+        self.kinds.setdefault((severity, field), []).append((path, expected, found))
+        self.actions[(severity, field)] = do
+
+    def take(self, finding: Finding) -> None:
+        """Count a fault that was found elsewhere."""
+        path, field = Path(finding.path), finding.field
+        self.add(finding.severity, field, path, expected=finding.expected, found=finding.found, do=finding.what_to_do)
+
+    @property
+    def has_fatal(self) -> bool:
+        """Whether any fault makes the recording unreadable."""
+        return any(severity == "fatal" for severity, _ in self.kinds)
+
+    def report(self, findings: Findings) -> None:
+        """One finding per kind of fault."""
+        for (severity, field), cases in self.kinds.items():
+            path, expected, found = cases[0]
+            more = f" (and {len(cases) - 1} more files like it)" if len(cases) > 1 else ""
+            log: Callable[..., None] = getattr(findings, severity)
+            log(path, field, expected=expected, found=found + more, do=self.actions[(severity, field)])
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file holds the text that Git LFS leaves in place of content it has not downloaded."""
+    if not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(LFS_HEADER)) == LFS_HEADER
+    except OSError:
+        return False
+
+
+def absent(path: Path) -> tuple[str, str]:
+    """What is found where a file is not there, and what to do about it: a link may lead nowhere."""
+    if not path.is_symlink():
+        return "no such file", RECOPY
+    target = os.readlink(path)
+    do = "Fetch what it leads to (`git annex get`, `datalad get`), or copy the files themselves."
+    return f"a link to {shown(target)}, where nothing is", do
+
+
+def read_mapping(path: Path, findings: Findings) -> dict[str, Any] | None:
+    """Content of a YAML or JSON file that must be a mapping with string keys; None (and a fatal finding) otherwise."""
+    try:
+        status = path.stat()
+        plain = stat.S_ISREG(status.st_mode)  # reading a pipe would wait for ever
+        if not plain or status.st_size > LARGEST_TEXT:
+            found = f"{status.st_size} bytes" if plain else NO_PLAIN_FILE
+            findings.fatal(path, "file", expected=f"a small {path.suffix} file", found=found, do="Restore the file.")
+            return None
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        found, do = absent(path)
+        findings.fatal(path, "file", expected=f"a {path.suffix} file", found=found, do=do)
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        findings.fatal(path, "file", expected="readable UTF-8 text", found=str(error), do="Restore the file.")
+        return None
+    if text.startswith(LFS_HEADER.decode()):
+        findings.fatal(
+            path,
+            "file",
+            expected="the file itself",
+            found="a Git LFS pointer",
+            do="Run `git lfs pull` in its repository.",
+        )
+        return None
+    try:
+        content = json.loads(text) if path.suffix == ".json" else _load_yaml(text)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        message = " ".join(str(error).split())[:200]
+        findings.fatal(
+            path, "file", expected=f"valid {path.suffix[1:]}", found=message, do="Restore or correct the file."
+        )
+        return None
+    if not isinstance(content, dict):
+        found = "an empty file" if content is None else f"a {type(content).__name__}"
+        findings.fatal(
+            path, "file", expected="a mapping of keys to values", found=found, do="Restore or correct the file."
+        )
+        return None
+    return content
+
+
+def _load_yaml(text: str) -> Any:
+    if len(text) > HARMLESS_TEXT:
+        depth = 0
+        for event in yaml.parse(text, Loader=YAML_LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError(f"more than {DEEPEST} levels")
+    return yaml.load(text, Loader=YAML_LOADER)
+
+
+def read_number(
+    mapping: dict[str, Any], key: str, path: Path, findings: Findings, *, integer: bool = False
+) -> float | None:
+    """A finite number of a mapping (int when `integer`); None and a fatal finding when missing or of another type."""
+    kind = "an integer" if integer else "a finite number"
+    if key not in mapping:
+        findings.fatal(path, key, expected=kind, found="no such key", do=f"Add `{key}` to the file.")
+        return None
+    value = mapping[key]
+    if not is_finite_number(value) or (integer and value != int(value)):
+        found = f"{shown(value)} ({type(value).__name__})"
+        findings.fatal(path, key, expected=kind, found=found, do=f"Write `{key}` as {kind}.")
+        return None
+    return int(value) if integer else float(value)
+
+
+def read_name(mapping: dict[str, Any], key: str, path: Path, findings: Findings, *, longest: int = 200) -> str | None:
+    """A name of a mapping, None where it is missing or empty; also None, with a fatal finding, when it is no name."""
+    value = mapping.get(key)
+    if value is None or value == "":
+        return None
+    name = str(value) if isinstance(value, (str, float)) or is_finite_number(value) else ""
+    if not name or len(name) > longest or not name.isprintable():
+        findings.fatal(
+            path,
+            key,
+            expected=f"a name of at most {longest} characters",
+            found=shown(value),
+            do=f"Write `{key}` as plain text.",
+        )
+        return None
+    return name
+
+
+class _Shown(reprlib.Repr):
+    def repr_int(self, value: int, level: int) -> str:
+        if value.bit_length() > 1024:  # Python refuses to write the largest
+            return f"an integer of {value.bit_length()} bits"
+        return super().repr_int(value, level)
+
+
+_SHORT = _Shown()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+_SHORT.maxlevel = 2
+
+
+def shown(value: object) -> str:
+    """A value read from YAML or JSON for a message: short, whatever it is."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether a value read from YAML or JSON is a number that float64 can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return False
+
+
+def open_array(path: Path, findings: Findings, *, kinds: str = NUMBERS) -> np.ndarray | None:
+    """A `.npy` file as a read-only memory map; None and a fatal finding when it is not a readable array of a kind.
+
+    Args:
+        path: the file.
+        findings: faults go here.
+        kinds: letters of the numpy kinds that may be stored, numbers by default.
+    """
+    if is_lfs_pointer(path):
+        findings.fatal(
+            path, "file", expected="an array", found="a Git LFS pointer", do="Run `git lfs pull` in its repository."
+        )
+        return None
+    if not path.exists():
+        found, do = absent(path)
+        findings.fatal(path, "file", expected="a .npy array", found=found, do=do)
+        return None
+    try:
+        array = map_array(path)
+    except ValueError as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        objects = "pickle" in reason or "Python objects" in reason
+        findings.fatal(
+            path,
+            "file",
+            expected="a complete .npy array without Python objects",
+            found=f"{path.stat().st_size} bytes that do not load ({reason})" if path.is_file() else NO_PLAIN_FILE,
+            do="Python objects could run code and are never loaded: save numbers or text, such as array.astype(str)."
+            if objects
+            else "The file is truncated or of another kind; copy it again.",
+        )
+        return None
+    if array.dtype.kind not in kinds:
+        expected = "numbers" if kinds == NUMBERS else "names or numbers"
+        found = f"dtype {array.dtype}"
+        findings.fatal(path, "dtype", expected=f"{expected} in one .npy array", found=found, do="Store it as float32.")
+        return None
+    return array

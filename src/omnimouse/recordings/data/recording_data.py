@@ -1,0 +1,163 @@
+"""A recording: devices, trials and a clock, whatever format it came from; and findings about one.
+
+Shape letters: T stored samples, S signals (neurons or behaviour channels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from omnimouse.recordings.data.devices import SequenceDevice, streamed_statistics
+from omnimouse.recordings.data.screen import Screen, Trial
+from omnimouse.recordings.making.exports import WithExports
+
+UNUSED_TIER = "unused"
+"""Tier of time that belongs to no tier, written where a recording with such time is saved; nothing uses it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong or noteworthy in a recording.
+
+    Attributes:
+        severity: "fatal" (cannot be read correctly), "warning" (readable, results may suffer), "info".
+        path: file or folder concerned.
+        field: key, array or property concerned.
+        expected: what a sound recording has there.
+        found: what is there.
+        what_to_do: the next step for the user.
+    """
+
+    severity: Literal["fatal", "warning", "info"]
+    path: str
+    field: str
+    expected: str
+    found: str
+    what_to_do: str
+
+    def __str__(self) -> str:
+        compared = f"expected {self.expected}, found {self.found}"
+        return f"{self.severity}: {self.path}: {self.field}: {compared}. {self.what_to_do}"
+
+
+@dataclass
+class Recording(WithExports):
+    """One session: a recording of one population, opened without reading its arrays.
+
+    Attributes:
+        path: folder (or archive) it was opened from; nothing is ever written there.
+        session_key: e.g. "17797-4-7" (animal, session, scan).
+        animal_id: e.g. "17797".
+        responses, eye_tracker, treadmill: sampled devices.
+        screen: displayed frames and trials.
+        findings: what opening noticed that is not fatal; `validate` looks deeper.
+        withheld_tiers: tiers whose responses were not published; they have windows for predictions only.
+        stores_statistics: whether means and stds are expected beside the arrays, so that their lack is worth a warning.
+    """
+
+    path: Path
+    session_key: str
+    animal_id: str
+    responses: SequenceDevice
+    eye_tracker: SequenceDevice
+    treadmill: SequenceDevice
+    screen: Screen
+    findings: tuple[Finding, ...] = ()
+    withheld_tiers: tuple[str, ...] = ()
+    _statistics: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
+
+    stores_statistics: ClassVar[bool] = True
+
+    def __repr__(self) -> str:
+        """One line, however much was recorded."""
+        tiers = ", ".join(f"{tier} ({sum(t.tier == tier for t in self.trials)} trials)" for tier in self.tiers)
+        behavior = "unnamed channels" if self.behavior_channels is None else ", ".join(self.behavior_channels)
+        return (
+            f"<{type(self).__name__} {self.session_key} ({self.path}): {self.n_neurons} neurons at "
+            f"{self.responses.sampling_rate:.6g} Hz, {self.start_time:.6g} to {self.end_time:.6g} s, "
+            f"{'video' if self.has_video else 'no video'}, behavior: {behavior or 'none'}, tiers: {tiers or 'none'}>"
+        )
+
+    @property
+    def n_neurons(self) -> int:
+        """Neurons in the stored responses."""
+        return self.responses.shape[1]
+
+    @property
+    def unit_ids(self) -> np.ndarray | None:
+        """Identities of the neurons `[n_neurons]` in file order, or None when the recording has none."""
+        return self.responses.unit_ids
+
+    @property
+    def behavior_channels(self) -> tuple[str, ...] | None:
+        """Names of the behaviour channels, eye tracker first; None when a device with channels does not name them."""
+        named = (self.eye_tracker.channels, self.treadmill.channels)
+        return None if None in named else tuple(name for names in named if names is not None for name in names)
+
+    @property
+    def has_video(self) -> bool:
+        """Whether what was shown is part of the recording."""
+        return self.screen.has_frames
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials in order of presentation."""
+        return self.screen.trials
+
+    @property
+    def tiers(self) -> list[str]:
+        """Tiers that trials carry, in order of first appearance."""
+        return list(dict.fromkeys(trial.tier for trial in self.trials if trial.tier not in (None, UNUSED_TIER)))
+
+    @property
+    def devices(self) -> tuple[SequenceDevice, SequenceDevice, SequenceDevice]:
+        """Responses, eye tracker, treadmill."""
+        return self.responses, self.eye_tracker, self.treadmill
+
+    @property
+    def start_time(self) -> float:
+        """Absolute second from which every device has data."""
+        return max(float(self.screen.timestamps[0]), *(device.valid_range[0] for device in self.devices))
+
+    @property
+    def end_time(self) -> float:
+        """Absolute second up to which every device claims to have data."""
+        return min(float(self.screen.timestamps[-1]), *(device.valid_range[1] for device in self.devices))
+
+    def validate(self) -> list[Finding]:
+        """Everything that is wrong or noteworthy, found by reading the arrays in pieces; never raises for bad data."""
+        from omnimouse.recordings.checks.check import check_recording
+
+        return check_recording(self.path)
+
+    def statistics(self, device: SequenceDevice) -> tuple[np.ndarray, np.ndarray]:
+        """Means and stds `[S]` of a device: the stored ones, else computed from the train tier and kept in memory."""
+        if device.means is not None and device.stds is not None:
+            return device.means, device.stds
+        if device.name not in self._statistics:
+            tiers = ("train",) if "train" in self.tiers else None
+            self._statistics[device.name] = streamed_statistics(device, self.row_ranges(device, tiers))
+        means, stds = self._statistics[device.name]
+        return means if device.means is None else device.means, stds if device.stds is None else device.stds
+
+    def row_ranges(self, device: SequenceDevice, tiers: Iterable[str] | None) -> list[slice]:
+        """Contiguous ranges of stored rows sampled inside trials of `tiers` (None: all rows), merged and increasing."""
+        if tiers is None:
+            return [slice(0, device.shape[0])]
+        wanted = set(tiers)
+        ranges: list[slice] = []
+        for trial in self.trials:
+            if trial.tier not in wanted:
+                continue
+            bounds = (np.array([trial.start, trial.end]) - device.start_time) * device.sampling_rate
+            low, high = (int(row) for row in np.ceil(np.clip(bounds, 0, device.shape[0])))
+            if ranges and low <= ranges[-1].stop:
+                ranges[-1] = slice(ranges[-1].start, max(high, ranges[-1].stop))
+            elif high > low:
+                ranges.append(slice(low, high))
+        return ranges

@@ -1,0 +1,197 @@
+"""What the trial files of a SENSORIUM 2023 folder say: whether all are there, their shapes, their padding."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omnimouse.recordings.data.reading import RECOPY, Findings, Tally, open_array
+from omnimouse.recordings.formats.sensorium.clips import KINDS, pupil_derivative
+
+TRIAL_FILE = re.compile(r"(0|[1-9]\d*)\.npy")
+WINDOW_FRAMES = 60
+"""Frames below which a trial has no window at the usual length."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the files of all trials say about themselves.
+
+    Attributes:
+        stored_lengths, lengths: frames with and without padding, int `[n_trials]`.
+        neurons: rows of the responses.
+        frame_size: (height, width) of the videos.
+        no_responses: per trial, whether its first neuron is zero throughout or there are no responses at all.
+        dtypes: numpy name per kind, wide enough for every trial.
+        derivatives: change of the pupil size per second, per trial.
+    """
+
+    stored_lengths: np.ndarray
+    lengths: np.ndarray
+    neurons: int
+    frame_size: tuple[int, int]
+    no_responses: np.ndarray
+    dtypes: dict[str, str]
+    derivatives: list[np.ndarray]
+
+
+def files_are_complete(path: Path, tiers: np.ndarray, findings: Findings, *, kinds: tuple[str, ...] = KINDS) -> bool:
+    """Whether each kind has the files 0.npy to n-1.npy; responses may lack for whole tiers."""
+    n_trials, before = len(tiers), len(findings)
+    for kind in kinds:
+        folder = path / "data" / kind
+        if not folder.is_dir():
+            findings.fatal(folder, "folder", expected=f"{n_trials} trials", found="no such folder", do=RECOPY)
+            continue
+        names = (TRIAL_FILE.fullmatch(entry.name) for entry in folder.iterdir())
+        there = {int(name[1]) for name in names if name is not None}
+        missing = np.array([trial not in there for trial in range(n_trials)])
+        if kind == "responses" and 0 < missing.sum() < n_trials:
+            for tier in np.unique(tiers):
+                missing[tiers == tier] &= not missing[tiers == tier].all()
+        surplus = sorted(there - set(range(n_trials)))
+        if not missing.any() and not surplus:
+            continue
+        faults = []
+        for what, trials in (("missing", np.flatnonzero(missing).tolist()), ("too many", surplus)):
+            if trials:
+                listed = ", ".join(map(str, trials[:5])) + (", ..." if len(trials) > 5 else "")
+                faults.append(f"{len(trials)} {what} ({listed})")
+        findings.fatal(
+            folder,
+            "files",
+            expected=f"0.npy to {n_trials - 1}.npy, one for each entry of meta/trials/tiers.npy",
+            found=" and ".join(faults),
+            do=RECOPY,
+        )
+    return not findings[before:]
+
+
+def scan_trials(path: Path, n_trials: int, n_units: int | None, findings: Findings) -> Scan | None:
+    """Look into every trial: shapes, padding, and whether there are responses."""
+    tally = Tally()
+    shapes: list[dict[str, tuple[int, ...]]] = []
+    lengths = np.zeros(n_trials, dtype=np.int64)
+    no_responses = np.zeros(n_trials, dtype=bool)
+    dtypes: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    derivatives: list[np.ndarray] = []
+    for trial in range(n_trials):
+        arrays: dict[str, np.ndarray] = {}
+        for kind in KINDS:
+            file = path / "data" / kind / f"{trial}.npy"
+            if kind == "responses" and not os.path.lexists(file):
+                continue  # of a tier that has none
+            problems = Findings()
+            array = open_array(file, problems)
+            if array is None:
+                tally.take(problems[0])
+            elif array.ndim != (3 if kind == "videos" else 2) or 0 in array.shape:
+                wanted = "(height, width, frames)" if kind == "videos" else "(signals, frames)"
+                tally.add("fatal", "shape", file, expected=wanted, found=str(array.shape), do=RECOPY)
+            else:
+                arrays[kind] = array
+                dtypes[kind].add(str(array.dtype))
+        shapes.append({kind: array.shape for kind, array in arrays.items()})
+        if not {"videos", "behavior", "pupil_center"} <= set(arrays):
+            derivatives.append(np.zeros(0))
+            continue
+        first = np.asarray(arrays["responses"][0], dtype=np.float64) if "responses" in arrays else np.zeros(0)
+        no_responses[trial] = not (first[np.isfinite(first)] != 0).any()
+        valid = {
+            "videos": padding_start(arrays["videos"][0, 0][None]),
+            **{kind: padding_start(arrays[kind]) for kind in ("behavior", "pupil_center")},
+        }
+        if not no_responses[trial]:
+            valid["responses"] = padding_start(first[None])
+        lengths[trial] = min(valid.values())
+        derivatives.append(pupil_derivative(arrays["behavior"][0, : lengths[trial]]))
+    if tally.has_fatal:
+        tally.report(findings)
+        return None
+    neurons, frame_size = _check_shapes(path, shapes, n_units, tally)
+    short = np.flatnonzero(lengths < WINDOW_FRAMES)
+    for trial in short.tolist():
+        tally.add(
+            "warning",
+            "valid frames",
+            path / "data/videos" / f"{trial}.npy",
+            expected=f"at least {WINDOW_FRAMES}, a window of 2 s, before the padding of any kind",
+            found=str(lengths[trial]),
+            do="The trial has no window.",
+        )
+    tally.report(findings)
+    if tally.has_fatal:
+        return None
+    stored_lengths = np.array([found["videos"][-1] for found in shapes])
+    wide = {kind: str(np.result_type(np.float32, *names)) for kind, names in dtypes.items()}
+    return Scan(stored_lengths, lengths, neurons, frame_size, no_responses, wide, derivatives)
+
+
+def padding_start(array: np.ndarray) -> int:
+    """Frames of an array `[signals, frames]` before the NaNs at its end."""
+    sound = np.flatnonzero(~np.isnan(np.asarray(array)).any(axis=0))
+    return int(sound[-1]) + 1 if len(sound) else 0
+
+
+def is_silent(array: np.ndarray) -> bool:
+    """Whether responses `[neurons, frames]` are zero or NaN throughout; reads no more than it has to."""
+    return not any(np.nan_to_num(array[low : low + 512]).any() for low in range(0, len(array), 512))
+
+
+def _check_shapes(
+    path: Path, shapes: list[dict[str, tuple[int, ...]]], n_units: int | None, tally: Tally
+) -> tuple[int, tuple[int, int]]:
+    """Compare the shapes of all kinds and trials; returns the number of neurons and the frame size."""
+    everything = [found["responses"] for found in shapes if "responses" in found]
+    frames = most_common([found["behavior"][1] for found in shapes])
+    # Where all have time first, the columns are the neurons.
+    turned = bool(everything) and all(shape[0] == frames != shape[1] for shape in everything)
+    neurons = n_units if n_units is not None else most_common([shape[turned] for shape in everything])
+    if everything and not any(neurons in shape for shape in everything):
+        neurons = most_common([shape[turned] for shape in everything])  # the ids are wrong, which the caller reports
+    frame_size = most_common([found["videos"][:2] for found in shapes])
+    for trial, found in enumerate(shapes):
+        length = most_common([found["behavior"][1], found["pupil_center"][1], found["videos"][2]])
+        expected = {
+            "videos": (*frame_size, length),
+            "responses": (neurons, length),
+            "behavior": (2, length),
+            "pupil_center": (2, length),
+        }
+        for kind, shape in found.items():
+            if shape == expected[kind]:
+                continue
+            wanted, hint = expected[kind], "The trial is damaged or belongs to another session; copy it again."
+            if kind == "videos" and shape[0] == length and shape[2] != length:
+                wanted, hint = (*shape[1:], length), "Time comes first here: store (height, width, frames)."
+            elif sorted(shape) == sorted(wanted):
+                hint = "The axes are swapped: store time last."
+            tally.add(
+                "fatal",
+                f"shape of {kind}",
+                path / "data" / kind / f"{trial}.npy",
+                expected=str(wanted),
+                found=str(shape),
+                do=hint,
+            )
+    if not tally.has_fatal and frame_size[0] > frame_size[1]:
+        tally.add(
+            "warning",
+            "frame size",
+            path / "data/videos/0.npy",
+            expected="(height, width, frames), as wide as or wider than high",
+            found=str(shapes[0]["videos"]),
+            do="Height and width may be swapped; store (36, 64, frames).",
+        )
+    return neurons, frame_size
+
+
+def most_common(values: list[Any]) -> Any:
+    """The value that occurs most often, 0 without any."""
+    return Counter(values).most_common(1)[0][0] if values else 0

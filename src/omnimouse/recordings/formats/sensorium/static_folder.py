@@ -1,0 +1,284 @@
+"""SENSORIUM 2022 folders (static images), opened as they are distributed.
+
+::
+
+    static<animal>-<session>-<scan>-GrayImageNet-<hash>/
+      data/images/<i>.npy          [1, 144, 256] grey levels from 0 to 255
+      data/responses/<i>.npy       [N] mean activity from 50 to 550 ms after the image appeared
+      data/behavior/<i>.npy        [3] pupil size, its derivative, running speed
+      data/pupil_center/<i>.npy    [2] gaze x, gaze y
+      meta/neurons/unit_ids.npy    [N]
+      meta/trials/                 tiers.npy, frame_image_id.npy, trial_idx.npy: one name, number or hash per trial
+      meta/statistics/<kind>/all/  mean.npy, std.npy
+
+`sensorium_stills` says how such trials become a recording. Opening reads headers, all behaviour (a few bytes a trial)
+and, to find what is withheld, a few neurons of each trial.
+
+Source: Willeke et al., "The Sensorium competition on predicting large-scale mouse primary visual cortex activity"
+(2022), and the competition's starter kit.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
+from omnimouse.recordings.data.array_files import usable
+from omnimouse.recordings.data.devices import SequenceDevice
+from omnimouse.recordings.data.plausible import no_value
+from omnimouse.recordings.data.reading import Findings, Tally, open_array
+from omnimouse.recordings.formats.experanto import SessionParts
+from omnimouse.recordings.formats.sensorium import meta as meta
+from omnimouse.recordings.formats.sensorium import stills as stills
+from omnimouse.recordings.formats.sensorium.scan import files_are_complete, most_common
+from omnimouse.recordings.formats.sensorium.stills import STILL_KINDS, StillDevice, Stills
+
+IMAGE_IDS = ("frame_image_id", "image_id", "colorframeprojector_image_id")
+"""Arrays of `meta/trials/` that say which image was shown, in order of preference."""
+
+LOOKED_AT = 64
+"""Neurons of each trial that opening reads; they lie in one page of the file."""
+
+
+@dataclass(frozen=True)
+class StillScan:
+    """What the files of all trials say about themselves.
+
+    Attributes:
+        neurons: length of the responses.
+        image_size: stored (height, width).
+        no_responses: per trial, whether its first neurons are zero or there are no responses at all.
+        behavior: channels of every trial in the order of `BEHAVIOR_CHANNELS`, float64 `[n_trials, 5]`.
+        response_dtype: numpy name, wide enough for every trial.
+    """
+
+    neurons: int
+    image_size: tuple[int, int]
+    no_responses: np.ndarray
+    behavior: np.ndarray
+    response_dtype: str
+
+
+def looks_static(path: Path) -> bool:
+    """Whether a SENSORIUM folder is one of 2022: images instead of videos."""
+    return (path / "data/images").is_dir() and not (path / "data/videos").is_dir()
+
+
+def load_static(path: Path, findings: Findings) -> SessionParts:
+    """Open the parts of a SENSORIUM 2022 folder; faults go to `findings`, none raises."""
+    session_key, animal_id = meta.identity(path, findings)
+    nothing = SessionParts(path, session_key, animal_id, dict.fromkeys(("responses", "eye_tracker", "treadmill")), None)
+    meta.check_links(path, findings)
+    tiers = meta.per_trial(path / "meta/trials/tiers.npy", findings)
+    if tiers is None or not files_are_complete(path, tiers, findings, kinds=STILL_KINDS):
+        return nothing
+    unit_ids = meta.unit_ids(path / "meta/neurons/unit_ids.npy", findings)
+    scan = _scan(path, len(tiers), None if unit_ids is None else len(unit_ids), findings)
+    if scan is None or not meta.units_fit(path / "meta/neurons/unit_ids.npy", unit_ids, scan.neurons, findings):
+        return nothing
+    return _assemble(nothing, [str(tier) for tier in tiers], unit_ids, scan, findings)
+
+
+def _scan(path: Path, n_trials: int, n_units: int | None, findings: Findings) -> StillScan | None:
+    """Look into every trial: shapes, behaviour, and whether there are responses."""
+    tally = Tally()
+    shapes: dict[str, list[tuple[int, tuple[int, ...]]]] = {kind: [] for kind in STILL_KINDS}
+    dtypes: set[str] = set()
+    no_responses = np.ones(n_trials, dtype=bool)
+    stored: dict[str, list[np.ndarray]] = {"behavior": [], "pupil_center": []}
+    for trial in range(n_trials):
+        for kind in STILL_KINDS:
+            file = path / "data" / kind / f"{trial}.npy"
+            if kind == "responses" and not os.path.lexists(file):
+                continue  # of a tier that has none
+            problems = Findings()
+            array = open_array(file, problems)
+            if array is None:
+                tally.take(problems[0])
+                continue
+            shapes[kind].append((trial, array.shape))
+            if kind in stored:
+                stored[kind].append(np.array(array, dtype=np.float64))
+            elif kind == "responses" and array.ndim == 1:
+                dtypes.add(str(array.dtype))
+                no_responses[trial] = not np.nan_to_num(array[:LOOKED_AT]).any()
+    neurons, image_size = _check_shapes(path, shapes, n_units, tally)
+    if not tally.has_fatal:
+        behavior = np.stack(stored["behavior"])
+        # Stored as size, its derivative, speed; and gaze beside it.
+        behavior = np.concatenate([behavior[:, :2], np.stack(stored["pupil_center"]), behavior[:, 2:]], axis=1)
+        for channel in behavior.T:
+            channel[no_value(channel)] = np.nan
+        _check_gaps(path, behavior, tally)
+        behavior[~usable(behavior)] = np.nan  # of which windows keep clear
+    tally.report(findings)
+    if tally.has_fatal:
+        return None
+    return StillScan(neurons, image_size, no_responses, behavior, str(np.result_type(np.float32, *dtypes)))
+
+
+def _check_shapes(
+    path: Path, shapes: dict[str, list[tuple[int, tuple[int, ...]]]], n_units: int | None, tally: Tally
+) -> tuple[int, tuple[int, int]]:
+    """Compare the shapes of all trials with what they should be; returns the number of neurons and the image size."""
+    lengths = [shape[0] for _, shape in shapes["responses"] if len(shape) == 1]
+    # Where no trial has as many responses as there are ids, the ids are wrong, which the caller reports.
+    neurons = n_units if n_units in lengths else most_common(lengths)
+    sizes = [shape[1:] for _, shape in shapes["images"] if len(shape) == 3 and shape[0] == 1 and 0 not in shape]
+    image_size = most_common(sizes) or (144, 256)
+    expected = {"images": (1, *image_size), "responses": (neurons,), "behavior": (3,), "pupil_center": (2,)}
+    hints = {
+        "images": "Store one grey image per trial, all of one size: (1, height, width).",
+        "responses": "Store one number per neuron, of the same neurons in every trial.",
+        "behavior": "Store pupil size, its derivative and running speed.",
+        "pupil_center": "Store gaze x and gaze y.",
+    }
+    for kind, found in shapes.items():
+        for trial, shape in found:
+            if shape != expected[kind]:
+                tally.add(
+                    "fatal",
+                    f"shape of {kind}",
+                    path / "data" / kind / f"{trial}.npy",
+                    expected=str(expected[kind]),
+                    found=str(shape),
+                    do=hints[kind],
+                )
+    return neurons, image_size
+
+
+def _check_gaps(path: Path, behavior: np.ndarray, tally: Tally) -> None:
+    """Trials in which a behaviour channel is missing."""
+    kinds = {"pupil_size": "behavior", "pupil_size_derivative": "behavior", "running_speed": "behavior"}
+    for trial in np.flatnonzero(~usable(behavior).all(axis=1)):
+        sound = usable(behavior[trial])
+        lost = [name for name, is_sound in zip(BEHAVIOR_CHANNELS, sound, strict=True) if not is_sound]
+        kind = kinds.get(lost[0], "pupil_center")
+        tally.add(
+            "warning",
+            f"NaN in {kind}",
+            path / "data" / kind / f"{trial}.npy",
+            expected="finite numbers",
+            found=f"NaN, infinity or a number that stands for no value (-9999, 1e20): {', '.join(lost)}",
+            do="The trial has no window, so it is neither trained nor scored on.",
+        )
+
+
+def _assemble(
+    parts: SessionParts, tiers: list[str], unit_ids: np.ndarray | None, scan: StillScan, findings: Findings
+) -> SessionParts:
+    path, n_trials = parts.path, len(tiers)
+    withheld = meta.withheld_tiers(path, tiers, scan.no_responses, findings)
+    trial_ids = meta.trial_ids(path / "meta/trials/trial_idx.npy", n_trials, findings)
+    image_ids = _image_ids(path, n_trials, findings)
+    response_statistics = meta.statistics(path, "responses", scan.neurons, findings)
+    means, stds = _behavior_statistics(path, tiers, scan.behavior, findings)
+    clips = Stills(path, np.full(n_trials, stills.HELD), stills.SLOT, behavior=scan.behavior)
+    findings.info(
+        path / "data/images",
+        "time",
+        expected="videos and traces",
+        found="single images, one response each",
+        do="Each is held for one window of 2 s. Train on tasks that hide responses (stimulus, stimulus+behavior); "
+        "others can copy what is held constant. Score with evaluate_static.",
+    )
+
+    device = functools.partial(StillDevice.over, clips)
+    hidden = frozenset(trial for trial, tier in enumerate(tiers) if tier in withheld)
+    devices: dict[str, SequenceDevice | None] = {
+        "responses": device(
+            "responses", "responses", stills.held_responses, scan.neurons, scan.response_dtype, response_statistics,
+            unit_ids=unit_ids, withheld=hidden,
+        ),
+        "eye_tracker": device(
+            "eye_tracker", "pupil_center", stills.held_eye_tracker, 4, "float64", (means[:4], stds[:4])
+        ),
+        "treadmill": device("treadmill", "behavior", stills.held_treadmill, 1, "float64", (means[4:], stds[4:])),
+    }  # fmt: skip
+    screen = stills.lay_out_stills(clips, tiers, trial_ids, image_ids, scan.image_size)
+    return SessionParts(path, parts.session_key, parts.animal_id, devices, screen, withheld)
+
+
+def _image_ids(path: Path, n_trials: int, findings: Findings) -> list[str | None] | None:
+    """Which image each trial showed, as text; repeats share it. None where that is not known."""
+    folder = path / "meta/trials"
+    file = next(
+        (file for name in IMAGE_IDS if (file := folder / f"{name}.npy").is_file()), folder / "frame_image_id.npy"
+    )
+    problems = Findings()
+    ids = meta.per_trial(file, problems)
+    if ids is not None and len(ids) == n_trials:
+        # Numbers that a missing value turned into floats: 7017.0 is image 7017.
+        numbers = ids[np.isfinite(ids)] if ids.dtype.kind == "f" else ids[:0]
+        whole = ids.dtype.kind == "f" and (np.abs(numbers) < 2**53).all() and (numbers == np.floor(numbers)).all()
+        return meta.identities(
+            file,
+            [int(value) if whole and np.isfinite(value) else value for value in ids.tolist()],
+            "Each of these trials counts as an image of its own, which is not repeated; restore the ids.",
+            findings,
+        )
+    findings.warning(
+        file,
+        file.stem,
+        expected=f"{n_trials} numbers or names of images, one per trial",
+        found=str(len(ids)) if ids is not None else problems[0].found,
+        do="Repeats of an image cannot be told, so that correlations to averages and FEVE are not defined; restore it.",
+    )
+    return None
+
+
+def _behavior_statistics(
+    path: Path, tiers: list[str], behavior: np.ndarray, findings: Findings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means and stds `[5]` in the order of `BEHAVIOR_CHANNELS`: stored ones, or of the train tier, never zero."""
+    chosen = np.array([tier == "train" for tier in tiers])
+    values = behavior[chosen if chosen.any() else slice(None)]
+    finite = np.isfinite(values)
+    count = np.maximum(finite.sum(axis=0), 1)
+    means = np.where(finite, values, 0).sum(axis=0) / count
+    stds = np.sqrt((np.where(finite, values - means, 0) ** 2).sum(axis=0) / count)
+    for kind, columns in (("behavior", [0, 1, 4]), ("pupil_center", [2, 3])):
+        stored = meta.statistics(path, kind, len(columns), findings)
+        for ours, theirs in zip((means, stds), stored, strict=True):
+            if theirs is not None:
+                ours[columns] = theirs
+    constant = []
+    for channel, name in enumerate(BEHAVIOR_CHANNELS):
+        present = behavior[np.isfinite(behavior[:, channel]), channel]
+        if len(present) and (present == present[0]).all():
+            means[channel], stds[channel] = present[0] + 0.0, 1.0  # never -0
+            constant.append(f"{name} ({means[channel]:g})")
+    if constant:
+        everything = len(constant) == behavior.shape[1]
+        findings.warning(
+            path / "data",
+            "behavior and pupil_center" if everything else "constant behavior channels",
+            expected="channels that vary",
+            found=f"one value in all {len(tiers)} trials: {', '.join(constant)}"
+            + (": withheld, or not recorded" if everything else ""),
+            do="The model sees them as average (0); stimulus+behavior tells it nothing that stimulus does not."
+            if everything
+            else "The model sees them as average (0).",
+        )
+    _check_stds(path, means, stds, findings)
+    return means, stds
+
+
+def _check_stds(path: Path, means: np.ndarray, stds: np.ndarray, findings: Findings) -> None:
+    """Replace moments that nothing can be standardised with; channels that do vary have them from a wrong file."""
+    bad = ~np.isfinite(means) | ~np.isfinite(stds) | (stds <= 0)
+    if bad.any():
+        listed = ", ".join(f"{BEHAVIOR_CHANNELS[c]} {means[c]:g} and {stds[c]:g}" for c in np.flatnonzero(bad))
+        findings.warning(
+            path / "meta/statistics",
+            "means and stds of behavior",
+            expected="finite means, stds above 0",
+            found=listed,
+            do="These channels are left unscaled (mean 0, std 1); delete the statistics to have them computed.",
+        )
+        means[bad], stds[bad] = 0.0, 1.0

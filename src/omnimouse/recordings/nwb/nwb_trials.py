@@ -1,0 +1,124 @@
+"""Trials of an NWB file: a table of time intervals, with tiers and with what is shown again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omnimouse.recordings.data.plausible import adjoining, identity
+from omnimouse.recordings.data.reading import Findings
+from omnimouse.recordings.nwb.tables import Table, read_table, tables
+from omnimouse.recordings.nwb_mapping import AUTO, NONE, NwbMapping
+
+TIERS = ("tier", "split")
+CONDITIONS = ("condition_hash", "condition", "condition_id", "stimulus_id", "stim_id", "image_id", "clip_id")
+"""Columns that are looked for, the better ones first."""
+
+Trials = list[tuple[float, float, str, str | None]]
+
+
+def read_trials(file: Any, mapping: NwbMapping, where: Path, found: Findings) -> tuple[Trials | None, str]:
+    """Trials as (start, end, tier, condition) in seconds, None for a split into blocks; and the path of their table.
+
+    Args:
+        file: the open file.
+        mapping: which table and columns; what it leaves open is looked for.
+        where: the file's path, for findings.
+        found: takes what is noteworthy about single trials.
+
+    Raises:
+        ValueError: what the mapping names is not there, or tiers are numbers whose meaning nobody says.
+    """
+    if mapping.trials == NONE:
+        return None, ""
+    path = "intervals/trials" if mapping.trials == AUTO else mapping.trials.strip("/")
+    all_tables = tables(file)
+    optional = mapping.trials == AUTO and mapping.tiers is None and mapping.condition is None
+    if path not in all_tables:
+        if optional:
+            return None, ""
+        have = ", ".join(all_tables) or "none"
+        raise ValueError(f"no table of trials at {path!r}; the file has: {have}. Correct `trials` in the mapping.")
+    table = read_table(all_tables[path])
+    table.path = path
+    column = (
+        mapping.tiers.column
+        if mapping.tiers
+        else next((name for name in TIERS if name in table.columns or name in table.unread), None)
+    )
+    if column is None:
+        if optional:
+            return None, ""
+        have = ", ".join(table.columns)
+        raise ValueError(f"{path}: no column of tiers among {have}; name one as `tiers: {{column: ...}}`.")
+    tiers = _tiers(table, column, mapping)
+    conditions = _conditions(table, mapping, where, found)
+    spans = list(zip(table.columns["start_time"], table.columns["stop_time"], tiers, conditions, strict=True))
+    named = [(start, end, tier, shared) for start, end, tier, shared in spans if tier is not None]
+    timed = [
+        (float(start), float(end), tier, shared)
+        for start, end, tier, shared in named
+        if start is not None and end is not None
+    ]
+    if len(timed) < len(named):
+        found.warning(
+            where,
+            path,
+            expected="a start and a stop time of every trial",
+            found=f"{len(named) - len(timed)} of {len(named)} trials without one of them",
+            do="They are left out; nothing is trained or scored on their time.",
+        )
+    if not timed:
+        raise ValueError(f"{path}: none of its {len(spans)} trials has times and a tier in column {column!r}.")
+    timed.sort(key=lambda trial: trial[:2])
+    ends = adjoining(np.array([trial[0] for trial in timed]), np.array([trial[1] for trial in timed]))
+    adjoined = zip(timed, ends.tolist(), strict=True)
+    return [(start, end, tier, shared) for (start, _, tier, shared), end in adjoined], path
+
+
+def _tiers(table: Table, column: str, mapping: NwbMapping) -> list[str | None]:
+    """The tier of every trial, None where it is in none."""
+    stored = table.column(column)
+    values = mapping.tiers.values if mapping.tiers is not None else None
+    if values is None:
+        numbers = [value for value in stored if value is not None and not isinstance(value, str)]
+        if numbers:
+            listed = ", ".join(dict.fromkeys(_text(value) for value in numbers[:20]))
+            raise ValueError(
+                f"{table.path}: column {column!r} has numbers ({listed}), expected names of tiers. Say in a mapping "
+                f"what they mean, as `tiers: {{column: {column}, values: {{train: [{_text(numbers[0])}], final_test: "
+                "[...]}}`, or go without: `trials: none`."
+            )
+        return stored
+    tiers = {_text(value): tier for tier, meant in values.items() for value in meant}
+    shown = [None if value is None else _text(value) for value in stored]
+    if not set(shown) & tiers.keys():
+        have = ", ".join(dict.fromkeys(value for value in shown if value is not None)) or "no values"
+        raise ValueError(f"{table.path}: no trial has one of the tiers' values; column {column!r} has {have}.")
+    return [None if value is None else tiers.get(value) for value in shown]
+
+
+def _text(value: object) -> str:
+    """A value as text, numbers alike whether they are stored as integers or not."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _conditions(table: Table, mapping: NwbMapping, where: Path, found: Findings) -> list[str | None]:
+    """What each trial shows, None where that is not known."""
+    name = mapping.condition
+    if name is None:
+        name = next((each for each in CONDITIONS if each in table.columns or each in table.unread), None)
+        if name in table.unread:
+            found.warning(
+                where,
+                f"{table.path}/{name}",
+                expected="one value a trial, which says which trials show the same",
+                found=f"a column that {table.unread[name]}",
+                do="It is not used, so every trial counts as a stimulus of its own; name another as `condition`.",
+            )
+            name = None
+    if name is None:
+        return [None] * len(table.columns["start_time"])
+    return [identity(value) for value in table.column(name)]

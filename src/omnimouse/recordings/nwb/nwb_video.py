@@ -1,0 +1,139 @@
+"""What was shown, as NWB files hold it: images with an index, frames with one, or frames in the order of presentation.
+
+Shape letters: F displayed frames, K stored frames, H and W their pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omnimouse.model.processing_omnimouse import OmniMouseProcessor
+from omnimouse.recordings.data.plausible import doubt_about_pictures
+from omnimouse.recordings.nwb.nwb_file import child, is_dataset, path_of, referred, text_of
+from omnimouse.recordings.nwb.series import ImageStack, Series, check_stored, is_indexed
+from omnimouse.recordings.nwb.unpacked import TILE_BYTES, unpack, unpack_frames
+
+LONGEST_SIDE = 4.0
+"""Times that no screen is wider than high, so that one axis must be time."""
+
+
+def read_frames(series: Series, transposed: bool | None, scratch: Path) -> tuple[Any, np.ndarray | None]:
+    """Stored frames `[K, H, W]`, and which of them each displayed frame is `[F]`, None where each is its own.
+
+    Args:
+        series: what was shown.
+        transposed: whether images are stored with x before y; None: no, and refused where they look so.
+        scratch: folder for frames that are read once, by whole chunks; only frames that are shown are.
+
+    Raises:
+        ValueError: frames in other files, of no one size, turned, or an index that counts others than there are.
+    """
+    index, shown = None, series
+    images: list[Any] | None = None
+    if is_indexed(series.group):
+        index = _index(series)
+        target = child(series.group, "indexed_timeseries")
+        target = child(series.group, "indexed_images") if target is None else target
+        if target is None:
+            raise ValueError(f"{series.path}: it counts images that the file does not have; it names no template.")
+        if "data" in target:
+            shown = Series(path_of(target), target, child(target, "data"))
+        else:
+            images = _ordered_images(target)
+    if "external_file" in shown.group:
+        raise ValueError(_elsewhere(shown))
+    if images is None:
+        check_stored(shown.values)
+    frames = shown.array(transposed=bool(transposed)) if images is None else ImageStack(images, bool(transposed))
+    if len(frames.shape) == 2 or 0 in frames.shape:
+        raise ValueError(f"{shown.path}: frames of shape {frames.shape}, expected [frames, rows, columns].")
+    _expect_pictures(shown.path, frames.shape, transposed)
+    if index is not None and len(index) and index.max() >= frames.shape[0]:
+        raise ValueError(
+            f"{series.path}: it shows image {index.max()}, but {shown.path} has {frames.shape[0]}, counted from 0. "
+            "Correct the file."
+        )
+    if len(frames.shape) > 3 and frames.shape[3] != 1:
+        return frames, index  # in colour: the message is that of all arrays
+    return _read_once(shown, frames, images, index, bool(transposed), scratch)
+
+
+def _index(series: Series) -> np.ndarray:
+    check_stored(series.values)
+    stored = np.asarray(series.values[()])
+    whole = np.isfinite(stored) & (stored == np.floor(stored))
+    if stored.ndim != 1 or not whole.all():
+        found = f"shape {stored.shape}" if stored.ndim != 1 else f"{stored[~whole][0]} at frame {np.argmin(whole)}"
+        raise ValueError(f"{series.path}: {found}, expected one whole number per displayed frame. Correct the file.")
+    return stored.astype(np.int64)
+
+
+def _elsewhere(shown: Series) -> str:
+    names = [text_of(name) for name in np.asarray(shown.group["external_file"][()]).reshape(-1)]
+    here = Path(shown.group.file.filename).parent
+    gone = [name for name in names if not (here / name).exists()]
+    state = f", of which {', '.join(gone)} cannot be found" if gone else ""
+    return (
+        f"{shown.path}: its frames lie in other files ({', '.join(names)}){state}, "
+        "which are not read. Store them in the file, or read them and call recording_from_arrays with the frames; "
+        "`video: none` in a mapping imports the rest."
+    )
+
+
+def _expect_pictures(path: str, shape: tuple[int, ...], transposed: bool | None) -> None:
+    """Refuses frames whose axes look swapped, unless the mapping states how they lie."""
+    rows, columns = shape[1:3]
+    if transposed is not None:
+        return
+    if max(rows, columns) > LONGEST_SIDE * min(rows, columns) and len(shape) == 3:
+        raise ValueError(
+            f"{path}: shape {shape}, expected [frames, rows, columns] of a screen. If time is not the first axis, "
+            "store it first; if frames are of this shape, write `video_transposed: false` into a mapping."
+        )
+    if doubt_about_pictures(rows, columns) is not None:
+        raise ValueError(
+            f"{path}: frames of {rows} rows and {columns} columns, taller than wide. If x comes "
+            "before y in them, write `video_transposed: true` into a mapping, else `video_transposed: false`."
+        )
+
+
+def _read_once(
+    shown: Series, frames: Any, images: list[Any] | None, index: np.ndarray | None, transposed: bool, scratch: Path
+) -> tuple[Any, np.ndarray | None]:
+    """The frames that are shown, unpacked where the file has them in chunks or one by one; and their index."""
+    band = 1
+    if images is None:
+        if not shown.values.chunks:
+            return frames, index
+        band = shown.values.chunks[0]
+        if band * int(np.prod(frames.shape[1:])) * frames.dtype.itemsize > TILE_BYTES:
+            frames = shown.in_units(unpack(shown.values, scratch / "frames"), transposed=transposed)
+            band = 1
+    wanted = None if index is None else np.unique(index[index >= 0])
+    if wanted is not None and not len(wanted):
+        return frames, index
+    processor = OmniMouseProcessor()
+    size = processor.frame_height, processor.frame_width
+    small = unpack_frames(frames, band, wanted, scratch / "shown", size)
+    if index is None or wanted is None:
+        return small, index
+    return small, np.where(index < 0, -1, np.searchsorted(wanted, index))
+
+
+def _ordered_images(group: Any) -> list[Any]:
+    """The images of a container, in its order."""
+    order = child(group, "order_of_images")
+    if order is not None:
+        images = [referred(order, reference, "order of images") for reference in order[()]]
+    else:
+        images = [item for item in (child(group, name) for name in group) if is_dataset(item)]
+        if len(images) > 1:
+            raise ValueError(f"{path_of(group)}: {len(images)} images without order_of_images; add their order.")
+    sizes = {tuple(image.shape) for image in images}
+    if len(sizes) != 1 or len(next(iter(sizes))) != 2:
+        listed = ", ".join(map(str, sorted(sizes)))
+        raise ValueError(f"{path_of(group)}: images of shapes {listed}, expected grey ones of one size.")
+    return images

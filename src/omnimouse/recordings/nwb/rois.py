@@ -1,0 +1,200 @@
+"""Which neuron each column of an NWB file's responses is: axes, ids, and which regions the lab has accepted.
+
+Shape letters: T samples, N neurons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from omnimouse.recordings.nwb.nwb_file import child, is_dataset, kind_of, path_of, referred, walk
+from omnimouse.recordings.nwb.series import Series
+from omnimouse.recordings.nwb.tables import decoded
+
+YES = (
+    "iscell", "is_cell", "accepted", "accept", "valid", "valid_roi", "roi_valid", "is_valid", "good", "is_good", "keep",
+    "is_neuron", "selected", "include", "included", "qc_pass", "passed_qc",
+)  # fmt: skip
+"""Columns of a table of regions that are true for those that are neurons."""
+
+NO = (
+    "rejected", "reject", "is_rejected", "bad", "is_bad", "excluded", "exclude", "invalid", "artifact", "is_artifact",
+    "noise", "is_noise", "discarded", "not_cell",
+)  # fmt: skip
+"""Columns that are true for those that are none."""
+
+VERDICTS = ("quality", "label", "status", "classification", "class", "curation", "verdict", "decision", "cell_class")
+"""Columns of words."""
+
+_YES_WORDS = ("accepted", "accept", "good", "cell", "neuron", "soma", "valid", "keep", "kept", "ok", "yes", "true")
+_NO_WORDS = (
+    "rejected", "reject", "bad", "not cell", "not a cell", "notcell", "no cell", "noncell", "non-cell", "noise",
+    "artifact", "artefact", "invalid", "excluded", "exclude", "discard", "discarded", "no", "false", "unsure",
+    "undecided", "dendrite",
+)  # fmt: skip
+
+
+ACCEPTED, ALL = "accepted", "all"
+
+
+@dataclass(frozen=True)
+class Rois:
+    """The regions that the columns of a response series are.
+
+    Attributes:
+        n: how many the file names, None where it names none.
+        source: what names them.
+        ids: `[n]` their identities, None where there are no unique ones.
+        table: their table, None where the file does not say which it is.
+        rows: `[n]` their rows of it.
+    """
+
+    n: int | None = None
+    source: str = ""
+    ids: np.ndarray | None = None
+    table: Any = None
+    rows: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which columns are imported.
+
+    Attributes:
+        columns: their numbers, None for all.
+        line: what is said about it, "" where nothing is to be said.
+        doubts: (what of it, what was found, what to do) each.
+    """
+
+    columns: np.ndarray | None = None
+    line: str = ""
+    doubts: tuple[tuple[str, str, str], ...] = ()
+
+
+def read_rois(file: Any, series: Series) -> Rois:
+    """Reads which regions the columns of a series are.
+
+    Raises:
+        ValueError: references that lead nowhere, or to rows that their table does not have.
+    """
+    for name in ("rois", "electrodes"):
+        region = child(series.group, name)
+        if is_dataset(region) and region.shape is not None and len(region.shape) == 1 and region.dtype.kind in "iu":
+            return _of_region(region)
+    planes = [group for group in walk(file)[0].values() if kind_of(group) == "PlaneSegmentation"]
+    ids: Any = child(planes[0], "id") if len(planes) == 1 else None
+    return Rois(len(ids), path_of(planes[0])) if is_dataset(ids) and ids.shape else Rois()
+
+
+def _of_region(region: Any) -> Rois:
+    rows = np.asarray(region[()]).astype(np.int64)
+    reference = region.attrs.get("table")
+    if reference is None:
+        return Rois(len(rows), path_of(region), rows)
+    table = referred(region, reference, "table")
+    stored = child(table, "id")
+    if not is_dataset(stored) or not stored.shape:
+        raise ValueError(f"{path_of(table)}: a table of regions without ids. Correct the file.")
+    if len(rows) and (rows.min() < 0 or rows.max() >= len(stored)):
+        raise ValueError(
+            f"{path_of(region)}: it points to rows {rows.min()} to {rows.max()} of {path_of(table)}, which has "
+            f"{len(stored)}. Correct the file."
+        )
+    return Rois(len(rows), path_of(region), np.asarray(stored[()])[rows], table, rows)
+
+
+def choose(rois: Rois, wanted: str) -> Choice:
+    """Which of the regions to import.
+
+    Args:
+        rois: the regions, one a column of the responses.
+        wanted: "accepted", "all", or the name of a column of the table that is true for those to import.
+
+    Raises:
+        ValueError: none is left, or there is no such column.
+    """
+    if rois.table is None or rois.rows is None:
+        if wanted in (ACCEPTED, ALL):
+            return Choice()
+        raise ValueError(f"`rois: {wanted}`: the responses name no table of regions. Leave it out, or write `all`.")
+    named = wanted not in (ACCEPTED, ALL)
+    names = [wanted] if named else [name for name in rois.table if _plain(name) in (*YES, *NO, *VERDICTS)]
+    verdicts: dict[str, np.ndarray] = {}
+    doubts: list[tuple[str, str, str]] = []
+    for name in names:
+        item = child(rois.table, name)
+        if item is None and named:
+            have = ", ".join(name for name in rois.table if name != "id")
+            raise ValueError(f"`rois: {wanted}`: {path_of(rois.table)} has no such column; it has {have}.")
+        verdict, odd = _verdict(item, _plain(name), len(rois.table["id"]), named)
+        if odd:
+            doubts.append(
+                (path_of(item), odd, "Say which to import in a mapping: `rois: all`, or a column by its name.")
+            )
+        if verdict is not None:
+            verdicts[name] = verdict[rois.rows]
+    if named and not verdicts:
+        raise ValueError(f"`rois: {wanted}`: {doubts[0][1] if doubts else 'no column of true and false'}.")
+    if not verdicts:
+        return Choice(None, _unknown(rois.table), tuple(doubts))
+    accepted = np.logical_and.reduce(list(verdicts.values()))
+    n, n_kept, by = len(accepted), int(accepted.sum()), ", ".join(verdicts)
+    rejected = f"{n - n_kept} of {n} regions are rejected by the lab ({by})"
+    if wanted == ALL or n_kept == n:
+        line = f"all {n}" + (f"; {rejected}" if n_kept < n else f", as {by} accepts them")
+        if n_kept < n:
+            doubts.append((path_of(rois.table), rejected, "They are imported as neurons, as asked for by `rois: all`."))
+        return Choice(None, line, tuple(doubts))
+    if not n_kept:
+        raise ValueError(f"{path_of(rois.table)}: {rejected}, so none is left. Import them with `rois: all`.")
+    line = f"{n_kept} of {n}, those accepted ({by}); `rois: all` in a mapping, or --rois all, takes the others too"
+    return Choice(np.flatnonzero(accepted), line, tuple(doubts))
+
+
+def _unknown(table: Any) -> str:
+    """A line about columns of true and false of which only the lab knows whether they reject."""
+    items = {name: child(table, name) for name in table}
+    flags = [
+        f"{name} (true for {np.count_nonzero(item[()])} of {item.size})"
+        for name, item in items.items()
+        if is_dataset(item) and item.shape and item.dtype.kind == "b"
+    ]
+    if not flags:
+        return ""
+    return f"all; its table has {', '.join(flags)}: to import those where one is true, write it as `rois` in a mapping"
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def _verdict(item: Any, name: str, n: int, named: bool) -> tuple[np.ndarray | None, str]:
+    """Which rows a column accepts `[n]`, None where it says nothing of the kind; and what is odd about it."""
+    by_name = named or name in (*YES, *NO)  # else it is a column of words, which may be about anything
+    kinds = "fiubSO" if is_dataset(item) and len(item.shape or ()) == 1 else "fiub"
+    if (
+        not is_dataset(item)
+        or len(item.shape or ()) not in (1, 2)
+        or item.shape[0] != n
+        or item.dtype.kind not in kinds
+    ):
+        return None, f"{name} has not one value a region" if by_name else ""
+    values = item[:, 0] if len(item.shape) == 2 else None  # Suite2p's iscell: whether it is one, and how probably
+    meant = decoded(item) if values is None else [None if np.isnan(value) else value for value in values.tolist()]
+    known = [value.strip().lower() if isinstance(value, str) else value for value in meant if value is not None]
+    truth: dict[Any, bool] = {**dict.fromkeys(_YES_WORDS, True), **dict.fromkeys(_NO_WORDS, False)}
+    understood = any(value in truth for value in known)
+    if by_name:
+        truth |= {0: False, 1: True, "0": False, "1": True}
+    if not known or not all(value in truth for value in known):
+        odd = f"{name} holds other values than yes and no, such as {next((v for v in known if v not in truth), 'none')}"
+        return None, odd if by_name or understood else ""
+    if name in NO:
+        truth = {value: not yes for value, yes in truth.items()}
+    lost = n - len(known)
+    odd = f"{name} has no value for {lost} of {n} regions, which count as rejected" if lost else ""
+    plain = [value.strip().lower() if isinstance(value, str) else value for value in meant]
+    return np.array([value is not None and truth[value] for value in plain]), odd

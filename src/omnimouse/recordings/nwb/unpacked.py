@@ -1,0 +1,156 @@
+"""Arrays of HDF5 files read once, by whole chunks, into a scratch file from which rows can be read in any order.
+
+A chunk is decompressed as a whole however little of it is wanted. Series are often chunked a few neurons by all of
+time, and read here row by row; images are shown in another order than they are stored in. Shape letters: T samples or
+frames, S signals, K stored frames, H and W their pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omnimouse.recordings.data.resampling import area_resize
+from omnimouse.recordings.nwb.series import Turned
+
+TILE_BYTES = 64 * 2**20
+"""Upper bound on what is read at once, unless a single chunk is larger."""
+
+FRAMES_AT_ONCE = 32
+"""Frames that are made smaller together, as float32."""
+
+
+@dataclass
+class Unpacked:
+    """An array `[T, ...]` in pieces that have all of time and a part of the other axes.
+
+    Attributes:
+        blocks: the other axes' parts, and memory maps `[T, ...]` of them.
+        shape: of the whole.
+        dtype: of all.
+    """
+
+    blocks: list[tuple[tuple[slice, ...], np.ndarray]]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        if len(self.blocks) == 1:
+            return np.array(self.blocks[0][1][part])
+        n = len(range(*part.indices(self.shape[0])))
+        whole = np.empty((n, *self.shape[1:]), dtype=self.dtype)
+        for where, block in self.blocks:
+            place = (slice(None), *where)
+            whole[place] = block[part]
+        return whole
+
+
+def unpack(values: Any, file: Path, *, turned: bool = False, columns: np.ndarray | None = None) -> Unpacked:
+    """Reads a data set, every chunk once, into a new file.
+
+    Args:
+        values: `[T, ...]`, or `[S, T]` if `turned`.
+        file: scratch file of the size of what is kept.
+        turned: whether time is the second of two axes.
+        columns: increasing numbers of the signals to keep, None for all.
+
+    Returns:
+        The array `[T, ...]`, bit for bit.
+    """
+    shape = values.shape[::-1] if turned else values.shape
+    chunks = values.chunks or (1, *shape[1:])
+    chunks = chunks[::-1] if turned and values.chunks else chunks
+    tile = _tile(shape, chunks, values.dtype.itemsize)
+    places: list[tuple[tuple[slice, ...], tuple[int, ...], int]] = []
+    n_columns, offset = 0, 0
+    with file.open("wb") as sink:
+        for where in _parts(shape[1:], tile[1:]):
+            kept: Any = slice(None)
+            place = where
+            if columns is not None:
+                kept = columns[(columns >= where[0].start) & (columns < where[0].stop)] - where[0].start
+                if not len(kept):
+                    continue
+                place = (slice(n_columns, n_columns + len(kept)),)
+                n_columns += len(kept)
+            for low in range(0, shape[0], tile[0]):
+                rows = slice(low, min(low + tile[0], shape[0]))
+                tiled = (where[0], rows) if turned else (rows, *where)
+                block = values[tiled].T if turned else values[tiled]
+                block = block[:, kept] if columns is not None else block
+                np.ascontiguousarray(block).tofile(sink)
+            size = (shape[0], *(part.stop - part.start for part in place))
+            places.append((place, size, offset))
+            offset += int(np.prod(size)) * values.dtype.itemsize
+    blocks: list[tuple[tuple[slice, ...], np.ndarray]] = [
+        (place, np.memmap(file, dtype=values.dtype, mode="r", offset=start, shape=size))
+        for place, size, start in places
+    ]
+    shape = tuple(shape) if columns is None else (shape[0], len(columns))
+    return Unpacked(blocks, shape, np.dtype(values.dtype))
+
+
+def _tile(shape: Sequence[int], chunks: Sequence[int], item_bytes: int) -> list[int]:
+    """Rows of whole chunks that are read together, and how much of the other axes: all if a chunk's rows allow it."""
+    tile = [min(chunks[0], shape[0]), *shape[1:]]
+    while int(np.prod(tile, dtype=object)) * item_bytes > TILE_BYTES:
+        ratios = [tile[axis] / chunks[axis] for axis in range(1, len(tile))]
+        axis = 1 + int(np.argmax(ratios)) if ratios else 0
+        if not ratios or ratios[axis - 1] <= 1:
+            break
+        n_chunks = -(-tile[axis] // chunks[axis])
+        tile[axis] = -(-n_chunks // 2) * chunks[axis]
+    rows = max(1, TILE_BYTES // max(1, int(np.prod(tile, dtype=object)) * item_bytes))
+    tile[0] = min(shape[0], tile[0] * rows)
+    return tile
+
+
+def _parts(shape: Sequence[int], tile: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    yield from itertools.product(
+        *([slice(low, min(low + step, n)) for low in range(0, n, step)] for n, step in zip(shape, tile, strict=True))
+    )
+
+
+def unpack_frames(frames: Any, band: int, shown: np.ndarray | None, file: Path, size: tuple[int, int]) -> Unpacked:
+    """Reads stored frames that are shown, band by band of whole chunks, at the size that windows have.
+
+    Args:
+        frames: `[K, H, W]` or `[K, H, W, 1]`, sliced along the first axis.
+        band: frames that a chunk holds.
+        shown: increasing numbers of the frames to keep, None for all.
+        file: scratch file.
+        size: height and width. Frames of this size keep their type; others are averaged over areas, float32.
+
+    Returns:
+        The kept frames, in order.
+    """
+    n_frames, height, width = frames.shape[:3]
+    dtype = np.dtype(frames.dtype) if (height, width) == size else np.dtype(np.float32)
+    wanted = np.arange(n_frames) if shown is None else shown
+    frame_bytes = max(1, height * width * np.dtype(frames.dtype).itemsize)
+    step = band * max(1, TILE_BYTES // (band * frame_bytes))
+    with file.open("wb") as sink:
+        for low in range(0, n_frames, step):
+            inside = wanted[(wanted >= low) & (wanted < low + step)]
+            if not len(inside):
+                continue
+            first = int(inside[0])
+            block = np.asarray(frames[first : int(inside[-1]) + 1])[inside - first]
+            block = block.reshape(len(block), height, width)
+            for start in range(0, len(block), FRAMES_AT_ONCE):
+                part = block[start : start + FRAMES_AT_ONCE]
+                (part if dtype == block.dtype and (height, width) == size else area_resize(part, *size)).tofile(sink)
+    shape = (len(wanted), *size)
+    return Unpacked([((slice(None), slice(None)), np.memmap(file, dtype=dtype, mode="r", shape=shape))], shape, dtype)
+
+
+def rows_in_units_of_chunks(values: Any, file: Path, *, turned: bool, columns: np.ndarray | None) -> Any:
+    """A data set `[T, S]` to be read along time: unpacked where it is chunked or where only some signals are wanted."""
+    if values.chunks or columns is not None:
+        return unpack(values, file, turned=turned, columns=columns)
+    return Turned(values) if turned else values

@@ -1,0 +1,98 @@
+"""What tells one recording from another, read from a few spread samples: a run that goes on must find its own data.
+
+Nothing in it depends on where the recording lies or when it was written, so a copy is the same recording.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+
+import numpy as np
+
+from omnimouse.recordings.data.devices import SequenceDevice
+from omnimouse.recordings.data.recording_data import Recording
+
+SAMPLES = 64
+"""Rows of each device, and frames, that are read."""
+
+
+def fingerprint(recording: Recording, *, height: int, width: int) -> dict[str, str]:
+    """Describes a recording so that two with other data differ, in bounded time: at most 64 rows and frames are read.
+
+    Rows and frames are spread evenly over the recording; times, tiers, stored statistics and the clock of every frame
+    count whole. A change that touches none of the samples read, nor the stored statistics, goes unnoticed.
+
+    Args:
+        recording: any recording.
+        height, width: pixels of the frames that windows hold.
+
+    Returns:
+        "responses", "eye_tracker", "treadmill", "video" and "trials" -> a short text with a hash.
+    """
+    parts = {device.name: _device(device) for device in recording.devices}
+    return {**parts, "video": _video(recording, height, width), "trials": _trials(recording)}
+
+
+def spread(total: int, count: int) -> np.ndarray:
+    """At most `count` numbers below `total`, evenly spread with the first and the last, increasing, int64."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return f"sha256 {digest.hexdigest()[:16]}"
+
+
+def _numbers(values: object) -> bytes:
+    """JSON of numbers and names: exact, and the same for NumPy's numbers as for Python's."""
+    return json.dumps(values, default=lambda value: value.item() if hasattr(value, "item") else str(value)).encode()
+
+
+def _device(device: SequenceDevice) -> str:
+    rows, signals = device.shape
+    if not signals:
+        return "not recorded"
+    parts = [_numbers([rows, signals, device.sampling_rate, device.start_time, device.end_time, device.channels])]
+    for stored in (device.means, device.stds, device.phase_shifts):
+        parts.append(b"" if stored is None else np.asarray(stored, dtype="<f8").tobytes())
+    # Of devices whose rows lie in clips, only rows within clips hold samples.
+    stretches = device.segments()
+    ends = np.cumsum([last - first for first, last in stretches])
+    for place in spread(int(ends[-1]), SAMPLES) if len(ends) else ():
+        index = int(np.searchsorted(ends, place, side="right"))
+        row = np.array([stretches[index][1] - (ends[index] - place)])
+        parts.append(np.asarray(device.read(row), dtype="<f4").tobytes())
+    return f"{rows} x {signals} at {device.sampling_rate:g} Hz from {device.start_time:g} s, {_digest(parts)}"
+
+
+def _trials(recording: Recording) -> str:
+    listing = [
+        (t.modality, t.tier, t.first_frame, t.n_frames, t.start, t.end, t.condition_hash, t.interleave_value)
+        for t in recording.trials
+    ]
+    return f"{len(listing)} in tiers {', '.join(recording.tiers) or 'none'}, {_digest([_numbers(listing)])}"
+
+
+def _video(recording: Recording, height: int, width: int) -> str:
+    screen = recording.screen
+    if not screen.has_frames:
+        return "not recorded"
+    times = np.asarray(screen.timestamps, dtype="<f8")
+    parts = [times.tobytes()]
+    shown = [trial for trial in recording.trials if trial.modality in ("video", "image")]
+    ends = np.cumsum([trial.n_frames for trial in shown])
+    for place in spread(int(ends[-1]), SAMPLES) if len(ends) else ():
+        index = int(np.searchsorted(ends, place, side="right"))
+        frame = shown[index].first_frame + shown[index].n_frames - int(ends[index] - place)
+        try:
+            picture = screen.frames_at(times[frame : frame + 1], height=height, width=width)
+        except (ValueError, IndexError, OSError):  # whoever needs this frame will be told
+            parts.append(b"unreadable")
+            continue
+        # Whole grey levels, off the ties: frames that are resized differ in the last digits between machines.
+        parts.append(np.nan_to_num(np.floor(picture + np.float32(0.37)), nan=-1.0).astype("<f4").tobytes())
+    return f"{len(times)} frames, {_digest(parts)}"

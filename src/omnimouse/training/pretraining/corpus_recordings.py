@@ -1,0 +1,227 @@
+"""The recordings of a pre-training: finding them, and keeping a bounded number of them open."""
+
+from __future__ import annotations
+
+import glob
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from omnimouse.corpus.manifest import collection
+from omnimouse.model.processing_omnimouse import OmniMouseProcessor
+from omnimouse.model.session_names import matches_glob, same_animal, short_key
+from omnimouse.model.sessions import hash_unit_ids
+from omnimouse.recordings import Windows, open_recording
+from omnimouse.recordings.channels import missing_modalities
+from omnimouse.recordings.formats.dataset_form import looks_like_dataset
+from omnimouse.training.finetuning.preparation import open_windows
+from omnimouse.training.pretraining.pretraining_recipe import RecordingsRecipe
+
+_DEVICES = ("responses", "screen")
+"""Folders by which globs know a session folder; the other devices may be missing."""
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What a run knows of a session without its data.
+
+    Attributes:
+        key: its key.
+        path: folder of its recording.
+        n_neurons: neurons of its population.
+        animal_id: its animal; one spelling for all sessions of an animal.
+        unit_ids_hash: see `SessionSpec`.
+        tiers: tiers of its trials whose responses are known.
+        visits: how often it is visited in each round through a process's sessions.
+        missing: of "video" and "behavior" what the recording lacks.
+    """
+
+    key: str
+    path: Path
+    n_neurons: int
+    animal_id: str
+    unit_ids_hash: str | None
+    tiers: tuple[str, ...]
+    visits: int
+    missing: tuple[str, ...] = ()
+
+
+def find_sessions(recipe: RecordingsRecipe, *, warn: bool = True) -> dict[str, SessionInfo]:
+    """Looks the recordings of a recipe up; reads metadata only.
+
+    Args:
+        recipe: where to look, and for what.
+        warn: whether to warn of sessions that are missing where the recipe allows it.
+
+    Returns:
+        Session key, as the recording has it -> what is known, sorted by key.
+
+    Raises:
+        ValueError: a path or glob that matches no folder, a folder that is no recording, two recordings of one session,
+            a session of the recipe's collections that is missing, a weight that no session matches, or a tier that a
+            recording lacks.
+    """
+    wanted = {key for name in recipe.collections for key in collection(name)}
+    channels = OmniMouseProcessor(profile=recipe.profile).behavior_channels
+    found: dict[str, SessionInfo] = {}
+    places: dict[str, Path] = {}
+    animals: list[str] = []
+    for path in recording_folders(recipe.paths):
+        recording = open_recording(path)
+        key = recording.session_key
+        # Collections name sessions by short keys, which a session has in common with one under its published key.
+        name = short_key(key) if wanted else key
+        if wanted and name not in wanted:
+            continue
+        if name in places:
+            raise ValueError(
+                f"Session {name!r} is there twice, in {places[name]} and {recording.path}. Leave one of them out of "
+                "recordings.paths."
+            )
+        places[name] = recording.path
+        missing = [tier for tier in recipe.tiers if tier not in recording.tiers]
+        if missing:
+            raise ValueError(
+                f"Recording {recording.path} has no tier {', '.join(missing)}; it has {', '.join(recording.tiers)}. "
+                "Change recordings.tiers, or leave the recording out of recordings.paths."
+            )
+        animal = str(recording.animal_id)
+        animal = next((known for known in animals if same_animal(known, animal)), animal)
+        animals.append(animal)
+        found[key] = SessionInfo(
+            key, recording.path, recording.n_neurons, animal, hash_unit_ids(recording.unit_ids),
+            tuple(tier for tier in recording.tiers if tier not in recording.withheld_tiers),
+            _visits(key, recipe.weights), missing_modalities(recording, channels),
+        )  # fmt: skip
+    if wanted:
+        _check_collections(recipe, sorted(wanted), places, warn=warn)
+    matching_sessions(found, recipe.weights, "recordings.weights")
+    return dict(sorted(found.items()))
+
+
+def _check_collections(recipe: RecordingsRecipe, wanted: Sequence[str], there: Collection[str], *, warn: bool) -> None:
+    """Refuses, or warns of, sessions of the collections that are not there; short keys."""
+    missing = [key for key in wanted if key not in there]
+    if not missing:
+        return
+    text = (
+        f"{len(missing)} of the {len(wanted)} sessions of recordings.collections ({', '.join(recipe.collections)}) are "
+        f"not under recordings.paths: {', '.join(missing[:8])}{', ...' if len(missing) > 8 else '.'}"
+    )
+    if not there:
+        raise ValueError(f"{text} There is nothing to train on. Download them, or correct recordings.paths.")
+    if not recipe.allow_missing:
+        raise ValueError(
+            f"{text} Download them, correct recordings.paths, or set recordings.allow_missing to true to train on the "
+            f"other {len(there)}."
+        )
+    if warn:
+        warnings.warn(f"{text} The run trains on the other {len(there)}.", stacklevel=3)
+
+
+def recording_folders(paths: Sequence[str]) -> list[Path]:
+    """Session folders that paths and globs stand for, sorted, each once. Globs pass over what is no recording."""
+    folders: set[Path] = set()
+    for pattern in paths:
+        place = Path(pattern).expanduser()
+        if place.exists() or not glob.has_magic(pattern):
+            folders.add(place.absolute())
+            continue
+        matches = [Path(name).absolute() for name in glob.glob(str(place), recursive=True)]
+        sessions = [
+            path
+            for path in matches
+            if all((path / device).is_dir() for device in _DEVICES)
+            or any((path / "data" / kind).is_dir() for kind in ("videos", "images"))
+            or looks_like_dataset(path)
+        ]
+        if not sessions:
+            raise ValueError(
+                f"recordings.paths: {pattern!r} matches {len(matches)} entries, none of them a session folder "
+                f"(relative to {Path.cwd()}). Correct the pattern; it should end at the session folders."
+            )
+        folders.update(sessions)
+    return sorted(folders)
+
+
+def matching_sessions(keys: Iterable[str], patterns: Iterable[str], where: str) -> set[str]:
+    """Returns the sessions that keys or globs of keys stand for.
+
+    Raises:
+        ValueError: one of the patterns matches none.
+    """
+    keys, matched = sorted(keys), set()
+    for pattern in patterns:
+        found = {key for key in keys if matches_glob(key, pattern)}
+        if not found:
+            raise ValueError(
+                f"{where} names {pattern}, which no session matches; the sessions are "
+                f"{', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}."
+            )
+        matched |= found
+    return matched
+
+
+def _visits(key: str, weights: Mapping[str, int]) -> int:
+    """The weight of the last entry that matches."""
+    return next((weight for name, weight in reversed(list(weights.items())) if matches_glob(key, name)), 1)
+
+
+class OpenRecordings:
+    """Windows of sessions, lent to one user at a time; those used longest ago are closed.
+
+    Args:
+        sessions: the sessions that can be asked for.
+        tiers: tiers of the trials, of all sessions or of each by its key.
+        stride: see `Windows`.
+        include_blanks: see `Windows`.
+        processor: see `Windows`.
+        capacity: the most recordings that stay open while nobody uses them.
+    """
+
+    def __init__(
+        self,
+        sessions: Mapping[str, SessionInfo],
+        tiers: Sequence[str] | Mapping[str, Sequence[str]],
+        *,
+        stride: int,
+        include_blanks: bool,
+        processor: OmniMouseProcessor,
+        capacity: int,
+    ) -> None:
+        self.sessions, self.processor = dict(sessions), processor
+        self.tiers = dict(tiers) if isinstance(tiers, Mapping) else dict.fromkeys(self.sessions, tuple(tiers))
+        self.stride, self.include_blanks, self.capacity = stride, include_blanks, capacity
+        self._idle: OrderedDict[str, Windows] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lend(self, key: str) -> Iterator[Windows]:
+        """Yields the windows of a session, which nobody else uses meanwhile.
+
+        A second user at the same time gets windows of their own: open files are not shared between threads.
+
+        Raises:
+            ValueError: the recording cannot be opened, or has no window in these tiers.
+        """
+        with self._lock:
+            windows = self._idle.pop(key, None)
+        if windows is None:
+            recording = open_recording(self.sessions[key].path)
+            windows = open_windows(recording, self.tiers[key], self.stride, self.include_blanks, self.processor)
+        yield windows
+        # Only what was used without an error goes back.
+        with self._lock:
+            self._idle[key] = windows
+            self._idle.move_to_end(key)
+            while len(self._idle) > self.capacity:
+                self._idle.popitem(last=False)
+
+    @property
+    def n_open(self) -> int:
+        """Recordings that are open while nobody uses them."""
+        return len(self._idle)

@@ -1,0 +1,158 @@
+"""The sessions that a process owns: where their tables start, their optimizers, and their stored form.
+
+Shape letters: n neurons of a session, E identity size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from omnimouse.model.processing_omnimouse import OmniMouseProcessor
+from omnimouse.model.session_names import match_keys, same_animal
+from omnimouse.model.sessions import TENSORS, SessionSpec, inverse_softplus
+from omnimouse.pretrained.session_files import read_index, read_tensors
+from omnimouse.recordings import mean_responses, open_recording
+from omnimouse.training.pretraining.corpus_order import name_words
+from omnimouse.training.pretraining.corpus_recordings import SessionInfo
+from omnimouse.training.shared.checkpoint import pack_moments, restore_moments
+from omnimouse.training.shared.data import STREAM_VECTORS, random_words
+from omnimouse.training.shared.recipe import OptimizerRecipe, ParameterGroup, build_group
+
+if TYPE_CHECKING:
+    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+
+ANIMAL = TENSORS[3]
+
+
+class FirstVectors:
+    """Where the tables of a run's sessions start; the same whichever process asks.
+
+    In a model from random weights, vectors are drawn from a truncated normal distribution of standard deviation
+    E^-0.5, a pure function of the seed and the name of session or animal. On a core that was trained before, known
+    sessions and animals keep their vectors, and the others start at the mean of those it was trained on.
+
+    Args:
+        model: without sessions; its `_source` tells which sessions it came with.
+        seed: of the run.
+    """
+
+    def __init__(self, model: OmniMouseModel, seed: int) -> None:
+        self.model, self.seed = model, seed
+        source = model._source
+        self.index = {} if source is None else read_index(source.folder)
+
+    def tensors(
+        self, info: SessionInfo, tiers: Iterable[str], processor: OmniMouseProcessor
+    ) -> dict[str, torch.Tensor]:
+        """Returns the four tensors of a session, see `TENSORS`.
+
+        Raises:
+            ValueError: the core knows the session with another number of neurons, or other neurons; or a neuron has no
+                finite response in the training tiers.
+        """
+        known = match_keys(info.key, self.index)
+        if known:
+            stored = self._stored(known[0])
+            self._check(info, known[0])
+            return {**stored, ANIMAL: self.animal(info)}
+        neuron, session, _ = self.model.identity.initial.float().cpu()
+        if self._is_untrained:
+            neurons = self._random(info.n_neurons, "neurons", info.key)
+            session = self._random(1, "session", info.key)[0]
+        else:
+            neurons, session = neuron.repeat(info.n_neurons, 1), session.clone()
+        bias = inverse_softplus(_means(info, tuple(tiers), processor), self.model.config.softplus_beta).float()
+        return dict(zip(TENSORS, (neurons, bias, session, self.animal(info)), strict=True))
+
+    def animal(self, info: SessionInfo) -> torch.Tensor:
+        """Returns the first vector of a session's animal, `[E]`."""
+        for key, entry in self.index.items():
+            if same_animal(entry["animal"], info.animal_id):
+                return self._stored(key)[ANIMAL]
+        if self._is_untrained:
+            return self._random(1, "animal", info.animal_id)[0]
+        return self.model.identity.initial[2].float().cpu().clone()
+
+    @property
+    def _is_untrained(self) -> bool:
+        return not bool(self.model.identity.initial.any())
+
+    def _random(self, rows: int, kind: str, name: str) -> torch.Tensor:
+        """Returns `[rows, E]` random vectors."""
+        size = self.model.config.identity_size
+        word = random_words(1, self.seed, STREAM_VECTORS, *name_words(f"{kind} {name}"))[0]
+        generator = torch.Generator().manual_seed(int(word >> np.uint64(1)))
+        return nn.init.trunc_normal_(torch.empty(rows, size), std=size**-0.5, generator=generator)
+
+    def _stored(self, key: str) -> dict[str, torch.Tensor]:
+        source = self.model._source
+        assert source is not None
+        source.fetch([self.index[key]["file"]])
+        return {name: tensor.float() for name, tensor in read_tensors(source.folder / self.index[key]["file"]).items()}
+
+    def _check(self, info: SessionInfo, key: str) -> None:
+        entry = self.index[key]
+        hashes = (info.unit_ids_hash, entry.get("unit_ids_sha256"))
+        if entry["neurons"] != info.n_neurons or (None not in hashes and hashes[0] != hashes[1]):
+            raise ValueError(
+                f"Recording {info.path} has {info.n_neurons} neurons; the core's session {key!r} has "
+                f"{entry['neurons']}, or the same number in another order. Train on the recording it was made from, or "
+                "leave the recording out of recordings.paths."
+            )
+
+
+def _means(info: SessionInfo, tiers: tuple[str, ...], processor: OmniMouseProcessor) -> torch.Tensor:
+    means = mean_responses(open_recording(info.path), processor, tiers=tiers)
+    silent = np.flatnonzero(~np.isfinite(means))
+    if len(silent):
+        raise ValueError(
+            f"Recording {info.path} has no finite response in tiers {', '.join(tiers)} for {len(silent)} of its "
+            f"{info.n_neurons} neurons (the first is {silent[0]}, counted from 0). Leave these neurons out of the "
+            "recording, or run `omnimouse check` to see what is wrong with them."
+        )
+    return torch.from_numpy(means)
+
+
+def session_spec(info: SessionInfo, tiers: Sequence[str] = ()) -> SessionSpec:
+    """The spec of a session in the model, which says what it is trained on."""
+    training = {"trained on tiers": ", ".join(tiers)} if tiers else None
+    return SessionSpec(info.key, info.n_neurons, info.animal_id, info.unit_ids_hash, training)
+
+
+def table_parameters(model: OmniMouseModel, key: str) -> dict[str, nn.Parameter]:
+    """The parameters that a session alone owns, by the names of `TENSORS`."""
+    table = model.sessions.table(key)
+    return {name: getattr(table, name) for name in TENSORS[:3]}
+
+
+def table_groups(model: OmniMouseModel, keys: Iterable[str], recipe: OptimizerRecipe) -> dict[str, ParameterGroup]:
+    """An optimizer for each session."""
+    return {key: build_group(recipe, table_parameters(model, key)) for key in keys}
+
+
+def animal_groups(
+    model: OmniMouseModel, infos: Iterable[SessionInfo], recipe: OptimizerRecipe
+) -> dict[str, ParameterGroup]:
+    """An optimizer for each animal of some sessions, by its id."""
+    parameters = {info.animal_id: model.sessions.animal(info.key) for info in infos}
+    return {name: build_group(recipe, {ANIMAL: vector}) for name, vector in sorted(parameters.items())}
+
+
+def pack_session(table: ParameterGroup, animal: ParameterGroup) -> dict[str, torch.Tensor]:
+    """A session's tensors and moments, with its animal's, by stored name."""
+    tensors = {**table.parameters, **animal.parameters, **pack_moments(table), **pack_moments(animal)}
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+
+
+def restore_session(table: ParameterGroup, animal: ParameterGroup, tensors: Mapping[str, Any]) -> None:
+    """Puts back what `pack_session` gave."""
+    for group in (table, animal):
+        with torch.no_grad():
+            for name, parameter in group.parameters.items():
+                parameter.copy_(tensors[name])
+        restore_moments(group, tensors)

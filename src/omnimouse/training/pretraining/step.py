@@ -1,0 +1,238 @@
+"""One optimizer step of a pre-training: every process trains one of its sessions, and all move the core alike."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from omnimouse.support.files import write_json
+from omnimouse.support.tensor_files import write_tensors
+from omnimouse.training.pretraining.corpus_order import CorpusPlan, corpus_plan, session_at, step_seed
+from omnimouse.training.pretraining.expected_targets import expect_responses
+from omnimouse.training.pretraining.setup import PretrainingRun
+from omnimouse.training.runs.flops import training_flops
+from omnimouse.training.runs.monitor import STEP_NUMBERS, count_tokens, mask_family
+from omnimouse.training.shared.data import ahead, cut_batch
+from omnimouse.training.shared.loop import forward_batch, seeded_torch
+from omnimouse.training.shared.recipe import ParameterGroup
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """What one process trains on in one step.
+
+    Attributes:
+        plan: session, windows, mask and neurons.
+        arrays: the windows.
+        starts: when they start in the recording, in seconds.
+    """
+
+    plan: CorpusPlan
+    arrays: dict[str, torch.Tensor]
+    starts: list[float]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did.
+
+    Attributes:
+        numbers: `STEP_NUMBERS`, added up over processes.
+        rates: learning rates.
+        core_norm: norm of the core's mean gradient, before it was clipped.
+    """
+
+    numbers: dict[str, float]
+    rates: dict[str, float]
+    core_norm: float
+
+
+def load_step(run: PretrainingRun, step: int) -> StepBatch | ValueError | None:
+    """Cuts the windows of one step; None in a process without sessions.
+
+    An error of the data is returned rather than raised: all processes have to learn of it.
+    """
+    if not run.owned:
+        return None
+    process = run.processes.rank
+    visits = {key: info.visits for key, info in run.owned.items()}
+    key, visit = session_at(run.recipe.seed, step, process, visits)
+    try:
+        with run.recordings.lend(key) as windows:
+            plan = corpus_plan(
+                run.recipe.seed,
+                step,
+                process,
+                session=key,
+                visit=visit,
+                n_windows=len(windows),
+                batch_size=run.recipe.batch_size,
+                mask_weights=run.masks.weights,
+                usable_masks=run.masks.usable[key],
+                n_neurons=run.owned[key].n_neurons,
+                max_population=run.model.config.max_population,
+            )
+            arrays = cut_batch(windows, plan.window_indices, needs=run.masks.needs[key])
+            if run.recipe.recordings.targets == "expected" and "responses" in arrays:
+                mask = run.masks.of(key, plan.mask_index).resolve(plan.neuron_ids.shape[1], run.model.config)
+                arrays["responses"] = expect_responses(
+                    arrays["responses"], windows, plan.window_indices, plan.neuron_ids, mask
+                )
+            return StepBatch(plan, arrays, [float(windows.starts[i]) for i in plan.window_indices])
+    except ValueError as error:
+        return error
+    except OSError as error:
+        return ValueError(f"Session {key!r} cannot be read from {run.owned[key].path}: {error}")
+
+
+def load_steps(run: PretrainingRun, first: int) -> Generator[StepBatch | ValueError | None, None, None]:
+    """Yields the batches of this process from one step to the end of the run, read in advance by threads."""
+    return ahead(lambda step: load_step(run, step), range(first, run.last), workers=run.recipe.loader.workers)
+
+
+def train_step(
+    run: PretrainingRun, step: int, batch: StepBatch | ValueError | None, *, wants_to_stop: bool
+) -> StepResult:
+    """Does one step.
+
+    Args:
+        run: model, optimizers and recipe.
+        step: 0 for the first step of the run.
+        batch: what `load_step` gave.
+        wants_to_stop: whether this process was asked to stop; all processes hear of it.
+
+    Raises:
+        ValueError: in all processes, when the data, the loss or a gradient of one of them is not finite, or the loss is
+            above the limit. The weights have not moved then, and the batch is written down in the run's folder.
+    """
+    rates = _set_rates(run, step)
+    numbers = dict.fromkeys(STEP_NUMBERS, 0.0)
+    numbers["stop"] = float(wants_to_stop)
+    problem = str(batch) if isinstance(batch, ValueError) else None
+    trained = batch if isinstance(batch, StepBatch) else None
+    if trained is not None:
+        problem = _backward(run, trained, numbers)
+    animal = None if trained is None or problem else run.owned[trained.plan.session].animal_id
+    if not run.gradients.fill(active=bool(run.owned), animal=animal):
+        problem = "A gradient of the core is not finite"
+    numbers["problem"] = float(problem is not None)
+    reduced = run.gradients.exchange([numbers[name] for name in STEP_NUMBERS])
+    added = dict(zip(STEP_NUMBERS, reduced.extra, strict=True))
+    core_norm = _clip(run.core)
+    if not added["problem"] and not math.isfinite(core_norm):
+        problem, added["problem"] = f"The norm of the core's mean gradient is {core_norm}", 1.0
+    if added["problem"]:
+        _refuse(run, step, trained, problem)
+    touched = [run.core, *(run.animals[name] for name in sorted(reduced.animals & run.animals.keys()))]
+    for group in touched[1:]:
+        _clip(group)
+    if trained is not None:
+        touched.append(run.tables[trained.plan.session])
+    for group in touched:
+        group.optimizer.step()
+        group.optimizer.zero_grad(set_to_none=True)
+    return StepResult(added, rates, core_norm)
+
+
+def _set_rates(run: PretrainingRun, step: int) -> dict[str, float]:
+    """Sets the learning rates of a step in all optimizers and returns them."""
+    peaks = {"core": run.recipe.optimizer.core.learning_rate, "session": run.recipe.optimizer.session.learning_rate}
+    rates = {name: run.rate(peak, step) for name, peak in peaks.items()}
+    run.core.set_learning_rate(rates["core"])
+    for group in (*run.tables.values(), *run.animals.values()):
+        group.set_learning_rate(rates["session"])
+    return rates
+
+
+def _clip(group: ParameterGroup) -> float:
+    """Clips the gradient of a group and returns its norm before."""
+    return float(clip_grad_norm_(list(group.parameters.values()), group.recipe.max_grad_norm))
+
+
+def _backward(run: PretrainingRun, batch: StepBatch, numbers: dict[str, float]) -> str | None:
+    """Computes the gradients of one batch, clips the session's, and fills in `numbers`.
+
+    Returns:
+        What is wrong, or None.
+    """
+    plan = batch.plan
+    mask = run.masks.of(plan.session, plan.mask_index)
+    run.model.train()
+    with seeded_torch(step_seed(run.recipe.seed, plan.step, run.processes.rank), run.accelerator.device):
+        output = forward_batch(run.model, run.accelerator, plan.session, batch.arrays, mask, plan.neuron_ids)
+        loss = output.loss.item()
+        if not math.isfinite(loss):
+            return f"The loss is {loss}"
+        if loss > run.recipe.loss_limit:
+            return f"The loss is {loss:.4g}, above loss_limit ({run.recipe.loss_limit:.4g})"
+        run.accelerator.backward(output.loss)
+    norm = _clip(run.tables[plan.session])
+    if not math.isfinite(norm):
+        return f"The gradient norm of the session's tables is {norm}"
+    family = mask_family(mask)
+    numbers[f"{family}/loss"], numbers[f"{family}/count"] = loss, 1.0
+    for kind in ("response_loss", "behavior_loss"):
+        value = getattr(output, kind)
+        if value is not None:
+            numbers[f"{kind}/sum"], numbers[f"{kind}/count"] = value.item(), 1.0
+    numbers["session_norm"] = norm
+    n_windows, population = plan.neuron_ids.shape
+    numbers["tokens"] = n_windows * count_tokens(mask, population, run.model.config)
+    numbers["flops"] = training_flops(
+        run.model.window_plan(mask, population),
+        run.model.config,
+        n_windows=n_windows,
+        n_neurons=run.owned[plan.session].n_neurons,
+    )
+    return None
+
+
+def _refuse(run: PretrainingRun, step: int, batch: StepBatch | None, problem: str | None) -> None:
+    """Writes the batch down where this process is the one concerned, and raises."""
+    run.core.optimizer.zero_grad(set_to_none=True)
+    if problem is None:
+        raise ValueError(f"Training stopped at step {step + 1}: another process met a problem and says which.")
+    written = "" if batch is None else f" The batch was written to {write_failure(run, batch, problem)}."
+    raise ValueError(
+        f"{problem.rstrip('.')}, at step {step + 1} in process {run.processes.rank}.{written} The weights are those of "
+        "the step before, and the last checkpoint is as it was. Lower the learning rates or warm up for longer, leave "
+        "the recording out if its values are extreme (`omnimouse check`), or raise loss_limit."
+    )
+
+
+def write_failure(run: PretrainingRun, batch: StepBatch, problem: str) -> Path:
+    """Writes a batch that training could not go on from: what was drawn as JSON, the windows beside it.
+
+    Returns:
+        The JSON file.
+    """
+    plan = batch.plan
+    stem = run.folder.failures / f"step-{plan.step + 1:08d}-process-{run.processes.rank}"
+    write_tensors(
+        stem.with_suffix(".safetensors"),
+        {**{name: array.contiguous() for name, array in batch.arrays.items()},
+         "neuron_ids": torch.from_numpy(plan.neuron_ids).contiguous()},
+    )  # fmt: skip
+    document: dict[str, Any] = {
+        "problem": problem,
+        "step": plan.step + 1,
+        "process": run.processes.rank,
+        "processes": run.processes.count,
+        "session": plan.session,
+        "recording": os.fspath(run.owned[plan.session].path),
+        "mask": run.masks.names[plan.mask_index],
+        "mask_fields": json.loads(json.dumps(asdict(run.masks.of(plan.session, plan.mask_index)))),
+        "window_indices": plan.window_indices.tolist(),
+        "window_starts_s": batch.starts,
+        "arrays": stem.with_suffix(".safetensors").name,
+    }
+    write_json(stem.with_suffix(".json"), document)
+    return stem.with_suffix(".json")

@@ -1,0 +1,230 @@
+"""What a pre-training tells: losses by family of tasks, speed, memory and time left, to console, history and trackers.
+
+Sums go on over a checkpoint (they are stored in it), so a resumed run writes the rows that the uninterrupted run would
+have written, but for times.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.masks import Mask
+from omnimouse.training.runs.trackers import Tracker, log_to
+from omnimouse.training.shared.checkpoint import append_history
+
+FAMILIES = ("forecasting", "population", "stimulus", "behavior")
+"""Of masks, by what a prediction can rely on."""
+
+STEP_NUMBERS = (
+    "problem",
+    "stop",
+    "tokens",
+    "flops",
+    "session_norm",
+    *(f"{family}/{what}" for family in FAMILIES for what in ("loss", "count")),
+    *(f"{kind}/{what}" for kind in ("response_loss", "behavior_loss") for what in ("sum", "count")),
+)
+"""What every process says of a step, to be added up; see `GradientSum.exchange`."""
+
+
+def mask_family(mask: Mask) -> str:
+    """Returns the family of a mask.
+
+    "behavior": predicts no responses. "stimulus": shows none. "population": shows responses at the time of the targets.
+    "forecasting": the rest, which shows responses of other times alone.
+    """
+    if mask.target_length == 0 or mask.n_target_neurons == 0:
+        return "behavior"
+    if mask.prefix_length == 0:
+        return "stimulus"
+    begins, ends = mask.prefix_start, mask.prefix_start + mask.prefix_length
+    overlaps = begins < mask.target_start + mask.target_length and ends > mask.target_start
+    return "population" if overlaps else "forecasting"
+
+
+def count_tokens(mask: Mask, population: int, config: OmniMouseConfig) -> int:
+    """Counts what one window puts through the model: response, behaviour and video tokens, latents, and queries."""
+    resolved = mask.resolve(population, config)
+    w, s = config.response_token_window, config.response_token_stride
+    tokens = sum((p.last - p.first) * ((p.stop - p.start - w) // s + 1) for p in resolved.segments)
+    queries = sum((p.last - p.first) * ((p.stop - p.start) // s) for p in resolved.targets)
+    channels = len(config.behavior_channels) * (int(resolved.encodes_behavior) + int(resolved.decodes_behavior))
+    latents = config.num_latents * len(resolved.latent_steps) + config.num_registers
+    steps = resolved.video_steps[1] - resolved.video_steps[0] if resolved.shows_video else 0
+    return tokens + queries + channels + latents + steps * config.video_tokens_per_step
+
+
+class Monitor:
+    """Sums over steps, and where they go. Made in every process, heard of in the main one.
+
+    Args:
+        history: file of the history; None in processes that write nothing.
+        log_every: steps that one row sums up.
+        last: last step of the run.
+        seconds: time spent in earlier sittings.
+        sums: of steps that no row has summed up yet, as `state` gave them.
+        trackers: where rows go too.
+        progress: whether to print them.
+    """
+
+    def __init__(
+        self,
+        history: Path | None,
+        *,
+        log_every: int,
+        last: int,
+        seconds: float = 0.0,
+        sums: Mapping[str, float] | None = None,
+        trackers: Sequence[Tracker] = (),
+        progress: bool = True,
+    ) -> None:
+        self.history, self.log_every, self.last = history, log_every, last
+        self.trackers, self.progress = list(trackers), progress and history is not None
+        self._sums: dict[str, float] = dict(sums or {})
+        self._earlier, self._begun = seconds, time.perf_counter()
+        # Speed is that of this sitting, from its second step on: the first one compiles and opens files.
+        self._timed: tuple[int, float] | None = None
+        self._tokens = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run, over all its sittings."""
+        return self._earlier + time.perf_counter() - self._begun
+
+    @property
+    def sums(self) -> dict[str, float]:
+        """What no row has summed up yet."""
+        return dict(self._sums)
+
+    def say(self, text: str) -> None:
+        """Prints a line, in the main process."""
+        if self.progress:
+            print(text, file=sys.stderr, flush=True)
+
+    def note(self, step: int, numbers: Mapping[str, float], rates: Mapping[str, float], core_norm: float) -> None:
+        """Takes a step in, and writes a row when it is time to.
+
+        Args:
+            step: steps done.
+            numbers: `STEP_NUMBERS`, added up over processes.
+            rates: learning rates of the step.
+            core_norm: norm of the core's mean gradient, before it was clipped.
+        """
+        for name, value in {**numbers, "core_norm": core_norm, "steps": 1.0}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._tokens += numbers["tokens"]
+        if self._timed is None:
+            self._timed, self._tokens = (step, time.perf_counter()), 0.0
+        if step % self.log_every == 0 or step == self.last:
+            self._write_row(self._row(step, rates))
+            self._sums = {}
+
+    def note_evaluation(self, step: int, scores: Mapping[str, Mapping[str, Any]], sessions: Sequence[str] = ()) -> None:
+        """Writes a row of evaluation scores: mask -> {"loss", "score", "behavior_loss", "n_sessions"}."""
+        losses = [entry["loss"] for entry in scores.values() if entry["loss"] is not None]
+        row = {
+            "kind": "evaluation",
+            "step": step,
+            "loss": sum(losses) / len(losses) if losses else None,
+            "sessions": list(sessions),
+            "scores": {name: dict(entry) for name, entry in scores.items()},
+        }
+        self._write_row(row)
+
+    def _row(self, step: int, rates: Mapping[str, float]) -> dict[str, Any]:
+        sums = self._sums
+        families = {name: _mean(sums[f"{name}/loss"], sums[f"{name}/count"]) for name in FAMILIES}
+        count = sum(sums[f"{name}/count"] for name in FAMILIES)
+        losses = {
+            kind: _mean(sums[f"{kind}/sum"], sums[f"{kind}/count"]) for kind in ("response_loss", "behavior_loss")
+        }
+        return {
+            "kind": "training",
+            "step": step,
+            "loss": _mean(sum(sums[f"{name}/loss"] for name in FAMILIES), count),
+            "losses": families,
+            **losses,
+            "learning_rate": dict(rates),
+            "gradient_norm": {"core": sums["core_norm"] / sums["steps"], "session": sums["session_norm"] / count},
+            "tokens": sums["tokens"],
+            "flops": sums["flops"],
+            **self._speed(step),
+        }
+
+    def _speed(self, step: int) -> dict[str, float | None]:
+        """What differs from run to run: time, speed, time left and memory."""
+        elapsed, steps = 0.0, 0
+        if self._timed is not None:
+            elapsed, steps = time.perf_counter() - self._timed[1], step - self._timed[0]
+        known = steps > 0 and elapsed > 0
+        return {
+            "seconds": self.seconds,
+            "tokens_per_second": self._tokens / elapsed if known else None,
+            "seconds_left": elapsed / steps * (self.last - step) if known else None,
+            "memory_gib": peak_memory() / 2**30,
+        }
+
+    def _write_row(self, row: dict[str, Any]) -> None:
+        if self.history is None:
+            return
+        append_history(self.history, row)
+        self.trackers = log_to(self.trackers, row)
+        self.say(evaluation_line(row) if row["kind"] == "evaluation" else training_line(row, self.last))
+
+    def close(self) -> None:
+        """Ends the trackers."""
+        for tracker in self.trackers:
+            tracker.close()
+
+
+def _mean(total: float, count: float) -> float | None:
+    return total / count if count else None
+
+
+def training_line(row: Mapping[str, Any], last: int) -> str:
+    """One row of training as a line of text."""
+    families = ", ".join(f"{name} {loss:.3f}" for name, loss in row["losses"].items() if loss is not None)
+    text = f"step {row['step']:,}/{last:,}  loss {row['loss']:.4f} ({families})"
+    if row["tokens_per_second"] is not None:
+        text += f"  {row['tokens_per_second']:,.0f} tokens/s  {duration(row['seconds_left'])} left"
+    return f"{text}  {row['memory_gib']:.1f} GiB"
+
+
+def evaluation_line(row: Mapping[str, Any]) -> str:
+    """One row of evaluation as a line of text: loss, and correlation where responses are predicted."""
+    parts = [
+        f"{name.rpartition('/')[2]} {entry['loss']:.3f}"
+        + (f" (r {entry['score']:.3f})" if entry["score"] is not None else "")
+        for name, entry in row["scores"].items()
+        if entry["loss"] is not None
+    ]
+    return f"step {row['step']:,}  evaluation: {'; '.join(parts) or 'no mask that these populations can serve'}"
+
+
+def duration(seconds: float) -> str:
+    """Time in words of a useful size."""
+    minutes = seconds / 60
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h" if minutes < 48 * 60 else f"{minutes / 60 / 24:.1f} d"
+
+
+def peak_memory() -> float:
+    """Bytes this process has had in use at most: of the GPU if there is one, else of the machine's memory."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return float(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak) * (1 if sys.platform == "darwin" else 1024)

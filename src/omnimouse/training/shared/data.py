@@ -1,0 +1,328 @@
+"""Which windows, which mask and which neurons at which step: a pure function of (seed, step).
+
+Nothing here has state, so a run resumed at step k sees exactly what the uninterrupted run would have seen, and a
+checkpoint stores nothing of the data order but the step. Random numbers are raw words of the counter-based Philox
+generator, whose stream NumPy guarantees across versions (it does not for `Generator.permutation` and its kin).
+
+Shape letters: B windows of a batch, N neurons of the session, P neurons drawn (at most `max_population`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.masks import TRAINING_MASKS, Mask, as_mask, fit_masks
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# One stream of random numbers per question, so that adding a question never changes the answers to the others.
+STREAM_WINDOWS, STREAM_MASK, STREAM_NEURONS, STREAM_TORCH, STREAM_VALIDATION, STREAM_SESSIONS, STREAM_VECTORS = range(7)
+STREAM_HELD_OUT = 7
+
+
+class WindowSource(Protocol):
+    """What training needs of `omnimouse.recordings.windows.Windows`."""
+
+    starts: np.ndarray
+    missing_channels: tuple[int, ...]
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: list[int]) -> dict[str, torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What one step trains on.
+
+    Attributes:
+        step: 0 for the first step of the run.
+        window_indices: int64 [B], positions in the `Windows`.
+        mask_index: position in the list of masks.
+        neuron_ids: int64 [B, P], for each window the neurons in the order the mask counts them.
+    """
+
+    step: int
+    window_indices: np.ndarray
+    mask_index: int
+    neuron_ids: np.ndarray
+
+
+def random_words(count: int, *key: int) -> np.ndarray:
+    """Returns uint64 [count], a pure function of `key`."""
+    return np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
+
+
+def permutation(count: int, *key: int) -> np.ndarray:
+    """Returns int64 [count], a permutation that is a pure function of `key` and `count`."""
+    return np.argsort(random_words(count, *key), kind="stable")
+
+
+@functools.lru_cache(maxsize=16)
+def _epoch_order(seed: int, epoch: int, n_windows: int, source: tuple[int, ...]) -> np.ndarray:
+    """Returns int64 [n_windows], the order of one epoch; cached because every step of the epoch asks for it."""
+    order = permutation(n_windows, seed, STREAM_WINDOWS, epoch, *source)
+    order.flags.writeable = False
+    return order
+
+
+def window_indices(
+    seed: int, step: int, *, n_windows: int, batch_size: int, source: tuple[int, ...] = ()
+) -> np.ndarray:
+    """Returns int64 [B], the windows of one step.
+
+    Every epoch visits every window once in an order of its own; a batch that reaches the end of an epoch goes on in the
+    next one, so every step has `batch_size` windows. Different `source`s have orders that are independent.
+    """
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs, within = np.divmod(positions, n_windows)
+    order = functools.partial(_epoch_order, seed, n_windows=n_windows, source=source)
+    return np.array([order(epoch=int(e))[w] for e, w in zip(epochs, within, strict=True)], dtype=np.int64)
+
+
+def draw(weights: Sequence[float], *key: int) -> int:
+    """Returns an index drawn with probabilities proportional to `weights`, a pure function of `key`."""
+    cumulative = np.cumsum(np.asarray(weights, dtype=np.float64))
+    # The top 53 bits of the word give a float64 in [0, 1), never 1, so the search cannot run off the end.
+    uniform = float(random_words(1, *key)[0] >> np.uint64(11)) * 2.0**-53
+    return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+
+
+def shuffled_neurons(n_windows: int, n_neurons: int, max_population: int, *key: int) -> np.ndarray:
+    """Returns int64 [n_windows, P], one shuffle of the population per window, cut to `max_population`."""
+    words = random_words(n_windows * n_neurons, *key).reshape(n_windows, n_neurons)
+    return np.argsort(words, axis=1, kind="stable")[:, :max_population].astype(np.int64)
+
+
+def batch_plan(
+    seed: int,
+    step: int,
+    *,
+    n_windows: int,
+    batch_size: int,
+    mask_weights: Sequence[float],
+    n_neurons: int,
+    max_population: int,
+) -> BatchPlan:
+    """Plans one training step; the same arguments always give the same plan.
+
+    Args:
+        seed: seed of the run.
+        step: 0 for the first step.
+        n_windows: windows there are to draw from.
+        batch_size: B.
+        mask_weights: one weight per mask, proportional to the probability it is drawn with.
+        n_neurons: N.
+        max_population: the most neurons a window is trained with; P = min(N, max_population).
+    """
+    return BatchPlan(
+        step=step,
+        window_indices=window_indices(seed, step, n_windows=n_windows, batch_size=batch_size),
+        mask_index=draw(mask_weights, seed, STREAM_MASK, step),
+        neuron_ids=shuffled_neurons(batch_size, n_neurons, max_population, seed, STREAM_NEURONS, step),
+    )
+
+
+def validation_neuron_ids(seed: int, n_windows: int, *, n_neurons: int, max_population: int) -> np.ndarray:
+    """Returns int64 [n_windows, P]: per validation window a shuffle that stays the same for the whole run."""
+    return shuffled_neurons(n_windows, n_neurons, max_population, seed, STREAM_VALIDATION)
+
+
+def torch_seed(seed: int, step: int) -> int:
+    """Returns the seed of whatever torch draws within one step (stochastic depth), in [0, 2**63)."""
+    return int(random_words(1, seed, STREAM_TORCH, step)[0] >> np.uint64(1))
+
+
+@dataclass(frozen=True)
+class MaskChoice:
+    """The masks a run draws from.
+
+    Attributes:
+        names: what messages and the history call each mask.
+        masks: the masks that fit, see `fit_mask`.
+        weights: their weights, as given (equal by default).
+        left_out: name -> reason, for masks that do not fit this population or what was recorded.
+        needs: which of "responses", "video" and "behavior" any of these masks takes in or is compared with.
+    """
+
+    names: tuple[str, ...]
+    masks: tuple[Mask, ...]
+    weights: tuple[float, ...]
+    left_out: dict[str, str]
+    needs: tuple[str, ...]
+
+
+def as_list(masks: Mask | str | Sequence[Mask | str]) -> Sequence[Mask | str]:
+    """Masks and task names as a list, also where there is one by itself."""
+    return [masks] if isinstance(masks, Mask | str) else masks
+
+
+def named_masks(
+    masks: Mask | str | Sequence[Mask | str] | None, config: OmniMouseConfig
+) -> tuple[list[str], list[Mask]]:
+    """Returns what messages call each mask, and the masks; None stands for the 120 training masks.
+
+    Raises:
+        ValueError: when there is none, or a name is unknown.
+    """
+    wanted: Sequence[Mask | str] = TRAINING_MASKS if masks is None else as_list(masks)
+    if not wanted:
+        raise ValueError("masks is empty; pass masks or task names, or leave it out for the training masks.")
+    prefix = "training" if masks is None else "mask"
+    names = [entry if isinstance(entry, str) else f"{prefix}/{i}" for i, entry in enumerate(wanted)]
+    return names, [as_mask(entry, config) for entry in wanted]
+
+
+def choose_masks(
+    masks: Mask | str | Sequence[Mask | str] | None,
+    mask_weights: Sequence[float] | None,
+    *,
+    n_neurons: int,
+    config: OmniMouseConfig,
+    missing: Sequence[str] = (),
+    go_without: bool = True,
+) -> MaskChoice:
+    """Picks the masks that fit a population of `n_neurons` and what was recorded.
+
+    Args:
+        masks: masks or task names; None for the 120 training masks.
+        mask_weights: one weight of at least 0 per entry of `masks`; None weighs them equally.
+        n_neurons: neurons of a training window, already cut to the largest population.
+        config: the model's configuration.
+        missing: of "video" and "behavior" what the recording lacks.
+        go_without: whether masks that show what is missing go without; else they are left out. See `fit_mask`.
+
+    Raises:
+        ValueError: when weights and masks do not match, a name is unknown, or no mask with weight is left.
+    """
+    names, resolved = named_masks(masks, config)
+    weights = [1.0] * len(resolved) if mask_weights is None else [float(weight) for weight in mask_weights]
+    if len(weights) != len(resolved):
+        raise ValueError(f"mask_weights has {len(weights)} entries for {len(resolved)} masks; give one per mask.")
+    if not all(np.isfinite(weight) and weight >= 0 for weight in weights):
+        raise ValueError(f"mask_weights must be finite and at least 0; got {weights}.")
+    fitted, reasons = fit_masks(dict(enumerate(resolved)), n_neurons, config, missing, go_without=go_without)
+    kept = [index for index in fitted if weights[index] > 0]
+    left_out = {names[index]: reason for index, reason in reasons.items()}
+    if not kept:
+        examples = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
+        raise ValueError(
+            f"None of the {len(resolved)} masks can train a population of {n_neurons} neurons"
+            + (f" without {' and '.join(missing)}" if missing else "")
+            + (f" ({examples})" if examples else " (all masks have weight 0)")
+            + ". Pass masks=[...] with task names or masks that fit it, and a weight above 0 for one."
+        )
+    return MaskChoice(
+        names=tuple(names[i] for i in kept),
+        masks=tuple(fitted[i] for i in kept),
+        weights=tuple(weights[i] for i in kept),
+        left_out=left_out,
+        needs=needed_arrays([fitted[i] for i in kept], n_neurons, config),
+    )
+
+
+def needed_arrays(masks: Sequence[Mask], n_neurons: int, config: OmniMouseConfig) -> tuple[str, ...]:
+    """Returns which of "responses", "video" and "behavior" the masks take in or are compared with."""
+    resolved = [mask.resolve(n_neurons, config) for mask in masks]
+    needed = {
+        "responses": any(mask.shows_responses or mask.predicts_responses for mask in resolved),
+        "video": any(mask.shows_video for mask in resolved),
+        "behavior": any(mask.encodes_behavior or mask.decodes_behavior for mask in resolved),
+    }
+    return tuple(name for name, is_needed in needed.items() if is_needed)
+
+
+def cut_batch(
+    windows: WindowSource, indices: Sequence[int] | np.ndarray, *, needs: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Cuts windows and refuses values no loss is defined for.
+
+    Args:
+        windows: where they are cut from.
+        indices: [B], which windows.
+        needs: the arrays wanted; the others are neither returned nor checked.
+
+    Returns:
+        Of responses [B, 60, N], video [B, 1, 60, 36, 64] and behavior [B, 5, 40] those in `needs`.
+
+    Raises:
+        ValueError: when an array holds NaN or infinity; it names the array and the start of each window concerned.
+    """
+    positions = [int(index) for index in indices]
+    cut = windows.batch(positions)
+    batch = {name: cut[name] for name in needs}
+    for name, array in batch.items():
+        # A sum is not finite when any term is not, and needs no second array; in float64 it would, twice as large.
+        if name == "behavior" and windows.missing_channels:
+            array = array[:, [row for row in range(array.shape[1]) if row not in windows.missing_channels]]
+        if torch.isfinite(array.sum()):
+            continue
+        bad = ~torch.isfinite(array.flatten(1)).all(dim=1)
+        if not bad.any():  # the sum of large but finite values is beyond float32
+            continue
+        starts = ", ".join(f"{windows.starts[positions[i]]:.3f} s" for i in bad.nonzero().flatten().tolist())
+        raise ValueError(
+            f"{name} of the window(s) starting at {starts} (indices {[positions[i] for i in bad.nonzero().flatten()]}) "
+            "hold NaN or infinity where finite numbers were expected. Run `omnimouse check` on the recording to see "
+            "where they are, then repair the array or use the processor profile 'strict', which leaves out windows "
+            "with missing behavior or INVALID trials; masks=[...] that do not use the array train without it."
+        )
+    return batch
+
+
+def batches(
+    windows: WindowSource, plans: Iterable[BatchPlan], *, needs: Sequence[str], num_workers: int = 0
+) -> Generator[tuple[BatchPlan, dict[str, torch.Tensor]], None, None]:
+    """Yields each plan with its windows.
+
+    Args:
+        windows: where windows are cut from; with a worker, used by that thread alone.
+        plans: the plans, in order.
+        needs: the arrays wanted, see `cut_batch`.
+        num_workers: 0 cuts each batch when it is asked for; 1 cuts the next batch in a thread meanwhile. What comes
+            out is the same.
+
+    Raises:
+        ValueError: see `cut_batch`; or num_workers is neither 0 nor 1.
+    """
+    if num_workers not in (0, 1):
+        raise ValueError(f"num_workers is {num_workers!r}; expected 0 (cut when asked) or 1 (one thread cuts ahead).")
+    if num_workers == 0:
+        for plan in plans:
+            yield plan, cut_batch(windows, plan.window_indices, needs=needs)
+        return
+    yield from ahead(lambda plan: (plan, cut_batch(windows, plan.window_indices, needs=needs)), plans, workers=1)
+
+
+def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Generator[Result, None, None]:
+    """Yields `function(item)` of every item in order, computed in threads while the caller is busy with earlier ones.
+
+    Args:
+        function: called in a thread; what it raises is raised where its result would have been yielded.
+        items: what to call it with; at most `workers` items are taken in advance, so it may be endless.
+        workers: threads; 0 calls the function when its result is asked for.
+    """
+    if workers == 0:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="omnimouse-windows")
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
