@@ -1,0 +1,1 @@
+"""The command `omnimouse`: a shell over the public functions."""

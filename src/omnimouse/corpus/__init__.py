@@ -1,0 +1,1 @@
+"""The release's corpus: which sessions there are, and fetching them."""

@@ -1,0 +1,1 @@
+"""The network with its files: loading, saving, session adapters, pushing."""

@@ -1,0 +1,1 @@
+"""Responses to single images: the metrics and submissions of SENSORIUM 2022."""

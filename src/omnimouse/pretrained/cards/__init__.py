@@ -1,0 +1,1 @@
+"""Model cards: facts as text, scores in them, kept over what somebody edited."""

@@ -1,0 +1,1 @@
+"""Weights as the authors published them: names, pickles read without running them, conversion."""

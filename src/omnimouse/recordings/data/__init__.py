@@ -1,0 +1,1 @@
+"""What a recording is made of, whatever format it came from."""

@@ -1,0 +1,1 @@
+"""Session folders of every known format, opened without reading their arrays."""

@@ -1,0 +1,1 @@
+"""Recordings made and written: from arrays, as session folders, as tables of `datasets`."""

@@ -1,0 +1,1 @@
+"""A recording summed up: in text, in a picture, in a fingerprint."""

@@ -1,0 +1,1 @@
+"""Training a core on many recordings, on many processes."""

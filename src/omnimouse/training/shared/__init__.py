@@ -1,0 +1,1 @@
+"""What every training needs: data order, optimizers, devices, checkpoints, the loop."""

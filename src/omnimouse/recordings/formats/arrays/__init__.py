@@ -1,0 +1,1 @@
+"""Arrays and tables of users as devices, trials and video."""

@@ -1,0 +1,1 @@
+"""SENSORIUM folders of 2022 and 2023."""
