@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omnimouse.support.validation import from_mapping
+from omnimouse.support.yaml_fields import read_yaml
 
 AUTO, NONE = "auto", "none"
 
@@ -73,18 +74,10 @@ def as_mapping(mapping: NwbMapping | Mapping[str, Any] | str | os.PathLike[str] 
     Raises:
         ValueError: the file cannot be read, or has an unknown field or a value of another type.
     """
-    # Recipes are read the same way; their package imports recordings, so this import has to wait.
-    from omnimouse.support.typed_yaml import from_mapping
-
     if mapping is None or isinstance(mapping, NwbMapping):
         return mapping or NwbMapping()
     if isinstance(mapping, Mapping):
         return from_mapping(NwbMapping, mapping, where="mapping")
     path = Path(mapping).expanduser()
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: no mapping can be read there ({error}).") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())}).") from None
-    return from_mapping(NwbMapping, {} if content is None else content, where=str(path))
+    content = read_yaml(path, "mapping", example="responses: auto")
+    return from_mapping(NwbMapping, content, where=str(path))

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from omnimouse.model.masks import EVALUATION_MASKS, Mask
-from omnimouse.support.typed_yaml import to_mapping
+from omnimouse.support.validation import to_mapping
 from omnimouse.training.pretraining.pretraining_recipe import VALIDATION_MASKS, PretrainingRecipe, load_recipe
 
 SMALLEST = {"output": "runs/a", "recordings": {"paths": ["data/*"]}}

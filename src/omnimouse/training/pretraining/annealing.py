@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from omnimouse.support.files import write_json
+from omnimouse.support.validation import is_count, is_number, require
 from omnimouse.training.pretraining.pretraining_recipe import load_recipe
 from omnimouse.training.pretraining.train import PretrainingResult, carry_out
 from omnimouse.training.runs.distributed import Processes
 from omnimouse.training.runs.run_folder import RunFolder, alone, newest_checkpoint, open_checkpoint, read_checkpoint
 from omnimouse.training.shared.accelerators import start_accelerator
-from omnimouse.training.shared.recipe import ScheduleRecipe, is_count, is_number, require
+from omnimouse.training.shared.recipe import ScheduleRecipe
 
 DecayShape = Literal["inverse-sqrt", "1-sqrt", "power"]
 SHAPES: tuple[DecayShape, ...] = ("inverse-sqrt", "1-sqrt", "power")

@@ -12,21 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from omnimouse.corpus.manifest import collection
 from omnimouse.model.configuration_omnimouse import PRESETS, OmniMouseConfig
 from omnimouse.model.masks import EVALUATION_MASKS, Mask
 from omnimouse.model.processing_omnimouse import PROFILES
-from omnimouse.support.typed_yaml import from_mapping, override, to_yaml
+from omnimouse.support.validation import from_mapping, is_count, is_number, require, require_counts, to_mapping
+from omnimouse.support.yaml_fields import override, read_yaml, to_yaml
 from omnimouse.training.shared.recipe import (
     PUBLISHED_CORE_OPTIMIZER,
     PUBLISHED_SESSION_OPTIMIZER,
     OptimizerRecipe,
     ScheduleRecipe,
-    is_count,
-    is_number,
-    require,
 )
 
 AUTO = "auto"
@@ -37,14 +33,6 @@ VALIDATION_MASKS = tuple(f"validation/{name}" for name in EVALUATION_MASKS["vali
 """The eight masks that the released models were validated on during training."""
 
 PUBLISHED_WARMUP_STEPS = 20_000
-
-
-def _counts(owner: Any, minimum: int, *names: str, optional: bool = False) -> None:
-    """Refuses fields of `owner` that are no whole numbers of at least `minimum`."""
-    for name in names:
-        value = getattr(owner, name)
-        expected = f"a whole number, {minimum} or more" + (", or null" if optional else "")
-        require((optional and value is None) or is_count(value, minimum), type(owner).__name__, name, value, expected)
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,7 @@ class ModelRecipe:
     start_from: str | None = None
 
     def __post_init__(self) -> None:
-        require(self.preset in PRESETS, "ModelRecipe", "preset", self.preset, f"one of {', '.join(PRESETS)}")
+        require(self.preset in PRESETS, self, "preset", self.preset, f"one of {', '.join(PRESETS)}")
 
     def config(self) -> OmniMouseConfig:
         """The configuration of a model that starts from random weights."""
@@ -105,12 +93,12 @@ class RecordingsRecipe:
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
-        require(bool(self.paths), owner, "paths", self.paths, "at least one session folder or glob")
-        require(bool(self.tiers), owner, "tiers", self.tiers, "at least one tier, e.g. [train]")
-        require(self.profile in PROFILES, owner, "profile", self.profile, f"one of {', '.join(PROFILES)}")
-        _counts(self, 1, "stride")
+        require(bool(self.paths), self, "paths", self.paths, "at least one session folder or glob")
+        require(bool(self.tiers), self, "tiers", self.tiers, "at least one tier, e.g. [train]")
+        require(self.profile in PROFILES, self, "profile", self.profile, f"one of {', '.join(PROFILES)}")
+        require_counts(self, 1, "stride")
         for name, weight in self.weights.items():
-            require(is_count(weight, 1), owner, f"weights.{name}", weight, "a whole number, 1 or more")
+            require(is_count(weight, 1), self, f"weights.{name}", weight, "a whole number, 1 or more")
         for name in self.collections:
             try:
                 collection(name)
@@ -163,9 +151,9 @@ class EvaluationRecipe:
     sessions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _counts(self, 1, "every", optional=True)
-        _counts(self, 1, "max_windows", "max_sessions")
-        require(bool(self.masks), "EvaluationRecipe", "masks", self.masks, "at least one; or set every to null")
+        require_counts(self, 1, "every", optional="null")
+        require_counts(self, 1, "max_windows", "max_sessions")
+        require(bool(self.masks), self, "masks", self.masks, "at least one; or set every to null")
 
 
 @dataclass(frozen=True)
@@ -188,8 +176,8 @@ class OutputsRecipe:
     trackers: Literal["auto"] | tuple[str, ...] = "auto"
 
     def __post_init__(self) -> None:
-        _counts(self, 1, "checkpoint_every", "keep_newest", "log_every")
-        _counts(self, 1, "keep_every", optional=True)
+        require_counts(self, 1, "checkpoint_every", "keep_newest", "log_every")
+        require_counts(self, 1, "keep_every", optional="null")
         if self.keep_every is not None and self.keep_every % self.checkpoint_every:
             raise ValueError(
                 f"OutputsRecipe.keep_every is {self.keep_every}, no multiple of checkpoint_every "
@@ -211,8 +199,8 @@ class LoaderRecipe:
     open_recordings: int = 32
 
     def __post_init__(self) -> None:
-        _counts(self, 0, "workers")
-        _counts(self, 1, "open_recordings")
+        require_counts(self, 0, "workers")
+        require_counts(self, 1, "open_recordings")
 
 
 @dataclass(frozen=True)
@@ -255,15 +243,15 @@ class PretrainingRecipe:
     cpu: bool = False
 
     def __post_init__(self) -> None:
-        _counts(self, 1, "steps", "batch_size")
-        _counts(self, 0, "seed")
+        require_counts(self, 1, "steps", "batch_size")
+        require_counts(self, 0, "seed")
         if self.evaluation.every is not None and self.evaluation.tier in self.recordings.tiers:
             raise ValueError(
                 f"evaluation.tier is {self.evaluation.tier!r}, which recordings.tiers trains on, so its scores would "
                 "say nothing about other trials. Set it to another tier or 'auto', or evaluation.every to null."
             )
         good = is_number(self.loss_limit) and self.loss_limit > 0
-        require(good, "PretrainingRecipe", "loss_limit", self.loss_limit, "a finite number above 0")
+        require(good, self, "loss_limit", self.loss_limit, "a finite number above 0")
         busy = self.schedule.warmup_steps + self.schedule.decay_steps
         if busy > self.steps:
             raise ValueError(
@@ -290,21 +278,9 @@ def load_recipe(
     """
     where = "recipe"
     if isinstance(recipe, PretrainingRecipe):
-        values = yaml.safe_load(recipe.to_yaml())
+        values = to_mapping(recipe)
     elif isinstance(recipe, Mapping):
         values = dict(recipe)
     else:
-        where, values = os.fspath(recipe), _read_yaml(Path(recipe))
+        where, values = os.fspath(recipe), read_yaml(Path(recipe), "recipe", example="steps: 1000")
     return from_mapping(PretrainingRecipe, override(values, overrides), where=where)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"The recipe {path} cannot be read ({error}). Pass the path of a YAML file.") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"The recipe {path} is not YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"The recipe {path} should hold fields such as `steps: 1000`, found {type(values).__name__}.")
-    return values

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from omnimouse.model.masks import Mask, as_mask, without_modalities
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.support.outputs import check_output
-from omnimouse.support.typed_yaml import to_mapping
+from omnimouse.support.validation import to_mapping
 from omnimouse.training.pretraining.assignment import assign_sessions
 from omnimouse.training.pretraining.corpus_evaluation import CorpusEvaluation
 from omnimouse.training.pretraining.corpus_recordings import (

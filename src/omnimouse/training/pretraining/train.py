@@ -17,7 +17,7 @@ from omnimouse.model.sessions import TENSORS
 from omnimouse.support.files import write_text
 from omnimouse.support.outputs import check_output
 from omnimouse.support.tensor_files import hash_tensors
-from omnimouse.support.typed_yaml import to_mapping
+from omnimouse.support.validation import to_mapping
 from omnimouse.training.pretraining.corpus_recordings import recording_folders
 from omnimouse.training.pretraining.corpus_sessions import pack_session, restore_session, session_spec
 from omnimouse.training.pretraining.pretraining_recipe import EVALUATION_TIERS, PretrainingRecipe, load_recipe

@@ -16,23 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from omnimouse.support.validation import is_count, is_number, require
+
 MixedPrecision = Literal["no", "bf16"]
-
-
-def require(condition: bool, owner: str, name: str, value: object, expected: str) -> None:
-    """Raises ValueError naming the field of `owner` that is out of range."""
-    if not condition:
-        raise ValueError(f"{owner}.{name} is {value!r}; expected {expected}.")
-
-
-def is_number(value: object) -> bool:
-    """Whether `value` is a finite int or float (bool excluded)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_count(value: object, minimum: int) -> bool:
-    """Whether `value` is an int of at least `minimum` (bool excluded)."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
 @dataclass(frozen=True)
