@@ -45,8 +45,9 @@ def check_types(owner: Any) -> None:
     Raises:
         ValueError: naming the field.
     """
-    for name, hint in _hints(type(owner)).items():
-        _Reader(exact=True).convert(hint, getattr(owner, name), f"{type(owner).__name__}.{name}")
+    kind: Any = type(owner)
+    for name, hint in _hints(kind).items():
+        _Reader(exact=True).convert(hint, getattr(owner, name), f"{kind.__name__}.{name}")
 
 
 @functools.cache
