@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings import check_recording, open_recording
-from omnimouse.recordings.views import overview_text as describe
+from omnimouse.recordings import check_recording, describe, open_recording
 
 
 def test_a_sound_session_has_only_remarks(write_session):

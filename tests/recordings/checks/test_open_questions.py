@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from omnimouse.cli.main import main
-from omnimouse.recordings import open_recording
-from omnimouse.recordings.checks import open_questions
+from omnimouse.recordings import open_questions, open_recording
 from omnimouse.recordings.checks.open_questions import question_lines
 
 

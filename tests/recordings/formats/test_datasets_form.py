@@ -26,6 +26,7 @@ from omnimouse.recordings import (
     Recording,
     Windows,
     check_recording,
+    describe,
     mean_responses,
     open_recording,
     recording_from_arrays,
@@ -34,7 +35,6 @@ from omnimouse.recordings.data import devices
 from omnimouse.recordings.formats import arrow_tables, dataset_form
 from omnimouse.recordings.making import dataset_writer
 from omnimouse.recordings.simulation.simulated import simulate_recording
-from omnimouse.recordings.views import overview_text as describe
 from omnimouse.training.pretraining.corpus_recordings import find_sessions
 from omnimouse.training.pretraining.pretraining_recipe import RecordingsRecipe
 

@@ -16,8 +16,7 @@ import torch
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor, evaluate, finetune, predict
 from omnimouse.cli.describe import describe as describe_path
 from omnimouse.cli.describe import to_text
-from omnimouse.recordings import Windows, check_recording, mean_responses, open_recording
-from omnimouse.recordings.views import overview_text as describe
+from omnimouse.recordings import Windows, check_recording, describe, mean_responses, open_recording
 from omnimouse.training.pretraining.corpus_recordings import find_sessions
 from omnimouse.training.pretraining.pretraining_recipe import RecordingsRecipe
 

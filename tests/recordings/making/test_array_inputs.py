@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from omnimouse import OmniMouseProcessor, Windows, recording_from_arrays
-from omnimouse.recordings import plot_recording, save_recording
+from omnimouse.recordings import describe, plot_recording, save_recording
 from omnimouse.recordings.views import overview
-from omnimouse.recordings.views import overview_text as describe
 
 RNG = np.random.default_rng(0)
 SECONDS = 100

@@ -12,9 +12,8 @@ import torch
 import yaml
 
 from omnimouse import OmniMouseProcessor, Windows, open_recording, recording_from_arrays
-from omnimouse.recordings import save_recording
+from omnimouse.recordings import describe, save_recording
 from omnimouse.recordings.making.session_writer import stretches
-from omnimouse.recordings.views import overview_text as describe
 
 RNG = np.random.default_rng(11)
 SECONDS = 30
