@@ -179,7 +179,8 @@ def test_a_pickle_with_code_is_refused_from_the_hub_too(loopback_hub, tmp_path):
     client(
         loopback_hub,
         f"""
-        from omnimouse import cli, convert
+        from omnimouse import convert
+        from omnimouse.cli import main as cli
         for call in (lambda: load("omnimouse-80m"), lambda: convert("omnimouse-80m", "out"),
                      lambda: convert({str(tmp_path / "bad")!r}, "out"), lambda: load({str(tmp_path / "bad")!r})):
             refused(ValueError, call, "rank_1.ckpt is refused", "open", "it was not loaded")

@@ -20,6 +20,7 @@ from omnimouse.pretrained.published.checkpoint_files import rank_files
 from omnimouse.pretrained.published.conversion import cached_copy
 from omnimouse.pretrained.session_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter, read_index
 from omnimouse.support.files import read_mapping
+from omnimouse.support.text_tables import text_table
 from omnimouse.training.runs.run_status import describe_run, is_run, run_lines
 
 if TYPE_CHECKING:
@@ -247,14 +248,7 @@ def _words(values: dict[str, Any] | None) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Indented columns, the first one to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        first, *rest = widths
-        return "  " + "  ".join([row[0].ljust(first), *(cell.rjust(w) for cell, w in zip(row[1:], rest, strict=True))])
-
-    return [line(row) for row in (header, *rows)]
+    return [f"  {line}" for line in text_table(header, rows)]
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -137,17 +137,19 @@ def build_parser() -> argparse.ArgumentParser:
 
     summary = "Adapt the shipped core to a mouse it has never seen, and score it"
     _add_demo(command("demo", commands.demo, "training", "evaluation", summary=summary))
-    _add_simulate(command("simulate", commands.simulate, "recordings.simulated", summary="Write a simulated recording"))
+    _add_simulate(
+        command("simulate", commands.simulate, "recordings.simulation.simulated", summary="Write a simulated recording")
+    )
     summary = "Show the authors' corpus: sessions, animals, neurons; offline"
     corpus_commands.add_list(command("list", corpus_commands.list_sessions, summary=summary))
     summary = "Download recordings of the authors' corpus from the Hub"
-    corpus_commands.add_download(command("download", corpus_commands.download, "downloading", summary=summary))
+    corpus_commands.add_download(command("download", corpus_commands.download, "corpus.downloading", summary=summary))
     summary = "Make a session folder of an NWB file"
     import_commands.add_import(command("import", import_commands.import_recording, "recordings", summary=summary))
     summary = "Say what is in a recording, and whether it is sound"
-    check_commands.add_check(command("check", check_commands.check, "recordings", "describe", summary=summary))
+    check_commands.add_check(command("check", check_commands.check, "recordings", "cli.describe", summary=summary))
     summary = "Train a session adapter for a recording"
-    _add_finetune(command("finetune", commands.finetune, "training", "modeling_omnimouse", summary=summary))
+    _add_finetune(command("finetune", commands.finetune, "training", "model.modeling_omnimouse", summary=summary))
     summary = "Train a core on many recordings, with the tables of their sessions"
     training_commands.add_train(command("train", training_commands.train, "training", summary=summary))
     summary = "Fork checkpoints of a pre-training and let the learning rate fall to near zero"
@@ -155,16 +157,20 @@ def build_parser() -> argparse.ArgumentParser:
     summary = "Compare annealed cores over sizes and sessions, and fit scaling curves"
     training_commands.add_scaling(command("scaling", training_commands.scaling, "scaling", summary=summary))
     summary = "Score a model on held-out trials of a recording"
-    _add_evaluate(command("evaluate", commands.evaluate, "evaluation", "modeling_omnimouse", summary=summary))
+    _add_evaluate(command("evaluate", commands.evaluate, "evaluation", "model.modeling_omnimouse", summary=summary))
     summary = "Write predictions for a recording"
-    _add_predict(command("predict", commands.predict, "evaluation", "modeling_omnimouse", summary=summary))
+    _add_predict(command("predict", commands.predict, "evaluation", "model.modeling_omnimouse", summary=summary))
     summary = "Turn a published checkpoint into a model folder"
-    _add_convert(command("convert", commands.convert, "conversion", "describe", summary=summary))
+    _add_convert(
+        command("convert", commands.convert, "pretrained.published.conversion", "cli.describe", summary=summary)
+    )
     summary = "Write recordings as tables that the library datasets reads, or push them to the Hub"
-    export_commands.add_export(command("export", export_commands.export, "recordings.dataset_writer", summary=summary))
+    export_commands.add_export(
+        command("export", export_commands.export, "recordings.making.dataset_writer", summary=summary)
+    )
     summary = "Share a model or a session adapter on the Hub"
-    _add_push(command("push", commands.push, "modeling_omnimouse", summary=summary))
-    _add_info(command("info", commands.info, "describe", summary="Say what a folder or a core is"))
+    _add_push(command("push", commands.push, "model.modeling_omnimouse", summary=summary))
+    _add_info(command("info", commands.info, "cli.describe", summary="Say what a folder or a core is"))
     return parser
 
 

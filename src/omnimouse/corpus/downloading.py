@@ -8,7 +8,6 @@ folder, which the same command goes on from, and which vanishes when nothing is 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -41,6 +40,7 @@ from omnimouse.corpus.download_plan import (
 from omnimouse.corpus.manifest import CORPUS_REPO
 from omnimouse.hub.sources import explained, hub_api
 from omnimouse.recordings.formats.experanto import looks_like_experanto
+from omnimouse.support.files import hash_like
 from omnimouse.support.progress import progress_bar
 from omnimouse.support.tar_files import CHUNK, extract_tar
 
@@ -269,8 +269,7 @@ class _Job:
                         raise
                     if self.stop.wait(RETRY_SECONDS * 2 ** (failures - 1)):
                         raise _Stopped from None
-            file.seek(0)
-            found = self._hash(session, file)
+        found = hash_like(tar, session.checksum, check_stop=self.check_stop)
         if found != session.checksum:
             raise _Unusable(
                 f"{session.path} arrived damaged: its hash is {found}, on the Hub {session.checksum}. Give the command "
@@ -309,15 +308,6 @@ class _Job:
                 f"{session.path}: the connection ended after {start} of {session.n_bytes} bytes. Give the "
                 "command again: it goes on from there."
             )
-
-    def _hash(self, session: RemoteSession, file: Any) -> str:
-        digest = hashlib.sha256()
-        if len(session.checksum) == 40:
-            digest = hashlib.sha1(b"blob %d\0" % session.n_bytes, usedforsecurity=False)
-        while content := file.read(CHUNK):
-            self.check_stop()
-            digest.update(content)
-        return digest.hexdigest()
 
     def _count(self, n_bytes: int, *, transferred: bool = True) -> None:
         with self._lock:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from omnimouse.support.files import atomic_path, plain, read_mapping
+from omnimouse.support.text_tables import text_table
 
 
 @dataclass(frozen=True)
@@ -175,15 +176,8 @@ class Scores:
 
     def table(self) -> str:
         """The scores as a text table, with remarks below it."""
-        header, rows = self.rows()
-        widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-
-        def line(cells: list[str]) -> str:
-            padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-            return "  ".join([cells[0].ljust(widths[0]), *padded[1:]]).rstrip()
-
         title = f"{self.session_key}: tier {self.tier}, {self.n_neurons} neurons"
-        return "\n".join([title, line(header), "  ".join("-" * w for w in widths), *map(line, rows), *self.remarks()])
+        return "\n".join([title, *text_table(*self.rows(), rule=True), *self.remarks()])
 
     def remarks(self) -> list[str]:
         """Everything a reader of the table must know: windows and tasks left out, missing baselines."""

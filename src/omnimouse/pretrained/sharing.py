@@ -8,7 +8,6 @@ interrupted, when called again, sends only what is missing.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,6 +48,7 @@ from omnimouse.pretrained.session_files import (
     select_sessions,
 )
 from omnimouse.pretrained.session_methods import WithSessions
+from omnimouse.support.files import hash_like
 
 SEEDS = (CARD_FILE, SCORES_FILE, INDEX)
 """Files of the repo that a save starts from."""
@@ -137,11 +137,8 @@ class Target:
         entry = self.files.get(name)
         if entry is None or entry.size != path.stat().st_size:
             return False
-        digest = hashlib.sha1(b"blob %d\0" % entry.size) if entry.lfs is None else hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest() == (entry.blob_id if entry.lfs is None else entry.lfs.sha256)
+        checksum = entry.blob_id if entry.lfs is None else entry.lfs.sha256
+        return hash_like(path, checksum) == checksum
 
     def holds_core(self, folder: Path, core_hash: Callable[[], str]) -> bool:
         """Whether the repo's core is the one in a folder. Its weights are only fetched where files differ."""

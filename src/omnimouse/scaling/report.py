@@ -12,6 +12,7 @@ from omnimouse.scaling.curves import LOSS, Curve, Verdict, judge, make_curves
 from omnimouse.scaling.fits import PowerLaw
 from omnimouse.scaling.points import ScalingPoint, best_points, collect_points
 from omnimouse.support.files import write_json, write_text
+from omnimouse.support.text_tables import markdown_table
 
 FILES = ("scaling.json", "scaling.md", "data-size.svg", "model-size.svg")
 """What a report may consist of; a figure is written where there is a curve to draw."""
@@ -126,7 +127,7 @@ def _points_table(points: Sequence[ScalingPoint]) -> list[str]:
         row += [f"{point.neurons:,}", f"{point.steps:,}", f"{point.tokens:.3g}"]
         row += ["-" if point.flops is None else f"{point.flops:.3g}", f"{point.loss:.4f}"]
         rows.append(row + [f"{point.scores[mask]:.3f}" if mask in point.scores else "-" for mask in masks])
-    lines = _table([*header, *(f"r `{mask}`" for mask in masks)], rows)
+    lines = markdown_table([*header, *(f"r `{mask}`" for mask in masks)], rows)
     return [*lines, "", "\\* lowest loss of its size and sessions: the one that curves go through."]
 
 
@@ -148,12 +149,4 @@ def _laws_table(curves: Sequence[Curve]) -> list[str]:
             rows.append(row)
     if not rows:
         return ["No two cores differ in one thing only, so there are no curves."]
-    return _table(["limit + scale * (x / smallest x) ^ -exponent", "at", "limit", "scale", "exponent"], rows)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table, columns padded so that it reads well in a terminal too."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (header, *rows)]
-    lines.insert(1, ["-" * width for width in widths])
-    return ["| " + " | ".join(cells) + " |" for cells in lines]
+    return markdown_table(["limit + scale * (x / smallest x) ^ -exponent", "at", "limit", "scale", "exponent"], rows)

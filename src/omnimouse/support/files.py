@@ -1,18 +1,25 @@
-"""Writing files whole or not at all, and reading JSON with errors that say what is wrong. Needs no library."""
+"""Writing files whole or not at all, hashing them, and reading JSON with errors that say what is wrong.
+
+Needs no library.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+BLOCK = 1 << 20
+"""Bytes that are read at once."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What a disk says that is full, over its quota or broken."""
@@ -142,6 +149,28 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON with sorted keys, atomically."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def hash_file(path: Path, digest: Any = None, *, check_stop: Callable[[], None] = lambda: None) -> str:
+    """Feeds a file to a hash, in pieces, and returns that in hexadecimal.
+
+    Args:
+        path: the file.
+        digest: a hash of `hashlib`; a new SHA-256 by default.
+        check_stop: called once for every megabyte; raises to stop.
+    """
+    digest = hashlib.sha256() if digest is None else digest
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            check_stop()
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_like(path: Path, checksum: str, *, check_stop: Callable[[], None] = lambda: None) -> str:
+    """The hash of a file, of the kind that a checksum of the Hub is: SHA-256, or of 40 digits git's hash of a blob."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False) if len(checksum) == 40 else None
+    return hash_file(path, digest, check_stop=check_stop)
 
 
 def plain(value: Any) -> Any:

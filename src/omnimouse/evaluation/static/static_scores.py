@@ -23,6 +23,7 @@ from omnimouse.evaluation.static.static_metrics import (
     mean_with_zeros,
 )
 from omnimouse.support.files import plain, read_mapping, write_text
+from omnimouse.support.text_tables import text_table
 
 _ARRAYS = ("single_trial_per_neuron", "to_average_per_neuron", "fev_per_neuron", "feve_per_neuron")
 
@@ -84,22 +85,17 @@ class StaticScores:
         if self.feve_per_neuron is not None and self.fev_per_neuron is not None:
             kept = self.feve_per_neuron[self.fev_per_neuron >= FEV_THRESHOLD]
         rows = [
-            ("metric", "score", "median", "neurons"),
             self._row("single-trial correlation", self.single_trial, self.single_trial_per_neuron, self.n_neurons),
             self._row("correlation to average", self.to_average, self.to_average_per_neuron, self.n_neurons),
             self._row(f"FEVE (FEV >= {FEV_THRESHOLD})", self.feve, kept, self.n_feve_neurons),
-        ]
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-            for row in rows
         ]
         images = "" if self.n_images is None else f" of {self.n_images} images"
         title = (
             f"{self.session_key}: tier {self.tier}, task {self.task}, {self.n_neurons} neurons, "
             f"{self.n_trials} trials{images}"
         )
-        return "\n".join([title, lines[0], "  ".join("-" * w for w in widths), *lines[1:], *self.notes])
+        lines = text_table(["metric", "score", "median", "neurons"], rows, rule=True)
+        return "\n".join([title, *lines, *self.notes])
 
     @staticmethod
     def _row(name: str, score: float | None, per_neuron: np.ndarray | None, n: int) -> tuple[str, str, str, str]:

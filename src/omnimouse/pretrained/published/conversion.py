@@ -26,7 +26,7 @@ from omnimouse.hub.sources import PUBLISHED_CORES, RANK_FILE, HubOptions, Source
 from omnimouse.model.core_identity import core_settings
 from omnimouse.pretrained.published.checkpoint_files import rank_files, warn_of_missing_sessions
 from omnimouse.pretrained.session_files import write_index, write_session
-from omnimouse.support.files import read_mapping, write_json
+from omnimouse.support.files import hash_file, read_mapping, write_json
 from omnimouse.support.progress import progress_bar
 from omnimouse.support.version import __version__
 
@@ -147,9 +147,7 @@ def fingerprint(files: Mapping[int, Path]) -> str:
                 entries = archive.infolist()
                 records = [(entry.filename, entry.file_size, entry.CRC) for entry in entries]
             if any(entry.file_size and not entry.CRC for entry in entries):
-                with path.open("rb") as file:
-                    while block := file.read(1 << 20):
-                        digest.update(block)
+                hash_file(path, digest)
         except (zipfile.BadZipFile, OSError) as error:
             raise ValueError(f"{path} cannot be read as a checkpoint ({error}). Copy or download it again.") from None
         digest.update(json.dumps([rank, records]).encode())

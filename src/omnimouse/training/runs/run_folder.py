@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from omnimouse.support.files import explained_writing, read_json, sync, write_json, write_text
+from omnimouse.support.files import explained_writing, hash_file, read_json, sync, write_json, write_text
 from omnimouse.support.tensor_files import write_tensors
 from omnimouse.training.runs.distributed import Processes
 from omnimouse.training.shared.checkpoint import (
@@ -40,7 +40,6 @@ from omnimouse.training.shared.checkpoint import (
     PARTIAL,
     STATE_FILE,
     checkpoint_name,
-    checksum,
     complete_checkpoint,
     nothing_whole,
     sole_user,
@@ -162,7 +161,7 @@ def read_checkpoint(path: Path) -> RunCheckpoint:
         raise ValueError(f"{path / STATE_FILE} is not of format version {FORMAT_VERSION}.")
     for name, expected in state["files"].items():
         try:
-            found = checksum(path / name)
+            found = hash_file(path / name)
         except OSError as error:
             raise ValueError(f"{path / name} cannot be read: {error}.") from None
         if found != expected:
@@ -266,7 +265,7 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> str:
     """Writes tensors, flushes them to disk and returns the file's checksum."""
     write_tensors(path, {name: tensor.detach() for name, tensor in tensors.items()})
     sync(path)
-    return checksum(path)
+    return hash_file(path)
 
 
 def _complete(partial: Path, target: Path, n_processes: int, state: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ sessions are built in, and moments kept by position would load without an error 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from omnimouse.support.files import explained_writing, sync, write_text
+from omnimouse.support.files import explained_writing, hash_file, sync, write_text
 from omnimouse.training.shared.recipe import ParameterGroup
 
 FORMAT_VERSION = 1
@@ -134,15 +133,6 @@ def sole_user(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def checksum(path: Path) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def save_checkpoint(
     folder: Path, groups: Mapping[str, ParameterGroup], state: TrainingState, identity: Mapping[str, Any]
 ) -> Path:
@@ -166,7 +156,7 @@ def save_checkpoint(
         values = {name: value for name, value in vars(state).items() if name != "best_parameters"}
         document = {
             "format_version": FORMAT_VERSION,
-            "tensors_sha256": checksum(partial / _TENSORS),
+            "tensors_sha256": hash_file(partial / _TENSORS),
             "identity": identity,
             "state": values,
         }
@@ -261,7 +251,7 @@ def _read(path: Path) -> Checkpoint:
     document = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
     if document["format_version"] != FORMAT_VERSION:
         raise ValueError(f"format version {document['format_version']}, expected {FORMAT_VERSION}")
-    if checksum(path / _TENSORS) != document["tensors_sha256"]:
+    if hash_file(path / _TENSORS) != document["tensors_sha256"]:
         raise ValueError(f"{_TENSORS} differs from what was written")
     tensors = load_file(path / _TENSORS)
     # Copies, because what safetensors returns may be mapped from a file that is removed later.

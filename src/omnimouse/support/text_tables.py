@@ -1,0 +1,35 @@
+"""Tables of text: for terminals, and as Markdown that reads well in a terminal too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Rows = Sequence[Sequence[str]]
+
+
+def text_table(header: Sequence[str], rows: Rows, *, rule: bool = False) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right, two spaces between.
+
+    Args:
+        header: names of the columns.
+        rows: as many cells each.
+        rule: draw a line below the header.
+    """
+    widths = _widths(header, rows)
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        for row in (header, *rows)
+    ]
+    return [lines[0], *(["  ".join("-" * width for width in widths)] if rule else []), *lines[1:]]
+
+
+def markdown_table(header: Sequence[str], rows: Rows) -> list[str]:
+    """Lines of a Markdown table, all columns to the left and padded."""
+    widths = _widths(header, rows)
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (header, *rows)]
+    lines.insert(1, ["-" * width for width in widths])
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def _widths(header: Sequence[str], rows: Rows) -> list[int]:
+    return [max(map(len, column)) for column in zip(header, *rows, strict=True)]
