@@ -73,11 +73,11 @@ def text_of(card: str) -> str:
 
 
 EVERY_CARD = {
-    "model": model_card(model_facts(scores=SCORES, recipe={"steps": 5, "rates": [1e-3, 0.5]}, profile="strict")),
+    "model": model_card(model_facts(scores=SCORES, training={"steps": 5, "rates": [1e-3, 0.5]}, profile="strict")),
     "bare model": model_card(ModelFacts(config=TINY, n_core_parameters=1)),
     "converted": model_card(model_facts(config=CONVERTED, source="them/core", source_commit="abc")),
     "many sessions": model_card(model_facts(sessions=[SessionSpec(f"{i}-1-1", 10, f"m{i // 2}") for i in range(50)])),
-    "session": session_card(session_facts(scores=SCORES, base_commit="0123abcd", recipe="As in the README.")),
+    "session": session_card(session_facts(scores=SCORES, base_commit="0123abcd", training="As in the README.")),
     "session of an unknown core": session_card(session_facts(base_model=None, name=None)),
     "session on converted weights": session_card(session_facts(config=CONVERTED)),
 }

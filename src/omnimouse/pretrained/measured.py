@@ -13,15 +13,18 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnimouse.support.files import read_json, write_json
+from omnimouse.support.files import plain, read_json, write_json
 from omnimouse.support.version import __version__
 
 if TYPE_CHECKING:
-    from omnimouse.evaluation.scores import Scores, TaskScore
+    from omnimouse.evaluation.scores import Scores
 
 SCORES_FILE = "scores.json"
 
 RESPONSE_METRIC = "single-trial correlation, mean over neurons"
+
+SETTINGS = ("stride", "include_blanks", "max_windows", "profile", "tier_in_training")
+"""What of the settings of an evaluation a number is stored with."""
 
 _KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
 
@@ -100,9 +103,6 @@ class MeasuredScore:
         return self.metric != RESPONSE_METRIC
 
 
-_SETTINGS = ("stride", "include_blanks", "max_windows", "profile", "tier_in_training")
-
-
 def measured_scores(scores: Scores) -> list[MeasuredScore]:
     """Turns what `evaluate` returned into single measured numbers.
 
@@ -120,51 +120,37 @@ def measured_scores(scores: Scores) -> list[MeasuredScore]:
             f"The scores of session {scores.session_key!r} do not say which weights they were measured on "
             "(core_sha256, session_sha256). Measure them with omnimouse.evaluate."
         )
-    shared: dict[str, Any] = {
-        "session_key": scores.session_key,
-        "tier": scores.tier,
-        "n_neurons": scores.n_neurons,
-        "core_sha256": scores.core_sha256,
-        "session_sha256": scores.session_sha256,
-        "package_version": __version__,
-        **{name: scores.settings.get(name) for name in _SETTINGS},
-    }
-    own = set(scores.settings.get("own_masks", ()))
     # A task that predicts responses knows whether there is a ceiling, hence whether the mouse is simulated.
     predicting = [task for task in scores.tasks.values() if task.score is not None]
-    shared["simulated"] = any(task.ceilings for task in predicting) if predicting else None
-    return [
-        MeasuredScore(task=name, **numbers, **shared)
-        for name, task in scores.tasks.items()
-        if name not in own
-        for numbers in _numbers(task)
-    ]
-
-
-def _numbers(task: TaskScore) -> list[dict[str, Any]]:
-    """The defined correlations of one task, with what stands beside them."""
-    found: list[dict[str, Any]] = []
-    if task.score is not None and math.isfinite(task.score):
+    shared: dict[str, Any] = {
+        **{
+            name: getattr(scores, name)
+            for name in ("session_key", "tier", "n_neurons", "core_sha256", "session_sha256")
+        },
+        **{name: scores.settings.get(name) for name in SETTINGS},
+        "package_version": __version__,
+        "simulated": any(task.ceilings for task in predicting) if predicting else None,
+    }
+    found = []
+    for name, task in scores.tasks.items():
+        if name in scores.settings.get("own_masks", ()):
+            continue
         last_value = task.baselines.get("last_visible_value")
-        found.append(
-            {
-                "metric": RESPONSE_METRIC,
-                "value": float(task.score),
-                "n_windows": task.n_windows,
-                "last_value": _finite(last_value.score if last_value else None),
-                "ceiling": _finite(task.ceiling.score if task.ceiling else None),
-            }
-        )
-    for group, value in task.behavior_groups.items():
-        if math.isfinite(value):
-            found.append(
-                {"metric": behavior_metric(group), "value": float(value), "n_windows": task.n_behavior_windows}
-            )
+        beside = {
+            "last_value": plain(last_value.score if last_value else None),
+            "ceiling": plain(task.ceiling.score if task.ceiling else None),
+        }
+        numbers: list[tuple[str, float | None, int, dict[str, Any]]] = [
+            (RESPONSE_METRIC, task.score, task.n_windows, beside),
+            *((behavior_metric(group), v, task.n_behavior_windows, {}) for group, v in task.behavior_groups.items()),
+        ]
+        for metric, value, n_windows, more in numbers:
+            if value is not None and math.isfinite(value):
+                score = MeasuredScore(
+                    task=name, metric=metric, value=float(value), n_windows=n_windows, **more, **shared
+                )
+                found.append(score)
     return found
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def merge_scores(old: Iterable[MeasuredScore], new: Iterable[MeasuredScore]) -> list[MeasuredScore]:

@@ -46,15 +46,14 @@ class CardFacts:
 
     Attributes:
         config: Architecture of the core; its video layout says whether the core goes back to published weights.
-        name: Packaged name or Hub repo by which readers load what the card describes; None, or a folder, where there is
-            no such name yet.
+        name: Packaged name or Hub repo by which readers load it; None, or a folder, where there is no such name yet.
         base_model: Name of the core these weights go back to; named in the card unless it is a folder.
         base_commit: Commit of that core, if it came from a Hub.
         source: For converted weights and what was trained from them, the repo they go back to.
         source_commit: Commit of that repo.
         profile: Profile of the processor.
         training_data: What the weights were trained on, in Markdown.
-        recipe: How: Markdown, or names with words, numbers or lists of them.
+        training: How: Markdown, or names with words, numbers or lists of them.
         scores: Scores measured on exactly these weights (`measured.still_true`).
         license: Identifier of a licence. By default `apache-2.0` for what goes back to a packaged core, and none
             otherwise: where weights go back to somebody else's, theirs governs, and new weights are their owner's.
@@ -69,26 +68,15 @@ class CardFacts:
     source_commit: str | None = None
     profile: str | None = None
     training_data: str | None = None
-    recipe: Mapping[str, Any] | str | None = None
+    training: Mapping[str, Any] | str | None = None
     scores: Sequence[MeasuredScore] = ()
     license: str | None = None
     tags: Sequence[str] = ()
 
-    @property
-    def is_published(self) -> bool:
-        """Whether the core goes back to weights of the release."""
-        return self.config.video_attention_layout == "published"
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts(CardFacts):
-    """What the card of a whole model knows.
-
-    Attributes:
-        n_core_parameters: Parameters of the core.
-        sessions: Sessions stored beside it.
-        is_changed: Whether its core is another than the base model's.
-    """
+    """What the card of a whole model knows: also its size, the sessions stored, and whether its core is the base's."""
 
     n_core_parameters: int
     sessions: Sequence[SessionSpec] = ()
@@ -97,12 +85,7 @@ class ModelFacts(CardFacts):
 
 @dataclass(frozen=True, kw_only=True)
 class SessionFacts(CardFacts):
-    """What the card of a session adapter knows.
-
-    Attributes:
-        session: The session.
-        core_sha256: Hash of the core it fits.
-    """
+    """What the card of a session adapter knows: also the session, and the hash of the core that it fits."""
 
     session: SessionSpec
     core_sha256: str
@@ -119,110 +102,87 @@ def is_public_name(name: str | None) -> bool:
 
 
 def model_card(facts: ModelFacts) -> str:
-    """Renders the card of a model folder or repo.
-
-    Args:
-        facts: What is known.
-
-    Returns:
-        README.md: metadata, text, and a mark by which `update_card` knows whether a person has edited it.
-    """
-    sessions = sorted(facts.sessions, key=lambda session: session.key)
+    """README.md of a model: metadata, text, and a mark by which `update_card` knows whether a person has edited it."""
     return _render(
         "model.md",
         facts,
-        title=_title(facts, "OmniMouse model"),
+        title="OmniMouse model",
         relation="finetune" if facts.is_changed else None,
-        n_core_parameters=facts.n_core_parameters,
-        sessions=sessions,
-        n_sessions=len(sessions),
-        n_animals=len({session.animal_id for session in sessions}),
-        n_neurons=sum(session.n_neurons for session in sessions),
+        sessions=sorted(facts.sessions, key=lambda session: session.key),
         most_rows=MOST_SESSIONS,
     )
 
 
 def session_card(facts: SessionFacts) -> str:
-    """Renders the card of a session adapter.
-
-    Args:
-        facts: What is known.
-
-    Returns:
-        README.md, as from `model_card`.
-    """
+    """README.md of a session adapter, as from `model_card`."""
     return _render(
         "session.md",
         facts,
-        title=_title(facts, f"OmniMouse session {_cell(facts.session.key)}"),
+        title=f"OmniMouse session {_cell(facts.session.key)}",
         relation="adapter",
-        session=facts.session,
-        core_sha256=facts.core_sha256,
         base_name=facts.base_model if is_public_name(facts.base_model) else None,
         revision=facts.base_commit if is_repo_id(facts.base_model) else None,
     )
 
 
-def _title(facts: CardFacts, default: str) -> str:
-    return facts.name.split("/")[-1] if facts.name is not None and is_public_name(facts.name) else default
-
-
 def _render(template: str, facts: CardFacts, *, title: str, relation: str | None, **values: Any) -> str:
     """Fills a template, prepends the metadata and appends the mark."""
-    many = has_many_sessions(facts.scores)
-    license_name, license_note = _license(facts)
-    recipe = facts.recipe
-    text = (
-        _environment()
-        .get_template(template)
-        .render(
-            config=facts.config,
-            title=title,
-            load_name=facts.name if is_public_name(facts.name) else "path/to/this/folder",
-            base=_base(facts),
-            published=facts.is_published,
-            simulated_core=facts.base_model if facts.base_model in PACKAGED_CORES else None,
-            source=_source(facts),
-            profile=facts.profile,
-            training_data=facts.training_data,
-            recipe=[(_words(key), _words(value)) for key, value in recipe.items()]
-            if isinstance(recipe, Mapping)
-            else recipe,
-            score_tables=[] if many else score_tables(facts.scores),
-            score_means=score_means(facts.scores) if many else [],
-            license_note=license_note,
-            window_seconds=_words(facts.config.window_seconds),
-            channels=", ".join(name.replace("_", " ") for name in facts.config.behavior_channels),
-            **values,
-        )
-    )
+    has_name, many, recipe = is_public_name(facts.name), has_many_sessions(facts.scores), facts.training
+    title = str(facts.name).split("/")[-1] if has_name else title
+    is_simulated = facts.base_model in PACKAGED_CORES
+    is_published = facts.config.video_attention_layout == "published"
+    is_ours = facts.license is None and is_simulated and not is_published
+    license_name = PACKAGED_LICENSE if is_ours else facts.license
+    known = {
+        **vars(facts),
+        "title": title,
+        "load_name": facts.name if has_name else "path/to/this/folder",
+        "base": _link(facts.base_model, facts.base_commit),
+        "goes_back": facts.base_model is not None,
+        "published": is_published,
+        "simulated_core": facts.base_model if is_simulated else None,
+        "source": _link(facts.source, facts.source_commit) or "the weights that the authors of OmniMouse published",
+        "recipe": [(_words(k), _words(v)) for k, v in recipe.items()] if isinstance(recipe, Mapping) else recipe,
+        "score_tables": [] if many else score_tables(facts.scores),
+        "score_means": score_means(facts.scores) if many else [],
+        "license": license_name,
+        "window_seconds": _words(facts.config.window_seconds),
+        "channels": ", ".join(name.replace("_", " ") for name in facts.config.behavior_channels),
+    }
+    text = _environment().get_template(template).render(known | values)
+    tags = {
+        "published-weights": is_published,
+        "session-adapter": relation == "adapter",
+        "simulated-data": is_simulated,
+    }
+    has_base = is_repo_id(facts.base_model)
+    kept: dict[str, Any] = {OWN_METADATA: _kept_facts(facts) or None}
     data = ModelCardData(
         library_name="omnimouse",
         license=license_name,
-        tags=_tags(facts, relation),
-        base_model=facts.base_model if is_repo_id(facts.base_model) else None,
-        base_model_relation=relation if is_repo_id(facts.base_model) else None,
+        tags=[*TAGS, *(tag for tag, applies in tags.items() if applies), *facts.tags],
+        base_model=facts.base_model if has_base else None,
+        base_model_relation=relation if has_base else None,
         # Without results the name would be left over as a key of its own.
         model_name=title if facts.scores else None,
         eval_results=eval_results(facts.scores) or None,
-        **_kept_facts(facts),
+        **kept,
     )
-    return sign(data.to_dict(), re.sub(r"\n{3,}", "\n\n", text))
+    return sign(data, re.sub(r"\n{3,}", "\n\n", text))
 
 
 def _kept_facts(facts: CardFacts) -> dict[str, Any]:
     """What only the card knows, in a form in which the next save finds it again (metadata key `omnimouse`)."""
-    recipe = facts.recipe
+    recipe, has_base = facts.training, is_public_name(facts.base_model)
     if isinstance(recipe, Mapping):
         recipe = {str(key): _plain(value) for key, value in recipe.items()}
     kept = {
-        "base": facts.base_model if is_public_name(facts.base_model) else None,
-        "base_commit": facts.base_commit if is_public_name(facts.base_model) else None,
+        "base": facts.base_model if has_base else None,
+        "base_commit": facts.base_commit if has_base else None,
         "training": recipe,
         "training_data": facts.training_data,
     }
-    kept = {key: value for key, value in kept.items() if value}
-    return {OWN_METADATA: kept} if kept else {}
+    return {key: value for key, value in kept.items() if value}
 
 
 def _plain(value: Any) -> str | int | float:
@@ -233,44 +193,10 @@ def _plain(value: Any) -> str | int | float:
     return _words(value)
 
 
-def _tags(facts: CardFacts, relation: str | None) -> list[str]:
-    more = [*TAGS]
-    if facts.is_published:
-        more.append("published-weights")
-    if relation == "adapter":
-        more.append("session-adapter")
-    if facts.base_model in PACKAGED_CORES:
-        more.append("simulated-data")
-    return list(dict.fromkeys([*more, *facts.tags]))
-
-
-def _license(facts: CardFacts) -> tuple[str | None, str | None]:
-    """The licence for the metadata, and what to say where there is none."""
-    if facts.license is not None:
-        return facts.license, None
-    if facts.is_published:
-        return None, f"No licence is stated here: the licence of {_source(facts)} governs."
-    if facts.base_model is not None and facts.base_model not in PACKAGED_CORES:
-        return None, f"No licence is stated here: the licence of {_base(facts) or 'the base model'} governs."
-    if facts.base_model in PACKAGED_CORES:
-        return PACKAGED_LICENSE, None
-    return None, "No licence was given: ask whoever shares these weights."
-
-
-def _base(facts: CardFacts) -> str | None:
-    """The base model as readers may know it. A folder on somebody's machine is not named."""
-    if facts.base_model is None or not is_public_name(facts.base_model):
+def _link(name: str | None, commit: str | None) -> str | None:
+    """A model as readers may know it. A folder on somebody's machine is not named."""
+    if not is_public_name(name):
         return None
-    return _link(facts.base_model, facts.base_commit)
-
-
-def _source(facts: CardFacts) -> str:
-    if facts.source is None or not is_public_name(facts.source):
-        return "the weights that the authors of OmniMouse published"
-    return _link(facts.source, facts.source_commit)
-
-
-def _link(name: str, commit: str | None) -> str:
     linked = f"[`{name}`](https://huggingface.co/{name})" if is_repo_id(name) else f"`{name}`"
     return f"{linked} at commit `{commit}`" if commit else linked
 
@@ -300,13 +226,9 @@ def _code(value: object) -> str:
     return f"`{text}`"
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
 @cache
 def _environment() -> jinja2.Environment:
-    """Templates of `templates/`; a name that is not filled is an error."""
+    """Templates of `templates/`, which include each other; a name that is not filled is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=jinja2.StrictUndefined,
@@ -314,12 +236,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals["counted"] = _counted
-    environment.filters.update(
-        cell=_cell,
-        code=_code,
-        count=lambda number: f"{number:,}",
-        score=lambda value: "-" if value is None else f"{rounded(value):.4f}",
-        quoted=json.dumps,
-    )
+    environment.filters |= {
+        "cell": _cell,
+        "code": _code,
+        "count": "{:,}".format,
+        "counted": lambda number, noun: f"{number:,} {noun}" + ("" if number == 1 else "s"),
+        "score": lambda value: "-" if value is None else f"{rounded(value):.4f}",
+        "quoted": json.dumps,
+    }
     return environment

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult
@@ -12,7 +14,18 @@ from omnimouse.pretrained.measured import RESPONSE_METRIC, MeasuredScore, behavi
 MOST_SESSIONS = 20
 """A card lists so many sessions one by one; of more it gives totals and means."""
 
-_RECORDING = "mouse-visual-cortex-recording"
+
+@dataclass(frozen=True)
+class MeanScore:
+    """Mean of one metric over sessions, each counting once, and the extremes of it."""
+
+    task: str
+    tier: str
+    metric: str
+    n_sessions: int
+    value: float
+    lowest: float
+    highest: float
 
 
 def rounded(value: float) -> float:
@@ -27,33 +40,29 @@ def score_tables(scores: Iterable[MeasuredScore]) -> list[dict[str, Any]]:
         One dict per group: title and note (text); responses (scores); groups (names of decoded behaviour) and behavior,
         one dict per task with task, n_windows and values (one per name, None where it was not scored).
     """
-    groups: dict[tuple[Any, ...], list[MeasuredScore]] = {}
+    groups: dict[tuple[str, str, str], list[MeasuredScore]] = defaultdict(list)
     for score in merge_scores((), scores):
-        groups.setdefault((score.session_key, score.tier, _note(score)), []).append(score)
-    return [
-        {
-            "title": f"{key}, tier {tier}",
-            "note": note,
-            "responses": [score for score in group if not score.is_behavior],
-            **_behavior_rows([score for score in group if score.is_behavior]),
-        }
-        for (key, tier, note), group in sorted(groups.items())
-    ]
-
-
-def _behavior_rows(scores: Sequence[MeasuredScore]) -> dict[str, Any]:
-    """One row per task, one column per decoded group."""
-    metrics = sorted({score.metric for score in scores})
-    rows: dict[tuple[str, int], dict[str, float]] = {}
-    for score in scores:
-        rows.setdefault((score.task, score.n_windows), {})[score.metric] = score.value
-    return {
-        "groups": [metric.removeprefix(behavior_metric("")) for metric in metrics],
-        "behavior": [
-            {"task": task, "n_windows": n_windows, "values": [values.get(metric) for metric in metrics]}
-            for (task, n_windows), values in rows.items()
-        ],
-    }
+        groups[score.session_key, score.tier, _note(score)].append(score)
+    tables = []
+    for (key, tier, note), group in sorted(groups.items()):
+        behavior = [score for score in group if score.is_behavior]
+        metrics = sorted({score.metric for score in behavior})
+        rows: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
+        for score in behavior:
+            rows[score.task, score.n_windows][score.metric] = score.value
+        tables.append(
+            {
+                "title": f"{key}, tier {tier}",
+                "note": note,
+                "responses": [score for score in group if not score.is_behavior],
+                "groups": [metric.removeprefix(behavior_metric("")) for metric in metrics],
+                "behavior": [
+                    {"task": task, "n_windows": n_windows, "values": [values.get(metric) for metric in metrics]}
+                    for (task, n_windows), values in rows.items()
+                ],
+            }
+        )
+    return tables
 
 
 def _note(score: MeasuredScore) -> str:
@@ -73,26 +82,14 @@ def _note(score: MeasuredScore) -> str:
     return "; ".join([*parts, f"omnimouse {score.package_version}"])
 
 
-def score_means(scores: Iterable[MeasuredScore]) -> list[dict[str, Any]]:
-    """Means over sessions, each counting once.
-
-    Returns:
-        One dict per task, tier and metric: task, tier, metric, n_sessions, mean, lowest, highest.
-    """
-    groups: dict[tuple[str, str, str], list[float]] = {}
+def score_means(scores: Iterable[MeasuredScore]) -> list[MeanScore]:
+    """Means over sessions, one per task, tier and metric."""
+    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for score in merge_scores((), scores):
-        groups.setdefault((score.task, score.tier, score.metric), []).append(score.value)
+        groups[score.task, score.tier, score.metric].append(score.value)
     return [
-        {
-            "task": task,
-            "tier": tier,
-            "metric": metric,
-            "n_sessions": len(values),
-            "mean": sum(values) / len(values),
-            "lowest": min(values),
-            "highest": max(values),
-        }
-        for (task, tier, metric), values in sorted(groups.items())
+        MeanScore(*group, len(values), sum(values) / len(values), min(values), max(values))
+        for group, values in sorted(groups.items())
     ]
 
 
@@ -102,56 +99,41 @@ def has_many_sessions(scores: Iterable[MeasuredScore]) -> bool:
 
 
 def eval_results(scores: Sequence[MeasuredScore]) -> list[EvalResult]:
-    """Scores as entries of a model-index: one per score, or means over sessions where there are too many sessions.
-
-    huggingface_hub tells entries apart by task type, dataset type, configuration and split, and files all others under
-    the first one's names; so the configuration names session and task.
-    """
+    """Scores as entries of a model-index: one per score, or means over sessions where there are too many sessions."""
     if has_many_sessions(scores):
         return [
-            _result(
-                row["task"],
-                tier=row["tier"],
-                metric=row["metric"],
-                value=row["mean"],
-                session=f"{row['n_sessions']} sessions",
-                note=", mean over sessions",
-            )
-            for row in score_means(scores)
+            _eval_result(mean, f"{mean.n_sessions} sessions", f"{mean.metric}, mean over sessions", None)
+            for mean in score_means(scores)
         ]
     return [
-        _result(
-            score.task,
-            tier=score.tier,
-            metric=score.metric,
-            value=score.value,
-            session=score.session_key,
-            facts={"n_neurons": score.n_neurons, "n_windows": score.n_windows}
+        _eval_result(
+            score,
+            score.session_key,
+            score.metric,
+            {"n_neurons": score.n_neurons, "n_windows": score.n_windows}
             | ({"simulated": True} if score.simulated else {}),
         )
         for score in merge_scores((), scores)
     ]
 
 
-def _result(
-    task: str,
-    *,
-    tier: str,
-    metric: str,
-    value: float,
-    session: str,
-    note: str = "",
-    facts: dict[str, Any] | None = None,
+def _eval_result(
+    score: MeasuredScore | MeanScore, session: str, metric: str, facts: dict[str, Any] | None
 ) -> EvalResult:
+    """One entry.
+
+    huggingface_hub tells entries apart by task type, dataset type, configuration and split, and files all others under
+    the first one's names; so the configuration names session and task.
+    """
     return EvalResult(
-        task_type="behavior-decoding" if metric != RESPONSE_METRIC else "neural-response-prediction",
-        task_name=task,
-        dataset_type=_RECORDING,
+        task_type="behavior-decoding" if score.metric != RESPONSE_METRIC else "neural-response-prediction",
+        task_name=score.task,
+        dataset_type="mouse-visual-cortex-recording",
         dataset_name=session,
-        dataset_config=f"{session}, {task}",
-        dataset_split=tier,
+        dataset_config=f"{session}, {score.task}",
+        dataset_split=score.tier,
         dataset_args=facts,
         metric_type="correlation",
-        metric_name=metric + note,
-        metric_value=rounded(value),
+        metric_name=metric,
+        metric_value=rounded(score.value),
     )

@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from huggingface_hub import CardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 _MARK = re.compile(r"<!-- omnimouse card: metadata ([0-9a-f]{64}), text ([0-9a-f]{64})\.[^>]*-->\s*\Z")
 
 
-def sign(metadata: dict[str, Any], text: str) -> str:
+def sign(data: CardData, text: str) -> str:
     """Joins metadata and text to a card that ends with the mark of a generated one."""
-    text = text.strip()
+    text, metadata = text.strip(), data.to_dict()
     mark = (
         f"<!-- omnimouse card: metadata {_hash_metadata(metadata)}, text {_hash_text(text)}. Generated when the model "
         "was saved. Edit freely: a text that was edited is never overwritten. -->"
@@ -36,79 +36,49 @@ def update_card(existing: str | None, new: str) -> str:
     `tags` (ours are added); `license` (only if there is none); `base_model` and its relation (if we know one); and
     `model-index` and `omnimouse`, which are ours alone, since scores of other weights must not stay.
 
-    Args:
-        existing: README.md as it is, or None.
-        new: A card from `model_card` or `session_card`.
-
     Raises:
         ValueError: The existing metadata cannot be read.
     """
     if existing is None or not existing.strip():
         return new
-    old, fresh = _Card.parse(existing), _Card.parse(new)
-    metadata = fresh.metadata if old.has_generated_metadata else _merged(old.metadata, fresh.metadata)
-    if old.has_generated_text:
-        return _block(metadata) + fresh.text
-    if metadata == old.metadata:
-        return existing
-    return _block(metadata, line_break=old.line_break) + old.text
+    (metadata, text, line_break), (fresh, fresh_text, _) = _parts(existing), _parts(new)
+    mark = _MARK.search(text)
+    metadata_hash, text_hash = mark.groups() if mark else (None, None)
+    updated = fresh if metadata_hash == _hash_metadata(metadata) else _merged(metadata, fresh)
+    if text_hash == _hash_text(_MARK.sub("", text)):
+        return _block(updated) + fresh_text
+    return existing if updated == metadata else _block(updated, line_break) + text
 
 
-@dataclass(frozen=True)
-class _Card:
-    """A card in parts: metadata and how their lines end, everything after them, the hashes of its mark if any."""
-
-    metadata: dict[str, Any]
-    line_break: str
-    text: str
-    metadata_hash: str | None
-    text_hash: str | None
-
-    @classmethod
-    def parse(cls, content: str) -> _Card:
-        content = content.removeprefix("\ufeff")
-        block = REGEX_YAML_BLOCK.search(content)
-        metadata: Any = {}
-        if block:
-            try:
-                metadata = yaml.safe_load(block.group(2))
-            except yaml.YAMLError as error:
-                raise ValueError(f"{_UNREADABLE}: {error}") from None
-            metadata = {} if metadata is None else metadata
-        if not isinstance(metadata, dict):
-            raise ValueError(f"{_UNREADABLE}: expected keys with values, got a {type(metadata).__name__}.")
-        text = content[block.end() :] if block else "\n" + content
-        mark = _MARK.search(text)
-        line_break = "\r\n" if block and "\r\n" in block.group() else "\n"
-        return cls(metadata, line_break, text, mark[1] if mark else None, mark[2] if mark else None)
-
-    @property
-    def has_generated_metadata(self) -> bool:
-        return self.metadata_hash == _hash_metadata(self.metadata)
-
-    @property
-    def has_generated_text(self) -> bool:
-        return self.text_hash == _hash_text(_MARK.sub("", self.text))
-
-
-_UNREADABLE = (
-    "The metadata of the model card (README.md) that is there, between its lines of ---, cannot be read; mend them or "
-    "move the file away"
-)
+def _parts(content: str) -> tuple[dict[str, Any], str, str]:
+    """Metadata of a card, everything after them, and how their lines end."""
+    content = content.removeprefix("\ufeff")
+    block = REGEX_YAML_BLOCK.search(content)
+    unreadable = (
+        "The metadata of the model card (README.md) that is there, between its lines of ---, cannot be read; mend them "
+        "or move the file away"
+    )
+    try:
+        metadata = yaml.safe_load(block[2]) if block else None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{unreadable}: {error}") from None
+    metadata = {} if metadata is None else metadata
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{unreadable}: expected keys with values, got a {type(metadata).__name__}.")
+    if block is None:
+        return metadata, "\n" + content, "\n"
+    return metadata, content[block.end() :], "\r\n" if "\r\n" in block[0] else "\n"
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Metadata that a person edited, with what we manage brought up to date."""
-    merged = dict(old)
-    merged["library_name"] = new["library_name"]
     tags = old.get("tags") or []
     tags = [tags] if isinstance(tags, str) else list(tags)
-    merged["tags"] = tags + [tag for tag in new["tags"] if tag not in tags]
+    merged = {**old, "library_name": new["library_name"], "tags": list(dict.fromkeys([*tags, *new["tags"]]))}
     if old.get("license") is None and "license" in new:
         merged["license"] = new["license"]
     if "base_model" in new:
-        merged["base_model"] = new["base_model"]
-        merged["base_model_relation"] = new["base_model_relation"]
+        merged |= {name: new[name] for name in ("base_model", "base_model_relation")}
     for name in ("model-index", "omnimouse"):
         merged.pop(name, None)
         if name in new:

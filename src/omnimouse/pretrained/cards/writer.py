@@ -62,20 +62,26 @@ class CardOptions:
 
     def facts(self) -> dict[str, Any]:
         """The part of it that goes into the card word for word."""
-        return {
-            "recipe": self.training,
-            "training_data": self.training_data,
-            "license": self.license,
-            "tags": tuple(self.tags),
-        }
+        return {name: getattr(self, name) for name in ("training", "training_data", "license", "tags")}
 
     def measured(self) -> list[MeasuredScore]:
         """The scores, number by number."""
         from omnimouse.evaluation.scores import Scores
 
-        given = [self.scores] if isinstance(self.scores, Scores | str | os.PathLike) else list(self.scores)
+        given = [self.scores] if isinstance(self.scores, Scores | str | os.PathLike) else self.scores
         loaded = [scores if isinstance(scores, Scores) else Scores.load(scores) for scores in given]
         return [number for scores in loaded for number in measured_scores(scores)]
+
+    def beside(self, card: Mapping[str, Any]) -> CardOptions:
+        """With what a card that is there (its metadata) says already, unless the caller says otherwise."""
+        kept, license_name, tags = _kept(card), card.get("license"), card.get("tags") or []
+        return replace(
+            self,
+            training=self.training or kept.get("training"),
+            training_data=self.training_data or kept.get("training_data"),
+            license=self.license or (license_name if isinstance(license_name, str) else None),
+            tags=(*(tags if isinstance(tags, list) else [tags]), *self.tags),
+        )
 
 
 def write_model_card(
@@ -88,15 +94,8 @@ def write_model_card(
 ) -> None:
     """Writes the card and the scores of a model folder.
 
-    Scores that the folder has already stay as long as they are those of the weights about to be saved.
-
-    Args:
-        model: The model.
-        place: Where the folder's new files are prepared.
-        folder: The folder they will go to.
-        index: All sessions that the folder will list.
-        options: What the caller says.
-        name: The repo it will be, if any.
+    Scores that the folder has already stay as long as they are those of the weights about to be saved. The new files
+    are prepared in `place`; `index` names all sessions that the folder will list, `name` the repo that it will be.
 
     Raises:
         ValueError: The scores are those of other weights, or a card or scores in the folder cannot be read.
@@ -105,18 +104,15 @@ def write_model_card(
     stored = read_scores(folder)
     untouched = {score.session_key: score.session_sha256 for score in stored if score.session_key in index}
     scores = _true_scores(model, stored, options, untouched)
-    source = model._source
+    source, was_changed = model._source, False
     base, commit = (source.name, source.commit) if source else (None, None)
     # Where weights in a folder, or in the very repo, came from in the first place, only the card there can tell.
-    standing, was_changed = None, False
-    if source is not None and source.name in (name, str(folder.resolve())):
-        standing = folder
-    elif source is not None and source.commit is None and not source.is_packaged:
-        standing = source.folder
-    if standing is not None:
-        base, commit = _named_base(standing)
-        was_changed = "base_model_relation" in _standing_metadata(standing)
-        options = _with_standing(options, standing)
+    is_here = source is not None and source.name in (name, str(folder.resolve()))
+    if source is not None and (is_here or (source.commit is None and not source.is_packaged)):
+        card = _standing_metadata(folder if is_here else source.folder)
+        base, commit = _named_base(card)
+        was_changed = "base_model_relation" in card
+        options = options.beside(card)
     facts = ModelFacts(
         config=model.config,
         name=name,
@@ -137,21 +133,13 @@ def write_model_card(
 def write_session_card(
     model: WithSessions, adapter: AdapterConfig, folder: Path, options: CardOptions, name: str
 ) -> None:
-    """Writes the card and the scores of a session adapter into its folder.
-
-    Args:
-        model: The model that holds the session.
-        adapter: The adapter.
-        folder: Its folder; card and scores that lie there are brought up to date.
-        options: What the caller says.
-        name: The repo it will be.
+    """Writes the card and the scores of a session adapter into its folder; `name` is the repo that it will be.
 
     Raises:
         ValueError: The scores are those of other weights, or a card or scores in the folder cannot be read.
     """
     scores = _true_scores(model, read_scores(folder), options, {}, only=adapter.session.key)
     options = replace(options, training=options.training or adapter.session.training)
-    options = _with_standing(options, folder)
     facts = SessionFacts(
         config=model.config,
         name=name,
@@ -162,9 +150,14 @@ def write_session_card(
         scores=scores,
         session=adapter.session,
         core_sha256=adapter.core_sha256,
-        **options.facts(),
+        **options.beside(_standing_metadata(folder)).facts(),
     )
     _write(folder, folder, session_card(facts), scores)
+
+
+def check_scores(model: WithSessions, options: CardOptions) -> None:
+    """Refuses scores of other weights than the model's, before anything is written for them."""
+    _true_scores(model, [], options, {})
 
 
 def _published_source(base: str | None, commit: str | None) -> dict[str, Any]:
@@ -173,35 +166,16 @@ def _published_source(base: str | None, commit: str | None) -> dict[str, Any]:
     return {"source": base if published else None, "source_commit": commit if published else None}
 
 
-def check_scores(model: WithSessions, options: CardOptions) -> None:
-    """Refuses scores of other weights than the model's, before anything is written for them."""
-    _true_scores(model, [], options, {})
-
-
-def _named_base(folder: Path) -> tuple[str | None, str | None]:
-    """Base model and its commit, as the card in a folder names them. What a person wrote goes first."""
-    metadata = _standing_metadata(folder)
-    kept, named = _kept(metadata), metadata.get("base_model")
+def _named_base(card: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Base model and its commit, as the metadata of a card name them. What a person wrote goes first."""
+    kept, named = _kept(card), card.get("base_model")
     if named in (None, kept.get("base")):
         return kept.get("base"), kept.get("base_commit")
     return (named, None) if isinstance(named, str) else (None, None)
 
 
-def _with_standing(options: CardOptions, folder: Path) -> CardOptions:
-    """Adds what the card in a folder says already, unless the caller says otherwise."""
-    metadata = _standing_metadata(folder)
-    kept, license_name, tags = _kept(metadata), metadata.get("license"), metadata.get("tags") or []
-    return replace(
-        options,
-        training=options.training or kept.get("training"),
-        training_data=options.training_data or kept.get("training_data"),
-        license=options.license or (license_name if isinstance(license_name, str) else None),
-        tags=(*(tags if isinstance(tags, list) else [tags]), *options.tags),
-    )
-
-
-def _kept(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    kept = metadata.get(OWN_METADATA)
+def _kept(card: Mapping[str, Any]) -> Mapping[str, Any]:
+    kept = card.get(OWN_METADATA)
     return kept if isinstance(kept, Mapping) else {}
 
 
@@ -221,20 +195,15 @@ def _true_scores(
     untouched: Mapping[str, str],
     only: str | None = None,
 ) -> list[MeasuredScore]:
-    """Scores in a folder that are still true, and the caller's, which must be.
+    """Scores in a folder that are still true, and the caller's, which must be; of one session, or of all.
 
-    Args:
-        model: The model about to be saved.
-        stored: Scores that lie in the folder.
-        options: What the caller says.
-        untouched: Hashes of the folder's own sessions, which hold for those the model does not have.
-        only: The session whose scores are wanted; all by default.
+    `untouched` holds the hashes of the folder's own sessions, which count for those the model does not have.
     """
     given = options.measured()
     if not given and not stored:
         return []
-    keys = {score.session_key for score in (*stored, *given)}
-    hashes = {**untouched, **{key: hash_tensors(model.session_state(key)) for key in keys & set(model.session_keys)}}
+    keys = {score.session_key for score in (*stored, *given)} & set(model.session_keys)
+    hashes = {**untouched, **{key: hash_tensors(model.session_state(key)) for key in keys}}
     if only is not None:
         hashes = {key: value for key, value in hashes.items() if key == only}
     core = model.core_hashes()

@@ -9,15 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
+from huggingface_hub import DatasetCard, DatasetCardData
 
 from omnimouse.recordings.data.reading import Findings, read_mapping
 from omnimouse.recordings.formats.dataset_form import BETWEEN, METADATA, RECORDING, SCREEN, TRIALS
 from omnimouse.support.files import write_text
 
 CARD = "README.md"
-
-TEMPLATE = Path(__file__).with_name("dataset_card.md")
 
 
 def configurations(session: str, files: Iterable[str], content: str | None) -> list[dict[str, Any]]:
@@ -26,8 +24,9 @@ def configurations(session: str, files: Iterable[str], content: str | None) -> l
     `load_dataset` caches a table under what its entry says, not under what is in its file: so the entry has to change
     with the content.
     """
-    order = {RECORDING: 0, "eye_tracker.arrow": 1, "treadmill.arrow": 2, SCREEN: 3, BETWEEN: 4, TRIALS: 5}
-    tables = sorted((name for name in files if name.endswith(".arrow")), key=lambda name: (order.get(name, 9), name))
+    first = [RECORDING, "eye_tracker.arrow", "treadmill.arrow", SCREEN, BETWEEN, TRIALS]
+    tables = sorted(name for name in files if name.endswith(".arrow"))
+    tables.sort(key=lambda name: first.index(name) if name in first else len(first))
     return [
         {
             "config_name": session if name == RECORDING else f"{session}.{name.removesuffix('.arrow')}",
@@ -50,13 +49,10 @@ def card_text(
         place: what to open it by.
         old: the card that is there, whose text and other entries are kept.
     """
-    from huggingface_hub import DatasetCard, DatasetCardData
-
     if old is None:
         data = DatasetCardData(pretty_name="Recordings of mouse visual cortex", tags=["omnimouse", "neuroscience"])
-        template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), keep_trailing_newline=True)
-        body = template.render(place=place, session=min(sessions))
-        card = DatasetCard(f"---\n{data.to_yaml()}\n---\n{body}")
+        template = str(Path(__file__).with_name("dataset_card.md"))
+        card = DatasetCard.from_template(data, template, place=place, session=min(sessions))
     else:
         card = DatasetCard(old)
     known = {
