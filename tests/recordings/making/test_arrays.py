@@ -14,7 +14,8 @@ from omnimouse import OmniMouseModel, OmniMouseProcessor, Windows, evaluate, fin
 from omnimouse import recording_from_arrays as from_arrays
 from omnimouse.recordings import plot_recording
 from omnimouse.recordings.data.resampling import area_resize, area_weights
-from omnimouse.recordings.formats.arrays.clocks import Clock, as_clock, hold, tier_blocks
+from omnimouse.recordings.formats.arrays.clocks import Clock, as_clock, hold
+from omnimouse.recordings.formats.arrays.trials import tier_blocks
 
 RNG = np.random.default_rng(5)
 SECONDS, RATE = 40, 30.0

@@ -8,7 +8,7 @@ work in proportion to a number that was given. Shape letters: T samples, N neuro
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -63,6 +63,11 @@ class Doubt(NamedTuple):
         return f"{self.found}, expected {self.expected}. {self.do}"
 
 
+def is_real(value: object) -> TypeGuard[float]:
+    """Whether something is a real number of Python or numpy; truth values are none."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
 def doubt_about_rate(rate: object, kind: str = "responses") -> Doubt | None:
     """Whether a number can be the sampling rate of a device in Hz.
 
@@ -72,10 +77,9 @@ def doubt_about_rate(rate: object, kind: str = "responses") -> Doubt | None:
     """
     low, high = RATES[kind]
     expected = f"Hz, {low:g} to {high:g}"
-    number = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
-    if not number or not np.isfinite(rate) or rate <= 0:  # type: ignore[call-overload,operator]
+    if not is_real(rate) or not np.isfinite(rate) or rate <= 0:
         return Doubt("Hz above 0", f"rate {rate!r}", "Pass how many samples were taken in a second.")
-    value = float(rate)  # type: ignore[arg-type]
+    value = float(rate)
     if low <= value <= high:
         return None
     interval, do = 1 / value, "Pass how many samples were taken in a second."

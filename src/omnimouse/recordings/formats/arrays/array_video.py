@@ -5,19 +5,19 @@ Shape letters: F displayed frames, K stored frames, H and W their pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from omnimouse.recordings.data.grey_levels import GreyLevels
-from omnimouse.recordings.data.plausible import doubt_about_rate
+from omnimouse.recordings.data.plausible import Doubt, doubt_about_pictures, doubt_about_rate
 from omnimouse.recordings.data.reading import Findings
 from omnimouse.recordings.formats.arrays.array_devices import ArrayScreen
-from omnimouse.recordings.formats.arrays.axes import check_frames
-from omnimouse.recordings.formats.arrays.clocks import Clock, as_clock
-from omnimouse.recordings.formats.arrays.likes import as_array, as_vector, plain
+from omnimouse.recordings.formats.arrays.clocks import Clock, Timing, as_clock
+from omnimouse.recordings.formats.arrays.likes import as_array, as_sliceable, as_vector
 from omnimouse.recordings.formats.arrays.trials import TrialTime, as_trials
 
 GREY_LEVELS = (0.0, 255.0)
@@ -26,60 +26,90 @@ GREY_LEVELS = (0.0, 255.0)
 LOOKED_AT = 64
 """Frames, spread over all of a movie, whose values say whether black and white can be 0 and 255."""
 
+WIDEST = 4.0
+"""Times that no screen is wider than high, so that one axis must be time."""
+
 _LAYOUT = "[frames, height, width], grey"
 
 
+@dataclass(frozen=True)
+class Movie:
+    """A video, its index, its range and its blanks, as `recording_from_arrays` takes them."""
+
+    video: Any
+    index: Any
+    levels: tuple[float, float] | None
+    blank: float
+
+    @property
+    def n_displayed(self) -> int | None:
+        """Displayed frames, None for no video or one without a length."""
+        shown = self.video if self.index is None else self.index
+        return len(shown) if shown is not None and hasattr(shown, "__len__") else None
+
+
 def array_screen(
-    video: Any,
-    index: Any,
-    levels: tuple[float, float] | None,
-    blank: float,
-    rate: Any,
-    times: Any,
-    *,
-    reference: Clock,
-    trials: Sequence[TrialTime],
-    folder: Path,
-    findings: Findings,
+    movie: Movie, timing: Timing, reference: Clock, trials: Sequence[TrialTime], folder: Path, findings: Findings
 ) -> ArrayScreen:
-    """The screen of frames `[K, H, W]`; for the arguments see `recording_from_arrays`.
+    """The screen of frames `[K, H, W]`.
+
+    Args:
+        movie: what was shown.
+        timing: rates and times, as given.
+        reference: clock of the responses.
+        trials: of the recording.
+        folder: what messages name.
+        findings: doubts go here.
 
     Raises:
         ValueError: no grey frames with time first, or an index, times or a range that do not fit them.
     """
-    video = plain(video, "video")
+    video, blank = as_sliceable(movie.video, "video"), movie.blank
     shape: tuple[int, ...] = getattr(video, "shape", ())
     if len(shape) == 4 and shape[3] in (3, 4):
         raise ValueError(f"video: shape {tuple(shape)} is in colour, expected {_LAYOUT}. Convert it to grey.")
     video = as_array(video, "video", 4 if len(shape) == 4 and shape[3] == 1 else 3, _LAYOUT)
-    index = None if index is None else as_vector(index, "video_index")
-    given = times.get("video") if isinstance(times, Mapping) else None
-    highest = int(index.max()) if index is not None and index.size and index.dtype.kind in "iu" else None
-    own = rate.get("video") if isinstance(rate, Mapping) else None
-    check_frames(
-        video.shape,
-        highest=highest,
-        n_times=None if given is None else as_vector(given, "video: times").size,
-        rate=_plausible(own, reference),
-        seconds=reference.n / reference.rate,
-        where=folder.parent,
-        findings=findings,
-    )
-    black, white = _levels(video, levels)
+    index = None if movie.index is None else as_vector(movie.index, "video_index")
+    _, rate, times = timing.of("video")
+    _check_frames(video.shape, index, rate, times, reference, folder, findings)
+    black, white = _levels(video, movie.levels)
     if not isinstance(blank, (int, float, np.number)) or not 0 <= blank <= 255:
         raise ValueError(f"blank_level: {blank!r}, expected a grey level from 0 to 255, such as 128.")
     timestamps, rows = _displayed(int(video.shape[0]), index, rate, times, reference)
     return ArrayScreen(
         folder, timestamps, as_trials(trials, timestamps),
-        frames=video, index=rows, levels=(black, white), levels_given=levels is not None, blank=float(blank),
+        frames=video, index=rows, levels=(black, white), levels_given=movie.levels is not None, blank=float(blank),
     )  # fmt: skip
 
 
-def _plausible(rate: Any, reference: Clock) -> float | None:
-    """Hz of displayed frames: its own, else that of the responses; None for one that cannot be meant."""
-    if rate is None:
-        return reference.rate
-    return None if doubt_about_rate(rate, "video") else float(rate)
+def _check_frames(
+    shape: tuple[int, ...], index: np.ndarray | None, rate: Any, times: Any,
+    reference: Clock, folder: Path, findings: Findings,
+) -> None:  # fmt: skip
+    """Refuses a video `[K, H, W]` whose last axis index, times or rate fit, and doubts frames that look turned."""
+    n_frames, height, width = shape[:3]
+    n_times = None if times is None else as_vector(times, "video: times").size
+    hertz = reference.rate if rate is None else None if doubt_about_rate(rate, "video") else float(rate)
+    seconds = reference.n / reference.rate
+    if index is not None and index.size and index.dtype.kind in "iu":
+        last_is_time = n_frames <= int(index.max()) < width
+    elif n_times is not None:
+        last_is_time = n_times == width != n_frames
+    else:
+        last_is_time = (
+            hertz is not None and abs(width / hertz - seconds) <= 0.1 * seconds and n_frames / hertz < 0.5 * seconds
+        )
+    if last_is_time:
+        raise ValueError(
+            f"video: shape {tuple(shape)}, expected [frames, height, width], but times, rate or index fit its last "
+            "axis. Put time first: numpy.moveaxis(video, -1, 0)."
+        )
+    doubt = doubt_about_pictures(height, width)
+    if doubt is None and width > WIDEST * height:
+        size = f"{height} rows of {width} pixels"
+        doubt = Doubt("[frames, height, width]", size, "One of these axes looks like time.")
+    if doubt is not None:
+        findings.warning(folder, "axes", **doubt._asdict())
 
 
 def _levels(video: Any, given: tuple[float, float] | None) -> tuple[float, float]:
@@ -92,11 +122,9 @@ def _levels(video: Any, given: tuple[float, float] | None) -> tuple[float, float
         if not np.isfinite([black, white]).all() or black == white:
             raise ValueError(f"video_range: {given!r}, expected the values of black and white, such as (0, 255).")
         return black, white
-    chosen = np.unique(np.linspace(0, int(video.shape[0]) - 1, LOOKED_AT).astype(int))
-    frames = (np.asarray(np.ma.getdata(video[int(row) : int(row) + 1]), dtype=np.float32) for row in chosen)
     values = GreyLevels()
-    for frame in frames:
-        values.add(frame)
+    for row in np.unique(np.linspace(0, int(video.shape[0]) - 1, LOOKED_AT).astype(int)).tolist():
+        values.add(np.asarray(np.ma.getdata(video[row : row + 1]), dtype=np.float32))
     if 0 < values.highest <= 1:
         lowest = 0 if values.lowest >= 0 else -1 if values.lowest >= -1 else f"{values.lowest:.3g}"
         raise ValueError(
@@ -118,10 +146,8 @@ def _displayed(
             f"video_index: shape {index.shape}, dtype {index.dtype}, largest {largest}; "
             f"expected one row number below {n_frames} per displayed frame."
         )
-    shown = n_frames if index is None else len(index)
-    clock = as_clock("video", shown, rate, times, reference, irregular=True)
-    timestamps = clock.times if clock.times is not None else clock.start + np.arange(shown) / clock.rate
-    # The last frame stays for as long as a frame does.
-    timestamps = np.append(timestamps, timestamps[-1] + 1 / clock.rate)
     rows = np.arange(n_frames) if index is None else index.astype(np.int64)
-    return timestamps, np.append(rows, rows[-1])
+    clock = as_clock("video", len(rows), rate, times, reference, irregular=True)
+    timestamps = clock.times if clock.times is not None else clock.start + np.arange(len(rows)) / clock.rate
+    # The last frame stays for as long as a frame does.
+    return np.append(timestamps, timestamps[-1] + 1 / clock.rate), np.append(rows, rows[-1])

@@ -1,7 +1,7 @@
 """Arrays of other libraries: taken as they are where slices of them are arrays, turned into numpy, or refused.
 
 Torch tensors, pandas and polars frames become numpy arrays; numpy, memory maps, h5py, zarr, dask and xarray stay what
-they are and are sliced along their first axis. None of these libraries is imported here.
+they are and are sliced along their first axis. Of these libraries only torch is imported here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def as_array(value: Any, name: str, n_axes: int, layout: str) -> Any:
         ValueError: no array, of other axes or none at all along one, or not of real numbers.
     """
     _refuse_containers(value, name)
-    array = plain(value, name)
+    array = as_sliceable(value, name)
     shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
     if shape is None or dtype is None:
         raise ValueError(
@@ -40,11 +40,7 @@ def as_array(value: Any, name: str, n_axes: int, layout: str) -> Any:
         )
     if len(shape) != n_axes or 0 in shape:
         raise ValueError(f"{name}: shape {tuple(shape)}, expected {layout}.")
-    try:
-        kind = np.dtype(dtype).kind
-    except TypeError:
-        kind = ""
-    if kind not in "fiu" or not kind:
+    if _kind(array) not in ("f", "i", "u"):
         raise ValueError(f"{name}: dtype {dtype}, expected real numbers.")
     dims = [str(dim) for dim in getattr(array, "dims", ())]  # of xarray
     if n_axes == 2 and len(dims) == 2 and _NEURONS.fullmatch(dims[0]) and _TIME.fullmatch(dims[1]):
@@ -52,7 +48,7 @@ def as_array(value: Any, name: str, n_axes: int, layout: str) -> Any:
     return array
 
 
-def plain(value: Any, name: str) -> Any:
+def as_sliceable(value: Any, name: str) -> Any:
     """An array-like as numpy where it cannot be sliced into numpy; what is no array stays what it is.
 
     Raises:
@@ -68,8 +64,12 @@ def plain(value: Any, name: str) -> Any:
     if hasattr(value, "tocsr"):
         raise ValueError(f"{name}: a sparse {type(value).__name__}, expected a dense array; pass value.toarray().")
     if hasattr(value, "to_numpy") and not hasattr(value, "dims"):
-        return _of_frame(value, name)
-    if getattr(value, "shape", None) is not None and _has_numpy_type(value):
+        array = np.asarray(value.to_numpy())
+        try:  # numbers with pandas.NA among them
+            return array if array.dtype != object else np.asarray(value.to_numpy(dtype=np.float64, na_value=np.nan))
+        except (TypeError, ValueError):
+            return array
+    if getattr(value, "shape", None) is not None and _kind(value):
         return value
     if hasattr(value, "__array__"):
         try:
@@ -80,6 +80,14 @@ def plain(value: Any, name: str) -> Any:
     return value
 
 
+def _kind(value: Any) -> str:
+    """Numpy's letter for the kind of numbers, "" where they are of no type that numpy has."""
+    try:
+        return np.dtype(value.dtype or "O").kind
+    except (AttributeError, TypeError):
+        return ""
+
+
 def as_vector(value: Any, name: str) -> np.ndarray:
     """A vector or a small array as numpy, lists too; masked arrays stay masked.
 
@@ -87,7 +95,7 @@ def as_vector(value: Any, name: str) -> np.ndarray:
         ValueError: a file's name, several arrays by name, or what numpy cannot take over.
     """
     _refuse_containers(value, name)
-    array = plain(value, name)
+    array = as_sliceable(value, name)
     return array if isinstance(array, np.ndarray) else np.asarray(array)
 
 
@@ -114,21 +122,3 @@ def columns_of(value: Any) -> dict[str, Any] | None:
     if hasattr(value, "columns") and hasattr(value, "to_numpy"):
         return {str(name): value[name] for name in value.columns}
     return None
-
-
-def _has_numpy_type(value: Any) -> bool:
-    try:
-        np.dtype(getattr(value, "dtype", None) or "O")
-    except TypeError:
-        return False
-    return hasattr(value, "dtype")
-
-
-def _of_frame(value: Any, name: str) -> np.ndarray:
-    array = np.asarray(value.to_numpy())
-    if array.dtype != object:
-        return array
-    try:  # numbers with pandas.NA among them
-        return np.asarray(value.to_numpy(dtype=np.float64, na_value=np.nan))
-    except (TypeError, ValueError):
-        return array
