@@ -281,7 +281,7 @@ def test_a_conversion_that_is_killed_leaves_nothing_that_counts_and_is_cleared_a
     checkpoint, cache, tmp_path, loopback_hub
 ):
     code = f"""
-        from omnimouse import conversion
+        from omnimouse.pretrained.published import conversion
         really = conversion.write_session
         def write(folder, spec, *rest, **options):
             entry = really(folder, spec, *rest, **options)
