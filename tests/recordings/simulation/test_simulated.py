@@ -214,7 +214,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(simulated, "write_session", fail)
+    monkeypatch.setattr(simulated, "simulate_session", fail)
     with pytest.raises(OSError, match="disk full"):
         simulate_recording(tmp_path / "mouse", 1, n_neurons=2, minutes=0.5, settings=TINY)
     assert list(tmp_path.iterdir()) == []

@@ -17,49 +17,22 @@ BEHAVIOR_RATE = 100.0
 
 @dataclass(frozen=True)
 class Behavior:
-    """True behavior, without measurement noise.
+    """True behavior, without measurement noise."""
 
-    Attributes:
-        start: Time of the first sample, s.
-        running: Running speed, cm/s, [S].
-        running_drive: Running from 0 (rest) to about 1 (vigorous), smoothed: what neurons feel, [S].
-        pupil: Pupil size with zero mean and unit variance, [S].
-        gaze: Shift of receptive fields in pixels, (horizontal, vertical), [S, 2].
-        blinks: Start and end of each blink, s, [number of blinks, 2].
-    """
-
-    start: float
-    running: np.ndarray
-    running_drive: np.ndarray
-    pupil: np.ndarray
-    gaze: np.ndarray
-    blinks: np.ndarray
+    start: float  # time of the first sample, s
+    running: np.ndarray  # running speed, cm/s, [S]
+    running_drive: np.ndarray  # running from 0 (rest) to about 1 (vigorous), smoothed: what neurons feel, [S]
+    pupil: np.ndarray  # pupil size with zero mean and unit variance, [S]
+    gaze: np.ndarray  # shift of receptive fields in pixels, (horizontal, vertical), [S, 2]
+    blinks: np.ndarray  # start and end of each blink, s, [number of blinks, 2]
 
     def at(self, values: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """One trace at given times, by linear interpolation.
-
-        Args:
-            values: A trace of this behavior, [S].
-            times: Seconds on the clock of ``start``, [n].
-
-        Returns:
-            Values [n].
-        """
+        """A trace of this behavior [S] at given times [n] (s, on the clock of `start`), by linear interpolation."""
         return np.interp((times - self.start) * BEHAVIOR_RATE, np.arange(len(values)), values)
 
 
 def simulate_behavior(settings: SimulationSettings, seed: int, *, start: float, seconds: float) -> Behavior:
-    """Behavior of one animal in one recording.
-
-    Args:
-        settings: Recipe of the recording.
-        seed: Seed of the recording.
-        start: Time of the first sample, s.
-        seconds: Length.
-
-    Returns:
-        The behavior.
-    """
+    """Behavior of one animal in one recording, from a time (s) on for so many seconds."""
     n = round(seconds * BEHAVIOR_RATE) + 1
     running, drive = _running(settings, random_stream(seed, "running"), n)
     rng = random_stream(seed, "pupil")
@@ -76,13 +49,7 @@ def simulate_behavior(settings: SimulationSettings, seed: int, *, start: float, 
 
 
 def eye_trace(settings: SimulationSettings, seed: int, behavior: Behavior, times: np.ndarray) -> np.ndarray:
-    """What the eye camera stores.
-
-    Args:
-        settings: Recipe of the recording.
-        seed: Seed of the recording.
-        behavior: True behavior.
-        times: Sample times, s, [n].
+    """What the eye camera stores at given times (s, [n]).
 
     Returns:
         Pupil size, its change per second, gaze x, gaze y, in camera pixels, NaN during blinks, float64 [n, 4].

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from omnimouse.recordings.simulation.settings import SimulationSettings, log_uniform, random_stream
-from omnimouse.recordings.simulation.stimuli import GRAY, render_clip
+from omnimouse.recordings.simulation.stimuli import GRAY, between_pixels, render_clip
 
 FILTER_SECONDS = 0.43
 """Memory of the temporal filters; the slowest one has decayed by then."""
@@ -25,53 +25,28 @@ _SHARPNESS = np.float32(2.0)
 
 @dataclass(frozen=True)
 class Population:
-    """Parameters of all neurons of one recording.
+    """Parameters of all neurons of one recording."""
 
-    Attributes:
-        centre: Receptive field centre (y, x) in pixels, [N, 2].
-        orientation: Radians, [N].
-        wavelength: Pixels, [N].
-        sigma: Receptive field sigma in pixels, [N].
-        temporal_frequency: Hz, [N].
-        latency: Centre of the temporal filter, s, [N].
-        simple: Whether the neuron is a simple cell, bool [N].
-        threshold: Output threshold in standard deviations of the drive, [N].
-        mean_rate: Firing rate averaged over movies at rest, Hz, [N].
-        running_gain: Change of the logarithm of the rate from rest to running, [N].
-        pupil_gain: Change of the logarithm of the rate per standard deviation of pupil size, [N].
-        shared_weight: Weight of each shared dimension in the logarithm of the rate, [N, D].
-        response_scale: Stored units per spike, [N].
-    """
-
-    centre: np.ndarray
-    orientation: np.ndarray
-    wavelength: np.ndarray
-    sigma: np.ndarray
-    temporal_frequency: np.ndarray
-    latency: np.ndarray
-    simple: np.ndarray
-    threshold: np.ndarray
-    mean_rate: np.ndarray
-    running_gain: np.ndarray
-    pupil_gain: np.ndarray
-    shared_weight: np.ndarray
-    response_scale: np.ndarray
+    centre: np.ndarray  # receptive field centre (y, x) in pixels, [N, 2]
+    orientation: np.ndarray  # radians, [N]
+    wavelength: np.ndarray  # pixels, [N]
+    sigma: np.ndarray  # receptive field sigma in pixels, [N]
+    temporal_frequency: np.ndarray  # Hz, [N]
+    latency: np.ndarray  # centre of the temporal filter, s, [N]
+    simple: np.ndarray  # whether the neuron is a simple cell, bool [N]
+    threshold: np.ndarray  # output threshold in standard deviations of the drive, [N]
+    mean_rate: np.ndarray  # firing rate averaged over movies at rest, Hz, [N]
+    running_gain: np.ndarray  # change of the logarithm of the rate from rest to running, [N]
+    pupil_gain: np.ndarray  # change of the logarithm of the rate per standard deviation of pupil size, [N]
+    shared_weight: np.ndarray  # weight of each shared dimension in the logarithm of the rate, [N, D]
+    response_scale: np.ndarray  # stored units per spike, [N]
 
     def __len__(self) -> int:
         return len(self.orientation)
 
 
 def draw_population(settings: SimulationSettings, seed: int, n_neurons: int) -> Population:
-    """Draw neurons; every recording draws from the same distribution.
-
-    Args:
-        settings: Recipe of the recording.
-        seed: Seed of the recording.
-        n_neurons: How many.
-
-    Returns:
-        Their parameters.
-    """
+    """Draws neurons; every recording draws from the same distribution."""
     rng = random_stream(seed, "neurons")
     n, height, width = n_neurons, settings.frame_height, settings.frame_width
     margin = min(3.0, height / 4, width / 4)
@@ -127,13 +102,9 @@ class Encoder:
         self._calibrate()
 
     def rates(self, frames: np.ndarray) -> np.ndarray:
-        """Firing rates at rest.
+        """Firing rates at rest, Hz, float32 [K, N], of gray levels [history + K, H, W].
 
-        Args:
-            frames: Gray levels, [history + K, H, W]; the first ``history`` only fill the filters' memory.
-
-        Returns:
-            Hz, float32 [K, N].
+        The first `history` frames only fill the filters' memory.
         """
         return self._output(self._drive(frames))
 
@@ -179,14 +150,9 @@ class Encoder:
 
 
 def shift_frames(frames: np.ndarray, gaze: np.ndarray) -> np.ndarray:
-    """The movie as the retina sees it: frames moved against the gaze, bilinear, with repeated edges.
+    """The movie [K, H, W] as the retina sees it: moved against the gaze, bilinear, with repeated edges, float32.
 
-    Args:
-        frames: Gray levels, [K, H, W].
-        gaze: Shift of receptive fields in pixels (horizontal, vertical), [K, 2].
-
-    Returns:
-        float32 [K, H, W].
+    `gaze` is the shift of receptive fields in pixels (horizontal, vertical), [K, 2].
     """
     height, width = frames.shape[1:]
     reach = int(np.ceil(np.abs(gaze).max(initial=0))) + 1
@@ -194,10 +160,8 @@ def shift_frames(frames: np.ndarray, gaze: np.ndarray) -> np.ndarray:
     for k, (x, y) in enumerate(gaze):
         padded = np.pad(frames[k], reach, mode="edge").astype(np.float32)
         ix, iy = int(np.floor(x)), int(np.floor(y))
-        fx, fy = np.float32(x - ix), np.float32(y - iy)
         patch = padded[reach + iy : reach + iy + height + 1, reach + ix : reach + ix + width + 1]
-        rows = (1 - fy) * patch[:-1] + fy * patch[1:]
-        out[k] = (1 - fx) * rows[:, :-1] + fx * rows[:, 1:]
+        out[k] = between_pixels(patch, np.float32(y - iy), np.float32(x - ix))
     return out
 
 

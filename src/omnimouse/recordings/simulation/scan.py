@@ -48,15 +48,9 @@ def _arrival(settings: SimulationSettings, elapsed: np.ndarray) -> np.ndarray:
 
 
 def resample(frames: np.ndarray, scan_times: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Linear interpolation between scan frames.
+    """Values of scan frames [F, N] at `times` (s, [T], increasing, within the scan), by linear interpolation, float32.
 
-    Args:
-        frames: Values, [F, N] (may be a memory map; only the frames around ``times`` are read).
-        scan_times: Times of the frames, s, [F].
-        times: Times within the scan, increasing, s, [T].
-
-    Returns:
-        float32 [T, N].
+    `frames` may be a memory map: only those around `times` are read.
     """
     lower = np.clip(np.searchsorted(scan_times, times, side="right") - 1, 0, len(scan_times) - 2)
     weight = ((times - scan_times[lower]) / (scan_times[lower + 1] - scan_times[lower]))[:, None].astype(np.float32)

@@ -18,7 +18,7 @@ from omnimouse.recordings.simulation.neurons import Encoder, Population, draw_po
 from omnimouse.recordings.simulation.scan import resample, scan_weights
 from omnimouse.recordings.simulation.settings import SimulationSettings, random_stream
 from omnimouse.recordings.simulation.stimuli import plan_presentations
-from omnimouse.recordings.simulation.writer import END_OVERSHOOT, Screen, write_behavior, write_screen
+from omnimouse.recordings.simulation.writer import END_OVERSHOOT, ShownScreen, write_behavior, write_screen
 from omnimouse.support.progress import progress_bar
 
 WARM_UP_SECONDS = 1.5
@@ -29,35 +29,18 @@ TRUTH_ARRAYS = ("given_stimulus_and_behavior", "given_everything")
 
 
 @dataclass(frozen=True)
-class Clock:
-    """When a recording starts, and what is sampled when.
+class RecordingClock:
+    """When a recording starts, and what is sampled when."""
 
-    Attributes:
-        start: Time of the first stored response and of the first scan frame, seconds since 1970.
-        seconds: Length of the responses.
-        response_times: [T] s.
-        scan_times: [F] s.
-        bin_starts: Starts of the video bins on which rates are computed, [K] s.
-    """
-
-    start: float
-    seconds: float
-    response_times: np.ndarray
-    scan_times: np.ndarray
-    bin_starts: np.ndarray
+    start: float  # time of the first stored response and of the first scan frame, seconds since 1970
+    seconds: float  # length of the responses
+    response_times: np.ndarray  # [T] s
+    scan_times: np.ndarray  # [F] s
+    bin_starts: np.ndarray  # starts of the video bins on which rates are computed, [K] s
 
 
-def make_clock(settings: SimulationSettings, seed: int, seconds: float) -> Clock:
-    """The clock of a recording that starts somewhere in the years after 2020.
-
-    Args:
-        settings: Recipe of the recording.
-        seed: Seed of the recording.
-        seconds: Length of the responses.
-
-    Returns:
-        The clock.
-    """
+def make_clock(settings: SimulationSettings, seed: int, seconds: float) -> RecordingClock:
+    """The clock of a recording of so many seconds, which starts somewhere in the years after 2020."""
     start = 1.6e9 + float(random_stream(seed, "clock").uniform(0, 1e8))
     n_samples = round(seconds * settings.response_rate)
     response_times = start + np.arange(n_samples) / settings.response_rate
@@ -65,10 +48,10 @@ def make_clock(settings: SimulationSettings, seed: int, seconds: float) -> Clock
     scan_times = start + np.arange(n_scans) / settings.scan_rate
     n_bins = math.ceil((WARM_UP_SECONDS + scan_times[-1] - start) * settings.video_rate)
     bin_starts = start - WARM_UP_SECONDS + np.arange(n_bins) / settings.video_rate
-    return Clock(start, seconds, response_times, scan_times, bin_starts)
+    return RecordingClock(start, seconds, response_times, scan_times, bin_starts)
 
 
-def write_session(
+def simulate_session(
     folder: Path,
     truth: Path,
     scratch: Path,
@@ -80,18 +63,10 @@ def write_session(
     settings: SimulationSettings,
     progress: bool,
 ) -> None:
-    """Write the four devices of a session and the truth about its responses.
+    """Writes the four devices of a session into `folder` and the truth about its responses into `truth`.
 
-    Args:
-        folder: Session folder to fill.
-        truth: Folder for the expected responses.
-        scratch: Folder for intermediate arrays.
-        seed: Seed of animal and session.
-        stimulus_seed: Seed of the movies and their order.
-        n_neurons: Number of neurons.
-        seconds: Length of the responses.
-        settings: Recipe of the recording.
-        progress: Whether to show a progress bar.
+    `seed` is that of animal and session, `stimulus_seed` that of the movies and their order; intermediate arrays go to
+    `scratch`.
     """
     clock = make_clock(settings, seed, seconds)
     presentations = plan_presentations(settings, stimulus_seed, seconds)
@@ -106,8 +81,8 @@ def write_session(
 
 def _scan(
     scratch: Path,
-    clock: Clock,
-    screen: Screen,
+    clock: RecordingClock,
+    screen: ShownScreen,
     behavior: Behavior,
     population: Population,
     settings: SimulationSettings,
@@ -151,16 +126,13 @@ def shared_time_constants(settings: SimulationSettings) -> np.ndarray:
 
 
 def shared_gain(state: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Gain from the shared state, whose mean over the state is one for every neuron.
+    """Gain from the shared state, whose mean over the state is one for every neuron, float32 [K, N].
 
     A softplus rather than an exponential: the latter gives bursts in which a few seconds outweigh the whole recording.
 
     Args:
         state: Shared state, Gaussian with zero mean and unit variance, [K, D].
         weight: Weights, [N, D].
-
-    Returns:
-        float32 [K, N].
     """
     # The weighted state of a neuron is Gaussian too, so its mean gain is a one-dimensional integral.
     nodes, mass = np.polynomial.hermite_e.hermegauss(40)
@@ -178,7 +150,7 @@ def _behavior_gain(behavior: Behavior, population: Population, times: np.ndarray
 def _write_responses(
     folder: Path,
     truth: Path,
-    clock: Clock,
+    clock: RecordingClock,
     population: Population,
     settings: SimulationSettings,
     scans: dict[str, np.ndarray],

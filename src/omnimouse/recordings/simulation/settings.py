@@ -4,57 +4,35 @@ from __future__ import annotations
 
 import math
 import zlib
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
-_POSITIVE = (
-    "frame_height",
-    "frame_width",
-    "video_rate",
-    "response_rate",
-    "scan_rate",
-    "eye_rate",
-    "treadmill_rate",
-    "clip_seconds",
-    "scene_seconds",
-    "oracle_repeats",
-    "envelope_ratio",
-    "saturation",
-    "mean_rate",
-    "response_scale",
-    "residual_seconds",
-)
-_FRACTIONS = (
-    "blank_probability",
-    "simple_fraction",
-    "residual_fraction",
-    "validation_fraction",
-    "oracle_fraction",
-    "final_test_fraction",
-)
-_NOT_NEGATIVE = (
-    *_FRACTIONS,
-    "screen_jitter",
-    "blink_rate",
-    "gaze_pixels",
-    "shared_dimensions",
-    "shared_strength",
-    "normalization_strength",
-    "mean_rate_spread",
-    "response_scale_spread",
-)
-_RANGES = (
-    "blank_seconds",
-    "drift_speed",
-    "wavelength",
-    "temporal_frequency",
-    "latency",
-    "rest_seconds",
-    "run_seconds",
-    "shared_seconds",
-    "blink_seconds",
-)
+from omnimouse.support.validation import check_types, require
+
+_RULES: dict[str, Callable[[Any], bool]] = {
+    "a positive number": lambda value: value > 0,
+    "zero or more": lambda value: value >= 0,
+    "a share from 0 to 1": lambda value: 0 <= value <= 1,
+    "a pair (low, high) with low <= high": lambda pair: isinstance(pair, tuple) and pair[0] <= pair[1],
+    "a range of zero or more": lambda pair: isinstance(pair, tuple) and 0 <= pair[0] <= pair[1],
+    "a range above zero": lambda pair: isinstance(pair, tuple) and 0 < pair[0] <= pair[1],
+}
+
+
+def _expected(what: str) -> Callable[..., Any]:
+    """A field with a default (a number, or a pair of them) and a rule for its values."""
+    return lambda *default: field(default=default if len(default) > 1 else default[0], metadata={"expected": what})
+
+
+_positive = _expected("a positive number")
+_not_negative = _expected("zero or more")
+_share = _expected("a share from 0 to 1")
+_pair = _expected("a pair (low, high) with low <= high")
+_range = _expected("a range of zero or more")
+_range_above_zero = _expected("a range above zero")
 
 
 @dataclass(frozen=True)
@@ -112,50 +90,50 @@ class SimulationSettings:
         response_scale_spread: Standard deviation of the logarithm of the units per spike.
     """
 
-    frame_height: int = 36
-    frame_width: int = 64
-    video_rate: float = 30.0
-    response_rate: float = 30.0
-    scan_rate: float = 7.97
-    eye_rate: float = 20.0
-    treadmill_rate: float = 100.0
-    screen_jitter: float = 0.0002
-    clip_seconds: float = 10.0
-    scene_seconds: float = 1.6
-    texture_weight: float = 0.45
-    object_weight: float = 0.3
-    grating_weight: float = 0.25
-    drift_speed: tuple[float, float] = (4.0, 30.0)
-    blank_probability: float = 0.3
-    blank_seconds: tuple[float, float] = (0.3, 0.8)
-    validation_fraction: float = 0.1
-    oracle_fraction: float = 0.1
-    oracle_repeats: int = 6
-    final_test_fraction: float = 0.12
-    simple_fraction: float = 0.25
-    wavelength: tuple[float, float] = (7.0, 20.0)
-    envelope_ratio: float = 0.4
-    temporal_frequency: tuple[float, float] = (0.5, 6.0)
-    latency: tuple[float, float] = (0.06, 0.14)
-    threshold: tuple[float, float] = (-0.5, 0.5)
-    normalization_strength: float = 1.0
-    saturation: float = 3.0
-    mean_rate: float = 3.2
-    mean_rate_spread: float = 0.4
-    gaze_pixels: float = 1.2
+    frame_height: int = _positive(36)
+    frame_width: int = _positive(64)
+    video_rate: float = _positive(30.0)
+    response_rate: float = _positive(30.0)
+    scan_rate: float = _positive(7.97)
+    eye_rate: float = _positive(20.0)
+    treadmill_rate: float = _positive(100.0)
+    screen_jitter: float = _not_negative(0.0002)
+    clip_seconds: float = _positive(10.0)
+    scene_seconds: float = _positive(1.6)
+    texture_weight: float = _not_negative(0.45)
+    object_weight: float = _not_negative(0.3)
+    grating_weight: float = _not_negative(0.25)
+    drift_speed: tuple[float, float] = _range(4.0, 30.0)
+    blank_probability: float = _share(0.3)
+    blank_seconds: tuple[float, float] = _range(0.3, 0.8)
+    validation_fraction: float = _share(0.1)
+    oracle_fraction: float = _share(0.1)
+    oracle_repeats: int = _positive(6)
+    final_test_fraction: float = _share(0.12)
+    simple_fraction: float = _share(0.25)
+    wavelength: tuple[float, float] = _range_above_zero(7.0, 20.0)
+    envelope_ratio: float = _positive(0.4)
+    temporal_frequency: tuple[float, float] = _range_above_zero(0.5, 6.0)
+    latency: tuple[float, float] = _range(0.06, 0.14)
+    threshold: tuple[float, float] = _pair(-0.5, 0.5)
+    normalization_strength: float = _not_negative(1.0)
+    saturation: float = _positive(3.0)
+    mean_rate: float = _positive(3.2)
+    mean_rate_spread: float = _not_negative(0.4)
+    gaze_pixels: float = _not_negative(1.2)
     running_gain: float = 0.4
     pupil_gain: float = 0.1
-    rest_seconds: tuple[float, float] = (4.0, 25.0)
-    run_seconds: tuple[float, float] = (2.0, 10.0)
-    blink_rate: float = 1.0 / 60.0
-    blink_seconds: tuple[float, float] = (0.1, 0.3)
-    shared_dimensions: int = 4
-    shared_strength: float = 0.75
-    shared_seconds: tuple[float, float] = (1.0, 8.0)
-    residual_fraction: float = 0.3
-    residual_seconds: float = 0.1
-    response_scale: float = 8.0
-    response_scale_spread: float = 0.5
+    rest_seconds: tuple[float, float] = _range(4.0, 25.0)
+    run_seconds: tuple[float, float] = _range(2.0, 10.0)
+    blink_rate: float = _not_negative(1.0 / 60.0)
+    blink_seconds: tuple[float, float] = _range(0.1, 0.3)
+    shared_dimensions: int = _not_negative(4)
+    shared_strength: float = _not_negative(0.75)
+    shared_seconds: tuple[float, float] = _range(1.0, 8.0)
+    residual_fraction: float = _share(0.3)
+    residual_seconds: float = _positive(0.1)
+    response_scale: float = _positive(8.0)
+    response_scale_spread: float = _not_negative(0.5)
 
     def __post_init__(self) -> None:
         """Refuse values that no recording can have.
@@ -164,30 +142,14 @@ class SimulationSettings:
             ValueError: A value is not finite, has the wrong sign, is a range whose low end exceeds its high end, or is
                 a share above 1.
         """
-        for field in fields(self):
-            value = getattr(self, field.name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            self._require(field.name, "finite numbers", all(_is_finite(number) for number in numbers))
-        for name in _POSITIVE:
-            self._require(name, "a positive number", getattr(self, name) > 0)
-        for name in _NOT_NEGATIVE:
-            self._require(name, "zero or more", getattr(self, name) >= 0)
-        for name in _FRACTIONS:
-            self._require(name, "a share from 0 to 1", getattr(self, name) <= 1)
-        for name in (*_RANGES, "threshold"):
-            pair = getattr(self, name)
-            is_range = isinstance(pair, tuple) and len(pair) == 2 and pair[0] <= pair[1]
-            self._require(name, "a pair (low, high) with low <= high", is_range)
-        for name in _RANGES:
-            self._require(name, "a range of zero or more", getattr(self, name)[0] >= 0)
-        for name in ("wavelength", "temporal_frequency"):
-            self._require(name, "a range above zero", getattr(self, name)[0] > 0)
+        check_types(self)
+        for setting in fields(self):
+            if expected := setting.metadata.get("expected"):
+                value = getattr(self, setting.name)
+                require(_RULES[expected](value), self, setting.name, value, expected)
         weights = (self.texture_weight, self.object_weight, self.grating_weight)
-        if min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError(
-                "SimulationSettings.texture_weight, object_weight, grating_weight: "
-                f"got {weights!r}, expected shares of zero or more that are not all zero."
-            )
+        names = "texture_weight, object_weight, grating_weight"
+        require(sum(weights) > 0, self, names, weights, "shares of zero or more that are not all zero")
         held_out = self.validation_fraction + self.oracle_fraction + self.final_test_fraction
         if held_out >= 1:
             raise ValueError(
@@ -195,46 +157,22 @@ class SimulationSettings:
                 "expected less than 1 so that clips remain for tier 'train'; lower one of them."
             )
 
-    def _require(self, name: str, expected: str, fulfilled: bool) -> None:
-        if not fulfilled:
-            raise ValueError(f"SimulationSettings.{name}: got {getattr(self, name)!r}, expected {expected}.")
-
     @property
     def frames_per_clip(self) -> int:
         """Frames of one clip."""
         return round(self.clip_seconds * self.video_rate)
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
 def random_stream(seed: int, *name: str | int) -> np.random.Generator:
-    """A random generator for one named part, independent of all others.
+    """A random generator for one named part, which depends on the seed (zero or more) and the name only.
 
     Parts have their own streams so that changing one (for example the gaze) leaves the draws of the others as they
     were: two recordings of one seed and different settings of gaze or gain show the same movies to the same neurons.
-
-    Args:
-        seed: Seed of the recording or of its stimuli, zero or more.
-        *name: Name of the part, and possibly an index within it.
-
-    Returns:
-        A ``numpy`` generator that depends on the seed and the name only.
     """
     key = [part if isinstance(part, int) else zlib.crc32(part.encode()) for part in name]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *key])))
 
 
 def log_uniform(rng: np.random.Generator, ends: tuple[float, float], n: int) -> np.ndarray:
-    """Numbers whose logarithm is uniform.
-
-    Args:
-        rng: Source of randomness.
-        ends: Range, above zero.
-        n: How many.
-
-    Returns:
-        float64 [n].
-    """
+    """`n` numbers within `ends` (above zero) whose logarithm is uniform, float64."""
     return np.exp(rng.uniform(math.log(ends[0]), math.log(ends[1]), n))

@@ -17,9 +17,9 @@ import numpy as np
 from omnimouse.recordings.data.recording_data import Recording
 from omnimouse.recordings.recording import open_recording
 from omnimouse.recordings.simulation.neurons import draw_population
-from omnimouse.recordings.simulation.session import TRUTH_ARRAYS, write_session
+from omnimouse.recordings.simulation.session import TRUTH_ARRAYS, simulate_session
 from omnimouse.recordings.simulation.settings import SimulationSettings
-from omnimouse.support.files import staged_folders
+from omnimouse.support.files import staged_folders, write_json
 
 __all__ = [
     "Ceiling",
@@ -110,25 +110,18 @@ def simulate_recording(
     shape = {"n_neurons": int(n_neurons), "seed": int(seed), "stimulus_seed": int(stimulus_seed)}
     target = Path(os.path.abspath(folder))
     with staged_folders(target, truth_folder(target)) as (recording, truth, scratch):
-        write_session(recording, truth, scratch, **shape, seconds=60 * minutes, settings=settings, progress=progress)
+        simulate_session(recording, truth, scratch, **shape, seconds=60 * minutes, settings=settings, progress=progress)
         parameters = {"simulated": True, **shape, "minutes": float(minutes), "settings": asdict(settings)}
         scan_key = {"animal_id": animal, "session": int(session), "scan_idx": int(scan)}
-        _write_json(recording / "config.json", parameters)
-        _write_json(recording / "meta.json", {"scan_key": scan_key})
-        _write_json(truth / "meta.json", {**parameters, "scan_key": scan_key})
+        write_json(recording / "config.json", parameters)
+        write_json(recording / "meta.json", {"scan_key": scan_key})
+        write_json(truth / "meta.json", {**parameters, "scan_key": scan_key})
         np.savez(truth / "neurons.npz", **vars(draw_population(settings, int(seed), int(n_neurons))))
     return open_recording(folder)
 
 
 def truth_folder(folder: str | os.PathLike[str]) -> Path:
-    """Where the truth about a simulated recording lies: beside the folder, with ``.truth`` added to its name.
-
-    Args:
-        folder: Session folder.
-
-    Returns:
-        The path, whether it exists or not.
-    """
+    """Where the truth about a simulated recording lies, if there is one: beside its folder, named `<folder>.truth`."""
     path = Path(os.path.abspath(folder))
     return path.parent / f"{path.name}.truth"
 
@@ -155,30 +148,26 @@ def load_truth(recording_or_path: Recording | str | os.PathLike[str]) -> Truth |
             f"{path}: the truth of a simulated recording lacks {', '.join(missing)}; simulate the recording again, or "
             "remove this folder to use the recording without a ceiling."
         )
-    arrays = {name: _open_truth(path / f"{name}.npy") for name in TRUTH_ARRAYS}
-    if isinstance(recording_or_path, Recording):
-        for name, array in arrays.items():
-            if array.shape != recording_or_path.responses.shape:
-                raise ValueError(
-                    f"{path / name}.npy: shape {array.shape}, expected {recording_or_path.responses.shape} as the "
-                    f"responses of {recording_or_path.path}; the truth is that of another recording: move it away to "
-                    "use this one without a ceiling."
-                )
+    arrays = {}
+    for name in TRUTH_ARRAYS:
+        file = path / f"{name}.npy"
+        try:
+            arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(
+                f"{file}: not a whole .npy array ({error}); simulate the recording again, or remove this folder to use "
+                "the recording without a ceiling."
+            ) from error
+        if isinstance(recording_or_path, Recording) and arrays[name].shape != recording_or_path.responses.shape:
+            raise ValueError(
+                f"{file}: shape {arrays[name].shape}, expected {recording_or_path.responses.shape} as the responses of "
+                f"{recording_or_path.path}; the truth is that of another recording: move it away to use this one "
+                "without a ceiling."
+            )
     with np.load(path / "neurons.npz", allow_pickle=False) as stored:
         neurons = {name: stored[name] for name in stored.files}
     parameters = json.loads((path / "meta.json").read_text(encoding="utf-8"))
     return Truth(path=path, parameters=parameters, neurons=neurons, **arrays)
-
-
-def _open_truth(file: Path) -> np.ndarray:
-    """Map an array of a truth folder."""
-    try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"{file}: not a whole .npy array ({error}); simulate the recording again, or remove this folder to use the "
-            "recording without a ceiling."
-        ) from error
 
 
 def correlation_ceiling(truth: Truth, responses: np.ndarray, rows: np.ndarray | None = None) -> Ceiling:
@@ -208,14 +197,13 @@ def correlation_ceiling(truth: Truth, responses: np.ndarray, rows: np.ndarray | 
 
 def _correlation(first: np.ndarray, second: np.ndarray, rows: np.ndarray, chunk: int = 4096) -> np.ndarray:
     """Pearson correlation per column over rows, in two passes of bounded memory, float64 [N]."""
+    parts = [rows[low : low + chunk] for low in range(0, len(rows), chunk)]
     means = np.zeros((2, first.shape[1]))
-    for low in range(0, len(rows), chunk):
-        part = rows[low : low + chunk]
+    for part in parts:
         means += np.stack([first[part].sum(axis=0, dtype=np.float64), second[part].sum(axis=0, dtype=np.float64)])
     means /= len(rows)
     products = np.zeros((3, first.shape[1]))
-    for low in range(0, len(rows), chunk):
-        part = rows[low : low + chunk]
+    for part in parts:
         x, y = first[part] - means[0], second[part] - means[1]
         products += np.stack([(x * y).sum(axis=0), (x * x).sum(axis=0), (y * y).sum(axis=0)])
     constant = (products[1] <= 0) | (products[2] <= 0)
@@ -238,7 +226,3 @@ def _check_arguments(
         raise ValueError(
             f"animal: got {animal!r}, expected a name without '-', '/' or '\\': it begins the session key."
         )
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -29,29 +29,15 @@ _SPECTRAL_SLOPE = 1.2
 
 @dataclass(frozen=True)
 class Presentation:
-    """One clip on the screen, and the blank that follows it.
+    """One clip on the screen, and the blank that follows it."""
 
-    Attributes:
-        clip: Index of the clip; presentations that repeat a clip share it.
-        tier: ``train``, ``validation``, ``oracle`` or ``final_test``.
-        blank_seconds: Length of the gray screen after the clip; 0 for none.
-    """
-
-    clip: int
-    tier: str
-    blank_seconds: float
+    clip: int  # index of the clip; presentations that repeat a clip share it
+    tier: str  # ``train``, ``validation``, ``oracle`` or ``final_test``
+    blank_seconds: float  # length of the gray screen after the clip; 0 for none
 
 
 def plan_presentations(settings: SimulationSettings, stimulus_seed: int, seconds: float) -> list[Presentation]:
-    """The order in which clips are shown.
-
-    Args:
-        settings: Recipe of the recording.
-        stimulus_seed: Seed of movies and their order.
-        seconds: Length of the recording.
-
-    Returns:
-        Presentations in the order they are shown; every tier occurs, and ``oracle`` holds repeats.
+    """Clips in the order they are shown: every tier occurs, and `oracle` holds repeats.
 
     Raises:
         ValueError: The recording is too short for one clip per tier and one repeat.
@@ -87,16 +73,7 @@ def plan_presentations(settings: SimulationSettings, stimulus_seed: int, seconds
 
 
 def render_clip(settings: SimulationSettings, stimulus_seed: int, clip: int) -> np.ndarray:
-    """The frames of one clip: scenes of one kind (texture, objects or grating) that follow each other with hard cuts.
-
-    Args:
-        settings: Recipe of the recording.
-        stimulus_seed: Seed of the movies.
-        clip: Index of the clip.
-
-    Returns:
-        Gray levels 0-255, uint8 [T, H, W].
-    """
+    """The gray levels of one clip, uint8 [T, H, W]: scenes of one kind that follow each other with hard cuts."""
     rng = random_stream(stimulus_seed, "clip", clip)
     kinds: tuple[Callable[[SimulationSettings, np.random.Generator, int], np.ndarray], ...]
     kinds = (_texture_scene, _object_scene, _grating_scene)
@@ -109,14 +86,7 @@ def render_clip(settings: SimulationSettings, stimulus_seed: int, clip: int) -> 
 
 
 def condition_hash(frames: np.ndarray) -> str:
-    """Identity of a stimulus: equal for repeats, within and across recordings.
-
-    Args:
-        frames: uint8 [T, H, W].
-
-    Returns:
-        32 hexadecimal digits.
-    """
+    """Identity of a stimulus, uint8 [T, H, W]: 32 hexadecimal digits, equal for repeats in any recording."""
     return hashlib.sha256(np.ascontiguousarray(frames).tobytes()).hexdigest()[:32]
 
 
@@ -160,11 +130,14 @@ def _drifting(
     for k in range(length):
         y, x = (start + k * velocity) % size
         iy, ix = int(y), int(x)
-        patch = tiled[iy : iy + height + 1, ix : ix + width + 1]
-        fy, fx = y - iy, x - ix
-        rows = (1 - fy) * patch[:-1] + fy * patch[1:]
-        out[k] = (1 - fx) * rows[:, :-1] + fx * rows[:, 1:]
+        out[k] = between_pixels(tiled[iy : iy + height + 1, ix : ix + width + 1], y - iy, x - ix)
     return out
+
+
+def between_pixels(patch: np.ndarray, fy: float, fx: float) -> np.ndarray:
+    """An image [H + 1, W + 1] moved by fractions of a pixel (0 to 1), bilinear, [H, W]."""
+    rows = (1 - fy) * patch[:-1] + fy * patch[1:]
+    return (1 - fx) * rows[:, :-1] + fx * rows[:, 1:]
 
 
 def _texture_scene(settings: SimulationSettings, rng: np.random.Generator, length: int) -> np.ndarray:

@@ -29,41 +29,22 @@ END_OVERSHOOT = 0.12
 
 @dataclass(frozen=True)
 class ScreenTrial:
-    """One trial as shown.
+    """One trial as shown."""
 
-    Attributes:
-        file: Where its frames are; None for a blank.
-        first_frame: Index of its first frame among all displayed frames.
-        n_frames: Displayed frames; 1 for a blank, which stays until the next trial.
-    """
-
-    file: Path | None
-    first_frame: int
-    n_frames: int
+    file: Path | None  # where its frames are; None for a blank
+    first_frame: int  # index of its first frame among all displayed frames
+    n_frames: int  # displayed frames; 1 for a blank, which stays until the next trial
 
 
 @dataclass(frozen=True)
-class Screen:
-    """Everything that was shown.
-
-    Attributes:
-        trials: In the order shown.
-        timestamps: Time of every displayed frame, s, float64.
-    """
+class ShownScreen:
+    """Everything that was shown: trials in order, and the time of every displayed frame, s, float64."""
 
     trials: list[ScreenTrial]
     timestamps: np.ndarray
 
     def frames_at(self, times: np.ndarray, settings: SimulationSettings) -> np.ndarray:
-        """What is on the screen at given times: the last frame displayed, gray before the first.
-
-        Args:
-            times: Increasing, s, [K].
-            settings: Recipe of the recording.
-
-        Returns:
-            Gray levels, uint8 [K, H, W].
-        """
+        """The last frame displayed at increasing times (s, [K]), gray before the first, uint8 [K, H, W]."""
         out = np.full((len(times), settings.frame_height, settings.frame_width), GRAY, np.uint8)
         shown = np.searchsorted(self.timestamps, times, side="right") - 1
         starts = np.array([trial.first_frame for trial in self.trials])
@@ -78,19 +59,8 @@ class Screen:
 
 def write_screen(
     folder: Path, presentations: list[Presentation], settings: SimulationSettings, *, stimulus_seed: int, start: float
-) -> Screen:
-    """Render all clips and write the device ``screen``.
-
-    Args:
-        folder: The session folder.
-        presentations: Clips in the order shown.
-        settings: Recipe of the recording.
-        stimulus_seed: Seed of the movies.
-        start: When the recording starts, s.
-
-    Returns:
-        What was shown.
-    """
+) -> ShownScreen:
+    """Renders all clips and writes the device `screen` of a recording that starts at `start` (s)."""
     device = folder / "screen"
     for sub in ("data", "meta"):
         (device / sub).mkdir(parents=True)
@@ -127,21 +97,15 @@ def write_screen(
     add(blank, np.array([now]), None)
     timestamps = np.concatenate(times)
     write_screen_meta(device, timestamps)
-    return Screen(trials, timestamps)
+    return ShownScreen(trials, timestamps)
 
 
 def write_behavior(
     folder: Path, behavior: Behavior, settings: SimulationSettings, seed: int, *, start: float, seconds: float
 ) -> None:
-    """Write the devices ``eye_tracker`` and ``treadmill``; both start before and end after the responses.
+    """Writes the devices `eye_tracker` and `treadmill`; both start before and end after the responses.
 
-    Args:
-        folder: The session folder.
-        behavior: True behavior, covering two seconds more at both ends.
-        settings: Recipe of the recording.
-        seed: Seed of the recording.
-        start: When the responses start, s.
-        seconds: Length of the responses.
+    `behavior` covers two seconds more than the responses at both ends.
     """
     for name, rate, lead in (("eye_tracker", settings.eye_rate, 0.73), ("treadmill", settings.treadmill_rate, 0.91)):
         first = start - lead
