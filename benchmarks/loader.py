@@ -28,7 +28,7 @@ import yaml
 from machine import HERE, describe_machine, markdown_table, replace_file
 
 from omnimouse import simulate_recording
-from omnimouse.recordings.making.session_writer import write_sequence_meta
+from omnimouse.recordings.formats.experanto.session_writer import write_sequence_meta
 from omnimouse.recordings.simulation.simulated import truth_folder
 
 MIB = 2**20

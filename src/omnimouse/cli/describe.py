@@ -79,8 +79,7 @@ def describe(path: str | os.PathLike[str], *, revision: str | None = None) -> di
         return describe_adapter(folder)
     if is_run(folder):
         return describe_run(folder)
-    from omnimouse.recordings.formats.dataset_form import looks_like_dataset
-    from omnimouse.recordings.making.dataset_hub import sessions_in
+    from omnimouse.recordings.formats.dataset_form.dataset_tables import looks_like_dataset, sessions_in
 
     # A recording has a config.json too, so its devices are looked for first.
     parts = ("responses", "screen", "data/videos", "data/images")

@@ -166,7 +166,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     summary = "Write recordings as tables that the library datasets reads, or push them to the Hub"
     export_commands.add_export(
-        command("export", export_commands.export, "recordings.making.dataset_writer", summary=summary)
+        command("export", export_commands.export, "recordings.formats.dataset_form.dataset_writer", summary=summary)
     )
     summary = "Share a model or a session adapter on the Hub"
     _add_push(command("push", commands.push, "model.modeling_omnimouse", summary=summary))

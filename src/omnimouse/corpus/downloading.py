@@ -39,7 +39,7 @@ from omnimouse.corpus.download_plan import (
 )
 from omnimouse.corpus.manifest import CORPUS_REPO
 from omnimouse.hub.sources import explained, hub_api
-from omnimouse.recordings.formats.experanto import looks_like_experanto
+from omnimouse.recordings.formats.experanto.session_folder import looks_like_experanto
 from omnimouse.support.files import hash_like
 from omnimouse.support.progress import progress_bar
 from omnimouse.support.tar_files import CHUNK, extract_tar

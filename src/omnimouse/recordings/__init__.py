@@ -3,13 +3,12 @@
 from omnimouse.recordings.checks.check import check_recording
 from omnimouse.recordings.checks.open_questions import open_questions
 from omnimouse.recordings.data.devices import SequenceDevice
-from omnimouse.recordings.data.recording_data import Finding, Recording
+from omnimouse.recordings.data.findings import Finding
 from omnimouse.recordings.data.screen import Screen, Trial
 from omnimouse.recordings.formats.sensorium.stills import is_static
-from omnimouse.recordings.making.from_arrays import recording_from_arrays
-from omnimouse.recordings.making.session_writer import save_recording
+from omnimouse.recordings.from_arrays import recording_from_arrays
 from omnimouse.recordings.nwb.importing import import_nwb
-from omnimouse.recordings.recording import open_recording
+from omnimouse.recordings.recording import Recording, open_recording, save_recording
 from omnimouse.recordings.views.figure import plot_recording
 from omnimouse.recordings.views.overview_text import describe
 from omnimouse.recordings.windows import Windows, mean_responses

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.data.devices import SequenceDevice
-from omnimouse.recordings.data.recording_data import Recording
+from omnimouse.recordings.data.recording_data import RecordingData
 
 
-def channel_rows(recording: Recording, names: Sequence[str]) -> tuple[list[int | None], list[int | None]]:
+def channel_rows(recording: RecordingData, names: Sequence[str]) -> tuple[list[int | None], list[int | None]]:
     """Which row of a window's behaviour each stored channel becomes; None for channels that nobody asks for.
 
     Named channels go by name. Where no device names its channels and there are as many as names, they go by position;
@@ -46,7 +46,7 @@ def channel_rows(recording: Recording, names: Sequence[str]) -> tuple[list[int |
     return eye_tracker, treadmill
 
 
-def missing_modalities(recording: Recording, names: Sequence[str]) -> tuple[str, ...]:
+def missing_modalities(recording: RecordingData, names: Sequence[str]) -> tuple[str, ...]:
     """Which of "video" and "behavior" windows of a recording do not have; for `names` see `channel_rows`."""
     has_behavior = any(row is not None for rows in channel_rows(recording, names) for row in rows)
     return (*(() if recording.has_video else ("video",)), *(() if has_behavior else ("behavior",)))

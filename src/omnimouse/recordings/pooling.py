@@ -13,7 +13,7 @@ import numpy as np
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.data.clock import EXACT_TOLERANCE
 from omnimouse.recordings.data.devices import CHUNK_BYTES, SequenceDevice
-from omnimouse.recordings.data.recording_data import Recording
+from omnimouse.recordings.data.recording_data import RecordingData
 
 FASTER = 1.1
 """Times the rate of windows from which responses are averaged; what is closer loses few samples."""
@@ -48,7 +48,7 @@ def _bin_means(block: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.add.reduceat(block.astype(np.float64), edges[:-1], axis=0) / np.diff(edges)[:, None]
 
 
-def response_scale(recording: Recording, processor: OmniMouseProcessor) -> np.ndarray:
+def response_scale(recording: RecordingData, processor: OmniMouseProcessor) -> np.ndarray:
     """What windows divide responses by, float64 `[N]`: stds of what windows hold, stored ones where there are any.
 
     Stds of responses that are averaged are those of the averages, over the train tier.

@@ -1,133 +1,74 @@
-"""Opening a recording of whatever format lies in a folder."""
+"""Recordings as users meet them: opening one of whatever format, checking it, saving and sharing it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omnimouse.hub.sources import HubOptions
-from omnimouse.recordings.data.reading import Findings
-from omnimouse.recordings.data.recording_data import Finding, Recording
-from omnimouse.recordings.formats.dataset_form import load_dataset_form, looks_like_dataset
-from omnimouse.recordings.formats.experanto import SessionParts, looks_like_experanto
-from omnimouse.recordings.formats.experanto import load_parts as load_experanto
-from omnimouse.recordings.formats.sensorium.folder import load_sensorium, looks_like_sensorium
-from omnimouse.recordings.formats.sensorium.static_folder import load_static, looks_static
-from omnimouse.recordings.formats.zipped import unpacked_session
-from omnimouse.recordings.making.dataset_hub import fetch_session, names_repo, sessions_in
+from omnimouse.recordings.checks.check import check_recording
+from omnimouse.recordings.data.findings import Finding, Findings
+from omnimouse.recordings.data.recording_data import RecordingData
+from omnimouse.recordings.formats.dataset_form.dataset_repo import push_recording
+from omnimouse.recordings.formats.dataset_form.dataset_writer import to_dataset
+from omnimouse.recordings.formats.experanto.session_writer import write_session_folder
+from omnimouse.recordings.formats.locating import find_session_folder, name_archive, open_parts
 
-ARCHIVES = (".tar", ".gz", ".tgz", ".zip")
-
-ARRAY_FILES = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".csv")
-OF_ARRAYS = "Make a recording of arrays with recording_from_arrays, save_recording it in a folder"
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from huggingface_hub import CommitInfo
 
 
-def find_session_folder(
-    path: str | os.PathLike[str], findings: Findings, session: str | None = None, options: HubOptions | None = None
-) -> Path | None:
-    """The absolute folder of a session; None and a fatal finding when `path` is not one.
+@dataclass(repr=False)
+class Recording(RecordingData):
+    __doc__ = RecordingData.__doc__
 
-    Of a zipped SENSORIUM session, that is its unpacked copy in the cache (`zipped`); of several recordings in the
-    `datasets` form, or of a Hub repo with them, that of `session`.
-    """
-    if names_repo(path):
-        return fetch_session(os.fspath(path), session, options or HubOptions(), findings)
-    folder = Path(path).expanduser().absolute()
-    if not folder.exists():
-        findings.fatal(folder, "folder", expected="a session folder", found="nothing", do="Check the path.")
-        return None
-    if folder.suffix.lower() == ".zip" and folder.is_file():
-        return unpacked_session(folder, findings)
-    if not folder.is_dir():
-        hint = "Unpack the archive" if folder.suffix in ARCHIVES else "Choose the session's folder"
-        if folder.suffix.lower() == ".nwb":
-            hint = f"Make a session folder of it with `omnimouse import {folder.name} FOLDER`"
-        elif folder.suffix.lower() in ARRAY_FILES:
-            hint = f"{OF_ARRAYS},"
-        findings.fatal(
-            folder, "folder", expected="a session folder", found="a file", do=f"{hint} and pass that folder."
-        )
-        return None
-    if looks_like_session(folder):
-        return folder
-    stored = sessions_in(folder)
-    if stored:
-        return choose_session(folder, stored, session, findings)
-    inner = sorted(entry for entry in folder.iterdir() if entry.name != "__MACOSX" and looks_like_session(entry))
-    if inner:
-        found = f"{len(inner)} session folder{'s' if len(inner) > 1 else ''} one level deeper"
-        do = f"Pass {str(inner[0])!r}{' or one of its neighbours' if len(inner) > 1 else ''}."
-    else:
-        names = sorted(entry.name for entry in folder.iterdir())
-        found = f"{', '.join(names[:6])}{', ...' if len(names) > 6 else ''}" if names else "an empty folder"
-        do = (
-            "Pass a folder in the layout of experanto or SENSORIUM, or one that `recording.to_dataset` wrote; see the "
-            "documentation of omnimouse.recordings.formats.experanto, .sensorium, .sensorium_static and .dataset_form."
-        )
-        if any(Path(name).suffix.lower() in ARRAY_FILES for name in names):
-            do += f" {OF_ARRAYS}, and pass that folder."
-    findings.fatal(
-        folder,
-        "folder",
-        expected="meta.json, responses/, eye_tracker/, treadmill/ and screen/, or data/responses/, data/videos/, ...",
-        found=found,
-        do=do,
-    )
-    return None
+    def validate(self) -> list[Finding]:
+        """Everything that is wrong or noteworthy, found by reading the arrays in pieces; never raises for bad data."""
+        return check_recording(self.path)
 
+    def to_dataset(self, folder: str | os.PathLike[str]) -> Dataset:
+        """Write the recording into a folder in a form of the library `datasets`, for mapping and sharing.
 
-def choose_session(folder: Path, stored: list[str], session: str | None, findings: Findings) -> Path | None:
-    """The folder of a session among several in the `datasets` form; None and a fatal finding when it is unclear."""
-    if session is None and len(stored) == 1:
-        return folder / stored[0]
-    if session in stored:
-        return folder / str(session)
-    listed = ", ".join(stored[:20]) + (f" and {len(stored) - 20} more" if len(stored) > 20 else "")
-    findings.fatal(
-        folder,
-        "session",
-        expected="the key of one of its recordings",
-        found=f"none; there are {len(stored)}" if session is None else repr(session),
-        do=f"Pass session=..., or the session's own folder, of: {listed}.",
-    )
-    return None
+        It appears as ``<folder>/<session_key>/``, whole or not at all, beside others that lie there, and is written in
+        pieces of bounded size. `open_recording` opens it; windows cut from it are those of this recording, bit for bit,
+        under every profile. Findings of opening are not carried over.
 
+        Args:
+            folder: where recordings in this form are collected; it may exist or not.
 
-def hub_options(given: dict[str, Any]) -> HubOptions:
-    """Keyword arguments for the Hub; those that a recording has no use for are refused."""
-    known = ("revision", "token", "cache_dir", "local_files_only", "force_download")
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise ValueError(f"unknown arguments {', '.join(unknown)}; those for a Hub repo are {', '.join(known)}")
-    return HubOptions.take(dict(given))
+        Returns:
+            The rows of the responses as a memory-mapped `datasets.Dataset`: one per sample, with trial, tier, video
+            frame and behaviour beside. `omnimouse.recordings.formats.dataset_form` describes all tables.
 
+        Raises:
+            ValueError: the session lies there already, its key cannot name a folder, stimuli differ in size or are
+                incomplete, or a type that Arrow lacks.
+        """
+        return to_dataset(self, folder)
 
-def looks_like_session(path: Path) -> bool:
-    """Whether a folder has any of the parts of a session folder of a known format."""
-    return looks_like_dataset(path) or looks_like_experanto(path) or looks_like_sensorium(path)
+    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
+        """Push the recording to a dataset repo on the Hub, beside those that the repo holds, in one commit.
 
+        A recording that is not in the `datasets` form is first written in it, in a temporary folder. Others open it by
+        ``open_recording(repo_id, session=session_key)``, or with `datasets.load_dataset(repo_id, session_key)`.
 
-def load_parts(folder: Path, findings: Findings) -> SessionParts:
-    """Open the parts of a session folder of whatever format from their metadata; faults go to `findings`."""
-    if looks_static(folder):
-        return load_static(folder, findings)
-    if looks_like_dataset(folder):
-        return load_dataset_form(folder, findings)
-    return (load_sensorium if looks_like_sensorium(folder) else load_experanto)(folder, findings)
+        Args:
+            repo_id: The repo, `"user/name"` or `"name"`; created if it does not exist.
+            **options: `private`, `token`, `revision` (a branch, made if it does not exist), `create_pr`,
+                `commit_message`, `commit_description`.
 
+        Returns:
+            The commit; as a string, its address.
 
-def name_archive(findings: Iterable[Finding], folder: Path | None, path: Path) -> list[Finding]:
-    """Findings about the unpacked copy of an archive as findings about the archive, which is what users know."""
-    if folder is None or not path.expanduser().is_file():
-        return list(findings)
-    archive, copy = str(path.expanduser().absolute()), str(folder)
-    return [
-        replace(finding, path=archive + finding.path[len(copy) :]) if finding.path.startswith(copy) else finding
-        for finding in findings
-    ]
+        Raises:
+            ValueError: As `to_dataset` says; or an unknown option.
+            OSError: The Hub refuses, cannot be reached, or the repo was changed meanwhile.
+        """
+        return push_recording(self, repo_id, options)
 
 
 def open_recording(path: str | os.PathLike[str], session: str | None = None, **hub: Any) -> Recording:
@@ -151,17 +92,61 @@ def open_recording(path: str | os.PathLike[str], session: str | None = None, **h
         OSError: the Hub has no such repo or revision, does not give it to this token, or cannot be reached.
     """
     findings = Findings()
-    options = hub_options(hub)
+    options = _hub_options(hub)
     folder = find_session_folder(path, findings, session, options)
-    recording = None if folder is None else load_parts(folder, findings).recording(findings)
-    if recording is None:
+    data = None if folder is None else open_parts(folder, findings).recording(findings)
+    if data is None:
         fatal = [finding for finding in name_archive(findings, folder, Path(path)) if finding.severity == "fatal"]
         lines = "\n".join(f"  {finding}" for finding in fatal[:20])
         more = f"\n  ... and {len(fatal) - 20} more" if len(fatal) > 20 else ""
         raise ValueError(f"{os.fspath(path)} cannot be opened as a recording:\n{lines}{more}")
+    recording = Recording(**vars(data))
     if session is not None and session != recording.session_key:
         raise ValueError(f"{os.fspath(path)} is the recording of session {recording.session_key!r}, not of {session!r}")
     given = Path(path).expanduser().absolute()
     if not given.is_file():
         return recording
     return replace(recording, path=given, findings=tuple(name_archive(recording.findings, folder, given)))
+
+
+def save_recording(
+    recording: Recording,
+    folder: str | os.PathLike[str],
+    *,
+    frame_size: tuple[int, int] | None = None,
+    progress: bool = False,
+    notes: Sequence[Finding] = (),
+) -> Recording:
+    """Saves a recording as an experanto session folder, from which `open_recording` cuts the same windows.
+
+    Arrays keep their type and clock. Statistics are stored as the recording has them, computed from the train tier
+    where it has none. Devices that were not recorded, the names of behaviour channels and withheld tiers are written
+    down; time in no trial becomes trials of the tier "unused", which no profile takes. The folder appears when it is
+    whole, or not at all.
+
+    Args:
+        recording: an open recording, whatever it was made of.
+        folder: where to save it; must not exist, or be empty.
+        frame_size: height and width of the frames; default: the model's 36 x 64, or those of the stored stimuli where
+            the recording does not resize them.
+        progress: whether to show a progress bar.
+        notes: findings about the source that the folder cannot show any more; they become findings of the folder.
+
+    Returns:
+        The saved recording, opened.
+
+    Raises:
+        ValueError: something lies there already, or the recording has what the format cannot hold.
+    """
+    target = Path(os.path.abspath(Path(folder).expanduser()))
+    write_session_folder(recording, target, frame_size=frame_size, progress=progress, notes=notes)
+    return open_recording(target)
+
+
+def _hub_options(given: dict[str, Any]) -> HubOptions:
+    """Keyword arguments for the Hub; those that a recording has no use for are refused."""
+    known = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ValueError(f"unknown arguments {', '.join(unknown)}; those for a Hub repo are {', '.join(known)}")
+    return HubOptions.take(dict(given))

@@ -15,7 +15,6 @@ import torch
 
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.channels import channel_rows, missing_modalities
-from omnimouse.recordings.data.array_files import usable
 from omnimouse.recordings.data.clock import (
     EXACT_TOLERANCE,
     have_common_time,
@@ -26,8 +25,9 @@ from omnimouse.recordings.data.clock import (
     time_grid,
 )
 from omnimouse.recordings.data.devices import SequenceDevice
+from omnimouse.recordings.data.missing import usable
 from omnimouse.recordings.data.plausible import doubt_about_negatives
-from omnimouse.recordings.data.recording_data import Recording
+from omnimouse.recordings.data.recording_data import RecordingData
 from omnimouse.recordings.pooling import is_pooled, pooled, response_scale
 
 
@@ -67,7 +67,7 @@ class Windows:
 
     def __init__(
         self,
-        recording: Recording,
+        recording: RecordingData,
         tiers: str | Sequence[str],
         stride: int = 1,
         include_blanks: bool = True,
@@ -316,7 +316,7 @@ class Windows:
 
 
 def mean_responses(
-    recording: Recording, processor: OmniMouseProcessor, *, tiers: str | Sequence[str] = ("train",)
+    recording: RecordingData, processor: OmniMouseProcessor, *, tiers: str | Sequence[str] = ("train",)
 ) -> np.ndarray:
     """Mean of each neuron's processed response over the samples inside trials of some tiers, float64 `[N]`.
 

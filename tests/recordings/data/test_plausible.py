@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from omnimouse.recordings.data.missing import as_missing, no_value
 from omnimouse.recordings.data.plausible import (
     adjoining,
-    as_missing,
     doubt_about_axes,
     doubt_about_duration,
     doubt_about_ids,
@@ -21,7 +21,6 @@ from omnimouse.recordings.data.plausible import (
     doubt_about_times,
     doubt_about_trials,
     identity,
-    no_value,
 )
 
 T = np.arange(1500) / 15.0

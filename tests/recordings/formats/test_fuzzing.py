@@ -77,12 +77,12 @@ def test_every_mutation_changes_something_and_a_seed_gives_the_same_damage():
 )
 def test_what_must_not_happen_is_noticed(tmp_path, monkeypatch, fault, text):
     monkeypatch.setattr("fuzzing.case.mutate", lambda tree, rng: [])
-    real = omnimouse.recordings.checks.check.load_parts
+    real = omnimouse.recordings.checks.check.open_parts
 
     def load(folder, findings):
         fault(folder)
         return real(folder, findings)
 
-    monkeypatch.setattr("omnimouse.recordings.checks.check.load_parts", load)
+    monkeypatch.setattr("omnimouse.recordings.checks.check.open_parts", load)
     with pytest.raises(ViolationError, match=text):
         run_case("experanto-npy", 0, tmp_path / "case")

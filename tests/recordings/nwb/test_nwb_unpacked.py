@@ -8,7 +8,7 @@ import pytest
 from nwb_files import RESPONSES, add_series, plain_file, replace
 
 from omnimouse import import_nwb
-from omnimouse.recordings.data.resampling import area_resize
+from omnimouse.recordings.data.frames import area_resize
 from omnimouse.recordings.nwb import unpacked as nwb_unpacked
 from omnimouse.recordings.nwb.unpacked import unpack, unpack_frames
 

@@ -23,17 +23,16 @@ from omnimouse.recordings.checks.check_static import check_stills
 from omnimouse.recordings.checks.check_times import check_times
 from omnimouse.recordings.data.channel_names import channel_of
 from omnimouse.recordings.data.devices import SequenceDevice
-from omnimouse.recordings.data.grey_levels import GreyLevels
-from omnimouse.recordings.data.reading import Findings
-from omnimouse.recordings.data.recording_data import Finding, Recording
+from omnimouse.recordings.data.findings import Finding, Findings
+from omnimouse.recordings.data.frames import GreyLevels
+from omnimouse.recordings.data.recording_data import RecordingData, SessionParts
 from omnimouse.recordings.formats.arrays.array_devices import ArrayScreen
-from omnimouse.recordings.formats.dataset_form import TableScreen, looks_like_dataset
-from omnimouse.recordings.formats.experanto import SessionParts
+from omnimouse.recordings.formats.dataset_form.dataset_tables import TableScreen, looks_like_dataset
+from omnimouse.recordings.formats.locating import find_session_folder, name_archive, open_parts
 from omnimouse.recordings.formats.sensorium.clips import ClipScreen
 from omnimouse.recordings.formats.sensorium.folder import looks_like_sensorium
 from omnimouse.recordings.formats.sensorium.stills import StillScreen
 from omnimouse.recordings.pooling import FASTER
-from omnimouse.recordings.recording import find_session_folder, load_parts, name_archive
 from omnimouse.recordings.windows import Windows
 
 SEVERITIES = ("fatal", "warning", "info")
@@ -61,7 +60,7 @@ def check_recording(
     return sorted(dict.fromkeys(named), key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def check_open_recording(recording: Recording, *, processor: OmniMouseProcessor | None = None) -> list[Finding]:
+def check_open_recording(recording: RecordingData, *, processor: OmniMouseProcessor | None = None) -> list[Finding]:
     """Everything that is wrong or noteworthy in a recording that no folder holds, the worst first; never raises."""
     findings = Findings()
     processor = processor if processor is not None else OmniMouseProcessor(profile="strict")
@@ -116,7 +115,7 @@ def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Find
         return []
     if folder is None:
         return []
-    parts = load_parts(folder, findings)
+    parts = open_parts(folder, findings)
     _check_identity(parts, findings)
     if isinstance(parts.screen, TableScreen):
         size = processor.frame_height, processor.frame_width
@@ -174,7 +173,7 @@ def _needed(processor: OmniMouseProcessor) -> float:
     return processor.window_seconds + 2 * processor.safe_interval
 
 
-def _note_missing(recording: Recording, processor: OmniMouseProcessor, findings: Findings) -> None:
+def _note_missing(recording: RecordingData, processor: OmniMouseProcessor, findings: Findings) -> None:
     """Says what was not recorded, and which channels nobody asks for."""
     eye_tracker, treadmill = (device.channels or usual_channels(device) for device in recording.devices[1:])
     stored = [*(eye_tracker or ()), *(treadmill or ())]
@@ -225,7 +224,7 @@ def _check_fast(device: SequenceDevice, processor: OmniMouseProcessor, findings:
     )
 
 
-def _check_windows(recording: Recording, processor: OmniMouseProcessor, findings: Findings) -> None:
+def _check_windows(recording: RecordingData, processor: OmniMouseProcessor, findings: Findings) -> None:
     try:
         channel_rows(recording, processor.behavior_channels)
     except ValueError as error:

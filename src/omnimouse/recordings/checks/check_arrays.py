@@ -9,18 +9,12 @@ import numpy as np
 
 from omnimouse.model.processing_omnimouse import ABSURD_STD
 from omnimouse.recordings.checks.check_labels import check_labels, check_unit_ids
-from omnimouse.recordings.data.array_files import usable
 from omnimouse.recordings.data.device_clocks import USUAL_OVERSHOOT
 from omnimouse.recordings.data.devices import SequenceDevice
-from omnimouse.recordings.data.plausible import (
-    FILLS,
-    PASS_ACTIVITY,
-    UNHELD,
-    doubt_about_negatives,
-    doubt_about_times,
-    is_fill,
-)
-from omnimouse.recordings.data.reading import Findings, open_array
+from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.missing import FILLS, UNHELD, is_fill, usable
+from omnimouse.recordings.data.plausible import PASS_ACTIVITY, doubt_about_negatives, doubt_about_times
+from omnimouse.recordings.data.reading import open_array
 
 EXPECTED_CHANNELS = {
     "eye_tracker": (4, "pupil size, its derivative, gaze x, gaze y"),

@@ -10,9 +10,10 @@ import numpy as np
 from omnimouse.recordings.checks.check_arrays import check_channel_order, check_device
 from omnimouse.recordings.checks.check_screen import check_tiers
 from omnimouse.recordings.data.devices import CHUNK_BYTES
-from omnimouse.recordings.data.grey_levels import GreyLevels
-from omnimouse.recordings.data.reading import Findings
-from omnimouse.recordings.formats.dataset_form import (
+from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.frames import GreyLevels
+from omnimouse.recordings.data.recording_data import SessionParts
+from omnimouse.recordings.formats.dataset_form.dataset_tables import (
     EXPORT_AGAIN,
     RECORDING,
     SCREEN,
@@ -20,7 +21,6 @@ from omnimouse.recordings.formats.dataset_form import (
     TableScreen,
     signals_table,
 )
-from omnimouse.recordings.formats.experanto import SessionParts
 
 
 def check_tables(parts: SessionParts, findings: Findings, *, frame_size: tuple[int, int], deep: bool) -> None:

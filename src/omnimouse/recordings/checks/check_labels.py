@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.plausible import doubt_about_ids
-from omnimouse.recordings.data.reading import Findings, open_array
+from omnimouse.recordings.data.reading import open_array
 
 QUALITY = re.compile(
     r".*(accept|reject|is_?cell|quality|good|bad|valid|keep|curat|snr|reliab|oracle|cc_(abs|max)|classif).*",

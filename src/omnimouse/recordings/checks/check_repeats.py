@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from omnimouse.recordings.data.reading import Findings
-from omnimouse.recordings.data.recording_data import UNUSED_TIER, Recording
+from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.recording_data import UNUSED_TIER, RecordingData
 from omnimouse.recordings.data.screen import Trial
 from omnimouse.recordings.formats.arrays.array_devices import ArrayScreen
 
@@ -31,7 +31,9 @@ CONFIRMED = 50
 """Trials whose first frames are those of another that are compared to their end."""
 
 
-def check_repeats(recording: Recording, findings: Findings, *, frame_size: tuple[int, int], deep: bool = True) -> None:
+def check_repeats(
+    recording: RecordingData, findings: Findings, *, frame_size: tuple[int, int], deep: bool = True
+) -> None:
     """Trials of other tiers that show what training trials show, one finding per tier.
 
     Args:
@@ -66,7 +68,7 @@ def check_repeats(recording: Recording, findings: Findings, *, frame_size: tuple
                 _report(recording, list(of_tier.values()), n, found is sure, findings)
 
 
-def _report(recording: Recording, pairs: list[tuple[Trial, Trial]], n: int, sure: bool, findings: Findings) -> None:
+def _report(recording: RecordingData, pairs: list[tuple[Trial, Trial]], n: int, sure: bool, findings: Findings) -> None:
     """One finding about the trials of a tier, of `n` trials, that show what training trials show."""
     trial, other = pairs[0]
     how = "by their frames" if trial.condition_hash is None else f"condition {trial.condition_hash[:40]!r}"
@@ -85,7 +87,7 @@ def _report(recording: Recording, pairs: list[tuple[Trial, Trial]], n: int, sure
 
 
 def _apart(
-    recording: Recording, pairs: list[tuple[Trial, Trial]], frame_size: tuple[int, int]
+    recording: RecordingData, pairs: list[tuple[Trial, Trial]], frame_size: tuple[int, int]
 ) -> list[tuple[Trial, Trial]]:
     """Pairs of one condition that, as far as their stored stimuli begin, do not show the same."""
     # Trials over arrays are cut out of a movie by time, so that frames say less than whoever named the condition.
@@ -100,7 +102,7 @@ def _apart(
 
 
 def _by_frames(
-    recording: Recording, training: list[Trial], scored: list[Trial], frame_size: tuple[int, int]
+    recording: RecordingData, training: list[Trial], scored: list[Trial], frame_size: tuple[int, int]
 ) -> list[tuple[Trial, Trial]]:
     """Pairs of a scored and a training trial that show the same frames."""
     if not training or not scored:
@@ -133,7 +135,9 @@ def _shown_in(sequences: Iterable[tuple[int, ...]], seen: dict[tuple[int, ...], 
     return there[0] if there and len(there) >= ENOUGH * len(found) else None
 
 
-def _sequences(recording: Recording, trial: Trial, most: int, frame_size: tuple[int, int]) -> Iterator[tuple[int, ...]]:
+def _sequences(
+    recording: RecordingData, trial: Trial, most: int, frame_size: tuple[int, int]
+) -> Iterator[tuple[int, ...]]:
     """Stretches of different frames in a row at the beginning of a trial; uniform ones, blanks, do not count."""
     frames = list(_frames(recording, trial, most, frame_size))
     changes = [frame for number, frame in enumerate(frames) if number == 0 or frame != frames[number - 1]]
@@ -142,7 +146,7 @@ def _sequences(recording: Recording, trial: Trial, most: int, frame_size: tuple[
         yield tuple(changes[first : first + length])
 
 
-def _frames(recording: Recording, trial: Trial, most: int, frame_size: tuple[int, int]) -> Iterator[int]:
+def _frames(recording: RecordingData, trial: Trial, most: int, frame_size: tuple[int, int]) -> Iterator[int]:
     """Hashes of the frames of a trial that are not uniform, up to some number of frames."""
     n = min(trial.n_frames, most)
     for low in range(0, n, 256):

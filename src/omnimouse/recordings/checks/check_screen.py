@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from omnimouse.recordings.data.grey_levels import GreyLevels
+from omnimouse.recordings.data.findings import Findings, Tally
+from omnimouse.recordings.data.frames import GreyLevels
 from omnimouse.recordings.data.plausible import identity
-from omnimouse.recordings.data.reading import Findings, Tally, open_array, read_mapping, shown
+from omnimouse.recordings.data.reading import open_array, read_mapping, shown
 from omnimouse.recordings.data.recording_data import UNUSED_TIER
 from omnimouse.recordings.data.screen import Screen, Trial
 

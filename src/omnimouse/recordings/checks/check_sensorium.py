@@ -9,9 +9,10 @@ import numpy as np
 from omnimouse.recordings.checks.check_arrays import check_statistics, check_values, summarize
 from omnimouse.recordings.checks.check_labels import check_labels, check_unit_ids
 from omnimouse.recordings.checks.check_screen import check_scale
-from omnimouse.recordings.data.grey_levels import GreyLevels
-from omnimouse.recordings.data.reading import Findings, Tally, open_array
-from omnimouse.recordings.formats.experanto import SessionParts
+from omnimouse.recordings.data.findings import Findings, Tally
+from omnimouse.recordings.data.frames import GreyLevels
+from omnimouse.recordings.data.reading import open_array
+from omnimouse.recordings.data.recording_data import SessionParts
 from omnimouse.recordings.formats.sensorium.clips import ClipDevice, Clips, ClipScreen
 from omnimouse.recordings.formats.sensorium.scan import is_silent, padding_start
 

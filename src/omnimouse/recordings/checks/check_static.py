@@ -6,9 +6,9 @@ import numpy as np
 
 from omnimouse.recordings.checks.check_arrays import check_values, summarize
 from omnimouse.recordings.checks.check_sensorium import check_names, check_pixels, check_range, check_silence
-from omnimouse.recordings.data.grey_levels import GreyLevels
-from omnimouse.recordings.data.reading import Findings, Tally
-from omnimouse.recordings.formats.experanto import SessionParts
+from omnimouse.recordings.data.findings import Findings, Tally
+from omnimouse.recordings.data.frames import GreyLevels
+from omnimouse.recordings.data.recording_data import SessionParts
 from omnimouse.recordings.formats.sensorium.clips import ClipDevice
 from omnimouse.recordings.formats.sensorium.stills import StillScreen, reduction
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from omnimouse.recordings.data.devices import SequenceDevice
+from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.plausible import doubt_about_range, doubt_about_start, doubt_about_trials
-from omnimouse.recordings.data.reading import Findings
-from omnimouse.recordings.data.recording_data import UNUSED_TIER
+from omnimouse.recordings.data.recording_data import UNUSED_TIER, SessionParts
 from omnimouse.recordings.data.screen import Screen
-from omnimouse.recordings.formats.experanto import SessionParts
 
 END_SHARE, SCREEN_SHARE = 0.8, 0.6
 """Of the longer one's time that responses and a device, or a screen, share at least; screens are often off."""

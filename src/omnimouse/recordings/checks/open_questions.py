@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from omnimouse.recordings.checks.check_arrays import channel_order
-from omnimouse.recordings.data.array_files import usable
 from omnimouse.recordings.data.devices import SequenceDevice
-from omnimouse.recordings.data.recording_data import Recording
+from omnimouse.recordings.data.missing import usable
+from omnimouse.recordings.data.recording_data import RecordingData
 
 LOOKED_AT = 200_000
 """Samples of behaviour that ranges are taken from, evenly spread."""
 
 
-def open_questions(recording: Recording) -> dict[str, Any]:
+def open_questions(recording: RecordingData) -> dict[str, Any]:
     """The answers as plain values that JSON can hold.
 
     Args:

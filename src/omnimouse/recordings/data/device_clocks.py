@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.plausible import LATEST, LONGEST, doubt_about_rate
-from omnimouse.recordings.data.reading import Findings
 
 RATE_TOLERANCE = 0.01
 """Relative disagreement of rate and duration that is reported."""

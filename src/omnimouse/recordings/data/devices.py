@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from omnimouse.recordings.data.array_files import map_array, usable
+from omnimouse.recordings.data.missing import usable
+from omnimouse.recordings.data.reading import map_array
 
 CHUNK_BYTES = 32 * 2**20
 """Upper bound on what is read at once when a whole array has to be looked at."""

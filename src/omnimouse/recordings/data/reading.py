@@ -7,15 +7,13 @@ import math
 import os
 import reprlib
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from omnimouse.recordings.data.array_files import map_array
-from omnimouse.recordings.data.recording_data import Finding
+from omnimouse.recordings.data.findings import Findings
 
 # The C parser is about ten times faster, which matters for thousands of trial files; not every build of PyYAML has it.
 YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -38,58 +36,6 @@ DEEPEST = 64
 
 NUMBERS = "fiub"
 """Kinds of numpy types that are numbers."""
-
-
-class Findings(list[Finding]):
-    """Findings collected while reading; `fatal`, `warning` and `info` append one."""
-
-    def fatal(self, path: Path, field: str, *, expected: str, found: str, do: str) -> None:
-        """Append a finding that makes the recording unreadable."""
-        self.append(Finding("fatal", str(path), field, expected, found, do))
-
-    def warning(self, path: Path, field: str, *, expected: str, found: str, do: str) -> None:
-        """Append a finding that lets the recording be read but may spoil results."""
-        self.append(Finding("warning", str(path), field, expected, found, do))
-
-    def info(self, path: Path, field: str, *, expected: str, found: str, do: str) -> None:
-        """Append something worth knowing."""
-        self.append(Finding("info", str(path), field, expected, found, do))
-
-    @property
-    def has_fatal(self) -> bool:
-        """Whether anything found makes the recording unreadable."""
-        return any(finding.severity == "fatal" for finding in self)
-
-
-class Tally:
-    """Faults of many files, reported once per severity and field with a count and an example."""
-
-    def __init__(self) -> None:
-        self.kinds: dict[tuple[str, str], list[tuple[Path, str, str]]] = {}
-        self.actions: dict[tuple[str, str], str] = {}
-
-    def add(self, severity: str, field: str, path: Path, *, expected: str, found: str, do: str) -> None:
-        """Count one fault."""
-        self.kinds.setdefault((severity, field), []).append((path, expected, found))
-        self.actions[(severity, field)] = do
-
-    def take(self, finding: Finding) -> None:
-        """Count a fault that was found elsewhere."""
-        path, field = Path(finding.path), finding.field
-        self.add(finding.severity, field, path, expected=finding.expected, found=finding.found, do=finding.what_to_do)
-
-    @property
-    def has_fatal(self) -> bool:
-        """Whether any fault makes the recording unreadable."""
-        return any(severity == "fatal" for severity, _ in self.kinds)
-
-    def report(self, findings: Findings) -> None:
-        """One finding per kind of fault."""
-        for (severity, field), cases in self.kinds.items():
-            path, expected, found = cases[0]
-            more = f" (and {len(cases) - 1} more files like it)" if len(cases) > 1 else ""
-            log: Callable[..., None] = getattr(findings, severity)
-            log(path, field, expected=expected, found=found + more, do=self.actions[(severity, field)])
 
 
 def is_lfs_pointer(path: Path) -> bool:
@@ -225,6 +171,24 @@ def is_finite_number(value: object) -> bool:
         return math.isfinite(value)
     except OverflowError:  # an integer of more than 308 digits
         return False
+
+
+def map_array(path: Path) -> np.ndarray:
+    """A `.npy` file as a read-only memory map; nothing in it is executed.
+
+    Raises:
+        ValueError: it is missing, no regular file, or not one whole array without Python objects.
+    """
+    if not path.is_file():  # opening a pipe would wait for ever
+        fault = "a folder or a special file, not a .npy file" if path.exists() else "no such file"
+        raise ValueError(f"{path}: {fault}; copy the whole recording again")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # damaged headers raise many types: SyntaxError, EOFError, OverflowError, ...
+        raise ValueError(f"{path}: not a whole .npy array ({' '.join(str(error).split())[:200]})") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path}: a {type(array).__name__}, not one .npy array")
+    return array
 
 
 def open_array(path: Path, findings: Findings, *, kinds: str = NUMBERS) -> np.ndarray | None:

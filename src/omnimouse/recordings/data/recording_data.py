@@ -1,4 +1,4 @@
-"""A recording: devices, trials and a clock, whatever format it came from; and findings about one.
+"""What a recording holds, whatever format it came from: devices, trials and a clock. Opening lies above.
 
 Shape letters: T stored samples, S signals (neurons or behaviour channels).
 """
@@ -8,45 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
 from omnimouse.recordings.data.devices import SequenceDevice, streamed_statistics
+from omnimouse.recordings.data.findings import Finding, Findings
 from omnimouse.recordings.data.screen import Screen, Trial
-from omnimouse.recordings.making.exports import WithExports
+
+SEQUENCE_DEVICES = ("responses", "eye_tracker", "treadmill")
 
 UNUSED_TIER = "unused"
 """Tier of time that belongs to no tier, written where a recording with such time is saved; nothing uses it."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong or noteworthy in a recording.
-
-    Attributes:
-        severity: "fatal" (cannot be read correctly), "warning" (readable, results may suffer), "info".
-        path: file or folder concerned.
-        field: key, array or property concerned.
-        expected: what a sound recording has there.
-        found: what is there.
-        what_to_do: the next step for the user.
-    """
-
-    severity: Literal["fatal", "warning", "info"]
-    path: str
-    field: str
-    expected: str
-    found: str
-    what_to_do: str
-
-    def __str__(self) -> str:
-        compared = f"expected {self.expected}, found {self.found}"
-        return f"{self.severity}: {self.path}: {self.field}: {compared}. {self.what_to_do}"
-
-
 @dataclass
-class Recording(WithExports):
+class RecordingData:
     """One session: a recording of one population, opened without reading its arrays.
 
     Attributes:
@@ -129,12 +106,6 @@ class Recording(WithExports):
         """Absolute second up to which every device claims to have data."""
         return min(float(self.screen.timestamps[-1]), *(device.valid_range[1] for device in self.devices))
 
-    def validate(self) -> list[Finding]:
-        """Everything that is wrong or noteworthy, found by reading the arrays in pieces; never raises for bad data."""
-        from omnimouse.recordings.checks.check import check_recording
-
-        return check_recording(self.path)
-
     def statistics(self, device: SequenceDevice) -> tuple[np.ndarray, np.ndarray]:
         """Means and stds `[S]` of a device: the stored ones, else computed from the train tier and kept in memory."""
         if device.means is not None and device.stds is not None:
@@ -161,3 +132,25 @@ class Recording(WithExports):
             elif high > low:
                 ranges.append(slice(low, high))
         return ranges
+
+
+@dataclass(frozen=True)
+class SessionParts:
+    """What could be opened of a session folder; None stands for a part with a fatal finding."""
+
+    path: Path
+    session_key: str
+    animal_id: str
+    devices: dict[str, SequenceDevice | None] = field(default_factory=lambda: dict.fromkeys(SEQUENCE_DEVICES))
+    screen: Screen | None = None
+    withheld_tiers: tuple[str, ...] = ()
+
+    def recording(self, findings: Findings) -> RecordingData | None:
+        """The whole recording, or None when a part is missing or a finding is fatal."""
+        responses, eye_tracker, treadmill = (self.devices[name] for name in SEQUENCE_DEVICES)
+        if findings.has_fatal or responses is None or eye_tracker is None or treadmill is None or self.screen is None:
+            return None
+        return RecordingData(
+            self.path, self.session_key, self.animal_id, responses, eye_tracker, treadmill, self.screen,
+            tuple(findings), self.withheld_tiers,
+        )  # fmt: skip

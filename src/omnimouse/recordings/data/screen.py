@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from omnimouse.recordings.data.array_files import map_array
 from omnimouse.recordings.data.clock import frame_indices
+from omnimouse.recordings.data.reading import map_array
 
 OPEN_STIMULI = 64
 """Stimulus files kept memory-mapped at a time."""

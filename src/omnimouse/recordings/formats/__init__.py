@@ -1,1 +1,1 @@
-"""Session folders of every known format, opened without reading their arrays."""
+"""Recordings of every known format: opened without reading their arrays, and written."""

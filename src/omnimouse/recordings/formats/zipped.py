@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 from huggingface_hub import constants
 
-from omnimouse.recordings.data.reading import Findings
+from omnimouse.recordings.data.findings import Findings
 from omnimouse.support.progress import progress_bar
 
 SENSORIUM_MEMBER = re.compile(r"(?P<root>(?:[^/]+/)*?)data/(?:videos|images)/[^/]+\.npy")

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 
 from omnimouse.recordings.checks.check_times import END_SHARE, SCREEN_SHARE
-from omnimouse.recordings.data.plausible import as_missing, doubt_about_range, doubt_about_start, doubt_about_trials
-from omnimouse.recordings.data.reading import Findings
-from omnimouse.recordings.data.recording_data import Recording
-from omnimouse.recordings.making.from_arrays import recording_from_arrays
-from omnimouse.recordings.making.session_writer import save_recording
+from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.missing import as_missing
+from omnimouse.recordings.data.plausible import doubt_about_range, doubt_about_start, doubt_about_trials
+from omnimouse.recordings.from_arrays import recording_from_arrays
 from omnimouse.recordings.nwb.nwb_file import kind_of, open_nwb
 from omnimouse.recordings.nwb.nwb_identity import identity_of
 from omnimouse.recordings.nwb.nwb_video import read_frames
@@ -31,6 +30,7 @@ from omnimouse.recordings.nwb.sources import NwbSources, find_sources
 from omnimouse.recordings.nwb.tables import read_table, tables
 from omnimouse.recordings.nwb.unpacked import rows_in_units_of_chunks
 from omnimouse.recordings.nwb_mapping import NwbMapping, as_mapping
+from omnimouse.recordings.recording import Recording, save_recording
 from omnimouse.support.files import expect_no_folder
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.plausible import adjoining, identity
-from omnimouse.recordings.data.reading import Findings
 from omnimouse.recordings.nwb.tables import Table, read_table, tables
 from omnimouse.recordings.nwb_mapping import AUTO, NONE, NwbMapping
 

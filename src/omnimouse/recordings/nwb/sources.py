@@ -9,7 +9,7 @@ from typing import Any
 
 from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.data.channel_names import NAMES, plain_name, similar_channels
-from omnimouse.recordings.data.reading import Findings
+from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.nwb.nwb_file import kind_of, walk
 from omnimouse.recordings.nwb.nwb_trials import Trials, read_trials
 from omnimouse.recordings.nwb.series import Series, all_series, broken_links, find_series

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.data.plausible import identity, no_value
+from omnimouse.recordings.data.missing import no_value
+from omnimouse.recordings.data.plausible import identity
 from omnimouse.recordings.nwb.nwb_file import child, is_dataset, kind_of, path_of, referred, text_of, walk
 from omnimouse.recordings.nwb.series import check_stored, seconds_of
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.data.resampling import area_resize
+from omnimouse.recordings.data.frames import area_resize
 from omnimouse.recordings.nwb.series import Turned
 
 TILE_BYTES = 64 * 2**20

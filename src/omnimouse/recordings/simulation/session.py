@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from omnimouse.recordings.making.session_writer import write_sequence_meta
+from omnimouse.recordings.formats.experanto.session_writer import write_sequence_meta
 from omnimouse.recordings.simulation.behavior import Behavior, ornstein_uhlenbeck, simulate_behavior
 from omnimouse.recordings.simulation.neurons import Encoder, Population, draw_population, shift_frames
 from omnimouse.recordings.simulation.scan import resample, scan_weights

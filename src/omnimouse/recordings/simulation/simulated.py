@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.data.recording_data import Recording
-from omnimouse.recordings.recording import open_recording
+from omnimouse.recordings.recording import Recording, open_recording
 from omnimouse.recordings.simulation.neurons import draw_population
 from omnimouse.recordings.simulation.session import TRUTH_ARRAYS, simulate_session
 from omnimouse.recordings.simulation.settings import SimulationSettings

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.making.session_writer import write_screen_meta, write_sequence_meta, write_yaml
+from omnimouse.recordings.formats.experanto.session_writer import write_screen_meta, write_sequence_meta, write_yaml
 from omnimouse.recordings.simulation.behavior import Behavior, eye_trace
 from omnimouse.recordings.simulation.settings import SimulationSettings, random_stream
 from omnimouse.recordings.simulation.stimuli import (

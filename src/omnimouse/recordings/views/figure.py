@@ -16,11 +16,10 @@ import numpy as np
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.channels import usual_channels
 from omnimouse.recordings.data.devices import SequenceDevice
-from omnimouse.recordings.data.reading import Findings
-from omnimouse.recordings.data.recording_data import UNUSED_TIER, Finding, Recording
+from omnimouse.recordings.data.findings import Finding, Findings
+from omnimouse.recordings.data.recording_data import UNUSED_TIER, RecordingData, SessionParts
 from omnimouse.recordings.data.screen import Screen
-from omnimouse.recordings.formats.experanto import SessionParts
-from omnimouse.recordings.recording import find_session_folder, load_parts
+from omnimouse.recordings.formats.locating import find_session_folder, open_parts
 from omnimouse.recordings.views import overview
 from omnimouse.support.drawing import as_svg, drawing
 from omnimouse.support.files import atomic_path
@@ -46,7 +45,7 @@ BEHAVIOR_DEVICES = ("eye_tracker", "treadmill")
 
 
 def plot_recording(
-    recording: Recording | str | os.PathLike[str],
+    recording: RecordingData | str | os.PathLike[str],
     file: str | os.PathLike[str],
     *,
     processor: OmniMouseProcessor | None = None,
@@ -74,18 +73,18 @@ def plot_recording(
     if file.suffix.lower() not in FORMATS:
         raise ValueError(f"{file}: a picture of a recording is written as one of {', '.join(FORMATS)}; name it so")
     problems = Findings()
-    if isinstance(recording, Recording):
+    if isinstance(recording, RecordingData):
         devices: dict[str, SequenceDevice | None] = {device.name: device for device in recording.devices}
         parts = SessionParts(
             recording.path, recording.session_key, recording.animal_id, devices, recording.screen,
             recording.withheld_tiers,
         )  # fmt: skip
-        opened: Recording | None = recording
+        opened: RecordingData | None = recording
     else:
         folder = find_session_folder(recording, problems)
         if folder is None:
             raise ValueError(f"{os.fspath(recording)} cannot be drawn: {problems[0] if problems else 'nothing there'}")
-        parts = load_parts(folder, problems)
+        parts = open_parts(folder, problems)
         opened = parts.recording(problems)
     check_output(file, parts.path)
     if parts.screen is None and not any(parts.devices.values()):
@@ -118,7 +117,7 @@ def _save(figure: Figure, file: Path, title: str, findings: Sequence[Finding]) -
 def _draw(
     figure: Figure,
     parts: SessionParts,
-    recording: Recording | None,
+    recording: RecordingData | None,
     processor: OmniMouseProcessor,
     fatal: list[Finding],
 ) -> None:
@@ -309,7 +308,9 @@ def _draw_trials(axis: Axes, screen: Screen | None, tiers: list[str], edges: np.
     return None
 
 
-def _draw_windows(axis: Axes, recording: Recording | None, edges: np.ndarray, processor: OmniMouseProcessor) -> None:
+def _draw_windows(
+    axis: Axes, recording: RecordingData | None, edges: np.ndarray, processor: OmniMouseProcessor
+) -> None:
     axis.set_title(f"Time covered by valid windows, profile {processor.profile}", fontsize=8.5, pad=2)
     if recording is None:
         return _say(axis, "none: the recording cannot be opened")

@@ -12,13 +12,13 @@ from collections.abc import Iterable
 import numpy as np
 
 from omnimouse.recordings.data.devices import SequenceDevice
-from omnimouse.recordings.data.recording_data import Recording
+from omnimouse.recordings.data.recording_data import RecordingData
 
 SAMPLES = 64
 """Rows of each device, and frames, that are read."""
 
 
-def fingerprint(recording: Recording, *, height: int, width: int) -> dict[str, str]:
+def fingerprint(recording: RecordingData, *, height: int, width: int) -> dict[str, str]:
     """Describes a recording so that two with other data differ, in bounded time: at most 64 rows and frames are read.
 
     Rows and frames are spread evenly over the recording; times, tiers, stored statistics and the clock of every frame
@@ -69,7 +69,7 @@ def _device(device: SequenceDevice) -> str:
     return f"{rows} x {signals} at {device.sampling_rate:g} Hz from {device.start_time:g} s, {_digest(parts)}"
 
 
-def _trials(recording: Recording) -> str:
+def _trials(recording: RecordingData) -> str:
     listing = [
         (t.modality, t.tier, t.first_frame, t.n_frames, t.start, t.end, t.condition_hash, t.interleave_value)
         for t in recording.trials
@@ -77,7 +77,7 @@ def _trials(recording: Recording) -> str:
     return f"{len(listing)} in tiers {', '.join(recording.tiers) or 'none'}, {_digest([_numbers(listing)])}"
 
 
-def _video(recording: Recording, height: int, width: int) -> str:
+def _video(recording: RecordingData, height: int, width: int) -> str:
     screen = recording.screen
     if not screen.has_frames:
         return "not recorded"

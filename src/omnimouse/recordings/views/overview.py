@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings.data.array_files import usable
 from omnimouse.recordings.data.devices import SequenceDevice
-from omnimouse.recordings.data.recording_data import UNUSED_TIER, Recording
+from omnimouse.recordings.data.missing import usable
+from omnimouse.recordings.data.recording_data import UNUSED_TIER, RecordingData
 from omnimouse.recordings.data.screen import Screen
 from omnimouse.recordings.windows import Windows
 
@@ -173,7 +173,7 @@ def add_interval(filled: np.ndarray, start: float, end: float, edges: np.ndarray
     filled[inside] += np.maximum(parts, 0) / width
 
 
-def binned_windows(recording: Recording, edges: np.ndarray, processor: OmniMouseProcessor) -> dict[str, Any]:
+def binned_windows(recording: RecordingData, edges: np.ndarray, processor: OmniMouseProcessor) -> dict[str, Any]:
     """Per tier, the share of every bin that valid windows cover `[B]`, their number, or why there are none.
 
     Returns:

@@ -9,11 +9,13 @@ import numpy as np
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.channels import channel_rows
 from omnimouse.recordings.data.devices import SequenceDevice
-from omnimouse.recordings.data.recording_data import UNUSED_TIER, Recording
+from omnimouse.recordings.data.recording_data import UNUSED_TIER, RecordingData
 from omnimouse.recordings.windows import Windows
 
 
-def describe(recording: Recording, *, processor: OmniMouseProcessor | None = None, stride: int = 1) -> dict[str, Any]:
+def describe(
+    recording: RecordingData, *, processor: OmniMouseProcessor | None = None, stride: int = 1
+) -> dict[str, Any]:
     """What is in a recording, as plain values that JSON can hold.
 
     Args:
@@ -58,7 +60,7 @@ def describe(recording: Recording, *, processor: OmniMouseProcessor | None = Non
     }
 
 
-def _describe_tier(recording: Recording, tier: str, processor: OmniMouseProcessor, stride: int) -> dict[str, Any]:
+def _describe_tier(recording: RecordingData, tier: str, processor: OmniMouseProcessor, stride: int) -> dict[str, Any]:
     trials = [trial for trial in recording.trials if trial.tier == tier]
     cuttable = tier not in recording.withheld_tiers
     try:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from omnimouse.recordings.data.recording_data import Recording
+from omnimouse.recordings.data.recording_data import RecordingData
 from omnimouse.recordings.data.screen import Trial
 
 EVERY, MOST = 15, 20
 """Every so many frames of a trial are compared, and at most so many."""
 
 
-def same_stimuli(recording: Recording, trials: Sequence[int], *, height: int, width: int) -> np.ndarray:
+def same_stimuli(recording: RecordingData, trials: Sequence[int], *, height: int, width: int) -> np.ndarray:
     """Numbers the stimuli that trials show, so that trials of the same stimulus have the same number.
 
     Trials with a `condition_hash` show the same where it is equal. Others are compared by one frame in 15 from their
@@ -42,7 +42,7 @@ def same_stimuli(recording: Recording, trials: Sequence[int], *, height: int, wi
     return np.array([order[number] for number in numbers.tolist()], dtype=np.int64)
 
 
-def _key(recording: Recording, trial: Trial, height: int, width: int) -> tuple[str, ...]:
+def _key(recording: RecordingData, trial: Trial, height: int, width: int) -> tuple[str, ...]:
     """What trials of one stimulus have in common; of frames, the longer key continues the shorter one."""
     if trial.condition_hash is not None:
         return "condition", trial.condition_hash

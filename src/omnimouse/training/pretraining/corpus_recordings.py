@@ -17,7 +17,7 @@ from omnimouse.model.session_names import matches_glob, same_animal, short_key
 from omnimouse.model.sessions import hash_unit_ids
 from omnimouse.recordings import Windows, open_recording
 from omnimouse.recordings.channels import missing_modalities
-from omnimouse.recordings.formats.dataset_form import looks_like_dataset
+from omnimouse.recordings.formats.dataset_form.dataset_tables import looks_like_dataset
 from omnimouse.training.finetuning.preparation import open_windows
 from omnimouse.training.pretraining.pretraining_recipe import RecordingsRecipe
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from omnimouse.recordings.data.clock import frame_indices
 from omnimouse.recordings.data.devices import CHUNK_BYTES, SequenceDevice
-from omnimouse.recordings.data.plausible import UNHELD, fills_of, is_fill
-from omnimouse.recordings.data.resampling import area_resize
+from omnimouse.recordings.data.frames import area_resize
+from omnimouse.recordings.data.missing import UNHELD, fills_of, is_fill
 from omnimouse.recordings.data.screen import Screen, Trial
 from omnimouse.recordings.formats.arrays.clocks import Clock
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.data.grey_levels import GreyLevels
+from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.frames import GreyLevels
 from omnimouse.recordings.data.plausible import Doubt, doubt_about_pictures, doubt_about_rate
-from omnimouse.recordings.data.reading import Findings
 from omnimouse.recordings.formats.arrays.array_devices import ArrayScreen
 from omnimouse.recordings.formats.arrays.clocks import Clock, Timing, as_clock
 from omnimouse.recordings.formats.arrays.likes import as_array, as_sliceable, as_vector

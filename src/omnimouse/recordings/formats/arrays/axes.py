@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.plausible import Doubt, doubt_about_axes, doubt_about_rate
-from omnimouse.recordings.data.reading import Findings
 from omnimouse.recordings.formats.arrays.clocks import Timing
 from omnimouse.recordings.formats.arrays.likes import as_vector
 

@@ -12,8 +12,8 @@ import numpy as np
 from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.data.channel_names import channel_of, similar_channels
 from omnimouse.recordings.data.devices import MissingDevice, SequenceDevice
-from omnimouse.recordings.data.plausible import as_missing, no_value
-from omnimouse.recordings.data.reading import Findings
+from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.missing import as_missing, no_value
 from omnimouse.recordings.formats.arrays.array_devices import ArrayDevice
 from omnimouse.recordings.formats.arrays.clocks import Clock, Timing, as_clock, hold
 from omnimouse.recordings.formats.arrays.likes import as_array, as_vector, columns_of

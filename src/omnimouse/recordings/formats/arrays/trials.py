@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from omnimouse.recordings.data.clock import frame_indices
+from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.plausible import adjoining, doubt_about_trials, identity, is_real
-from omnimouse.recordings.data.reading import Findings
 from omnimouse.recordings.data.screen import Trial
 from omnimouse.recordings.formats.arrays.likes import as_vector, columns_of
 

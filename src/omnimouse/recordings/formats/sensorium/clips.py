@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omnimouse.recordings.data.array_files import map_array
 from omnimouse.recordings.data.devices import CHUNK_BYTES, SequenceDevice
+from omnimouse.recordings.data.reading import map_array
 from omnimouse.recordings.data.screen import Screen, Trial
 
 if TYPE_CHECKING:

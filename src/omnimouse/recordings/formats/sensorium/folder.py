@@ -1,22 +1,4 @@
-"""SENSORIUM 2023 folders (dynamic stimuli), opened as they are distributed.
-
-::
-
-    dynamic<animal>-<session>-<scan>-Video-<hash>/
-      data/videos/<i>.npy          [H, W, T] grey levels from 0 to 255
-      data/responses/<i>.npy       [N, T]
-      data/behavior/<i>.npy        [2, T] pupil size, running speed
-      data/pupil_center/<i>.npy    [2, T] gaze x, gaze y
-      meta/neurons/unit_ids.npy    [N]
-      meta/trials/tiers.npy        one name per trial; trial_idx.npy: one number or hash per trial
-      meta/statistics/<kind>/all/mean.npy std.npy
-
-One file per kind and trial, all at 30 Hz; about 300 frames are valid, NaN pads the rest. `sensorium_clips` says how
-such trials become a recording. Opening reads headers, both behaviour files of each trial (a few kB) and, to find the
-padding, one neuron and one pixel of it.
-
-Source: Turishcheva et al., "The Dynamic Sensorium competition" (2023), and the competition's starter kit.
-"""
+"""Opening a SENSORIUM 2023 folder: its trials as clips on one clock."""
 
 from __future__ import annotations
 
@@ -26,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.data.array_files import usable
 from omnimouse.recordings.data.devices import SequenceDevice
-from omnimouse.recordings.data.reading import Findings
-from omnimouse.recordings.formats.experanto import SessionParts
+from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.missing import usable
+from omnimouse.recordings.data.recording_data import SessionParts
 from omnimouse.recordings.formats.sensorium import clips as stored
 from omnimouse.recordings.formats.sensorium import meta as meta
 from omnimouse.recordings.formats.sensorium.clips import KINDS, ClipDevice, Clips, ClipScreen

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse.recordings.data.animal_names import animal_of
-from omnimouse.recordings.data.array_files import map_array, usable
+from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.missing import usable
 from omnimouse.recordings.data.plausible import identity as identity_of
-from omnimouse.recordings.data.reading import RECOPY, Findings, open_array, read_mapping, shown
+from omnimouse.recordings.data.reading import RECOPY, map_array, open_array, read_mapping, shown
 from omnimouse.recordings.formats.sensorium.scan import is_silent
 
 FOLDER_NAME = re.compile(r"(?:dynamic|static)(?P<key>(?P<animal>[^-]+)-[^-]+-[^-]+)-")

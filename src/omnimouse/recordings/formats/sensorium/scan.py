@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.data.reading import RECOPY, Findings, Tally, open_array
+from omnimouse.recordings.data.findings import Findings, Tally
+from omnimouse.recordings.data.reading import RECOPY, open_array
 from omnimouse.recordings.formats.sensorium.clips import KINDS, pupil_derivative
 
 TRIAL_FILE = re.compile(r"(0|[1-9]\d*)\.npy")
@@ -90,7 +91,7 @@ def scan_trials(path: Path, n_trials: int, n_units: int | None, findings: Findin
             problems = Findings()
             array = open_array(file, problems)
             if array is None:
-                tally.take(problems[0])
+                tally.append(problems[0])
             elif array.ndim != (3 if kind == "videos" else 2) or 0 in array.shape:
                 wanted = "(height, width, frames)" if kind == "videos" else "(signals, frames)"
                 tally.add("fatal", "shape", file, expected=wanted, found=str(array.shape), do=RECOPY)

@@ -1,22 +1,4 @@
-"""SENSORIUM 2022 folders (static images), opened as they are distributed.
-
-::
-
-    static<animal>-<session>-<scan>-GrayImageNet-<hash>/
-      data/images/<i>.npy          [1, 144, 256] grey levels from 0 to 255
-      data/responses/<i>.npy       [N] mean activity from 50 to 550 ms after the image appeared
-      data/behavior/<i>.npy        [3] pupil size, its derivative, running speed
-      data/pupil_center/<i>.npy    [2] gaze x, gaze y
-      meta/neurons/unit_ids.npy    [N]
-      meta/trials/                 tiers.npy, frame_image_id.npy, trial_idx.npy: one name, number or hash per trial
-      meta/statistics/<kind>/all/  mean.npy, std.npy
-
-`sensorium_stills` says how such trials become a recording. Opening reads headers, all behaviour (a few bytes a trial)
-and, to find what is withheld, a few neurons of each trial.
-
-Source: Willeke et al., "The Sensorium competition on predicting large-scale mouse primary visual cortex activity"
-(2022), and the competition's starter kit.
-"""
+"""Opening a SENSORIUM 2022 folder: its trials as stills on one clock."""
 
 from __future__ import annotations
 
@@ -28,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
-from omnimouse.recordings.data.array_files import usable
 from omnimouse.recordings.data.devices import SequenceDevice
-from omnimouse.recordings.data.plausible import no_value
-from omnimouse.recordings.data.reading import Findings, Tally, open_array
-from omnimouse.recordings.formats.experanto import SessionParts
+from omnimouse.recordings.data.findings import Findings, Tally
+from omnimouse.recordings.data.missing import no_value, usable
+from omnimouse.recordings.data.reading import open_array
+from omnimouse.recordings.data.recording_data import SessionParts
 from omnimouse.recordings.formats.sensorium import meta as meta
 from omnimouse.recordings.formats.sensorium import stills as stills
 from omnimouse.recordings.formats.sensorium.scan import files_are_complete, most_common
@@ -99,7 +81,7 @@ def _scan(path: Path, n_trials: int, n_units: int | None, findings: Findings) ->
             problems = Findings()
             array = open_array(file, problems)
             if array is None:
-                tally.take(problems[0])
+                tally.append(problems[0])
                 continue
             shapes[kind].append((trial, array.shape))
             if kind in stored:

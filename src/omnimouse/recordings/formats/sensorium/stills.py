@@ -2,7 +2,7 @@
 
 A trial is one image with one number per neuron and behaviour channel. It becomes a clip of 60 equal frames at 30 Hz,
 one window of 2 s, over which image, behaviour and responses are held constant. The clips follow each other on an
-artificial clock like those of SENSORIUM 2023 (`sensorium_clips`), one every 3 s, so that neither a window nor the
+artificial clock like those of SENSORIUM 2023 (`clips`), one every 3 s, so that neither a window nor the
 surroundings of a NaN reach from one into another.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omnimouse.recordings.data.recording_data import Recording
+from omnimouse.recordings.data.recording_data import RecordingData
 from omnimouse.recordings.data.screen import Trial
 from omnimouse.recordings.formats.sensorium.clips import QUARTER, RATE, ClipDevice, Clips, ClipScreen
 
@@ -138,6 +138,6 @@ def lay_out_stills(
     return StillScreen(clips.root / "data/images", timestamps, trials, clips=clips)
 
 
-def is_static(recording: Recording) -> bool:
+def is_static(recording: RecordingData) -> bool:
     """Whether each trial of a recording is a single image with one response per neuron (SENSORIUM 2022)."""
     return isinstance(recording.screen, StillScreen)

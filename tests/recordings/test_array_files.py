@@ -7,8 +7,9 @@ import os
 import numpy as np
 import pytest
 
-from omnimouse.recordings.data.array_files import LARGEST, map_array, usable
-from omnimouse.recordings.data.reading import Findings, open_array, read_mapping, read_name, shown
+from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.missing import LARGEST, usable
+from omnimouse.recordings.data.reading import map_array, open_array, read_mapping, read_name, shown
 
 
 def test_arrays_are_mapped(tmp_path):

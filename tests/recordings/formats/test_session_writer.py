@@ -13,7 +13,7 @@ import yaml
 
 from omnimouse import OmniMouseProcessor, Windows, open_recording, recording_from_arrays
 from omnimouse.recordings import describe, save_recording
-from omnimouse.recordings.making.session_writer import stretches
+from omnimouse.recordings.formats.experanto.session_writer import stretches
 
 RNG = np.random.default_rng(11)
 SECONDS = 30

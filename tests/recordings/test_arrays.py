@@ -13,7 +13,7 @@ import torch
 from omnimouse import OmniMouseModel, OmniMouseProcessor, Windows, evaluate, finetune, open_recording
 from omnimouse import recording_from_arrays as from_arrays
 from omnimouse.recordings import plot_recording
-from omnimouse.recordings.data.resampling import area_resize, area_weights
+from omnimouse.recordings.data.frames import area_resize, area_weights
 from omnimouse.recordings.formats.arrays.clocks import Clock, as_clock, hold
 from omnimouse.recordings.formats.arrays.trials import tier_blocks
 

@@ -1,21 +1,6 @@
-"""Recordings in a form that the library `datasets` reads: tables of Arrow, mapped, one folder per recording.
+"""Opening a recording in the `datasets` form: devices and a screen over mapped tables.
 
-::
-
-    <folder>/
-      README.md                   a dataset card that lists every table as a configuration
-      <session>/
-        recording.json            clocks, types and sizes: what `read_metadata` reads
-        recording.arrow           one row per response sample, with all that a reader wants to see beside it
-        eye_tracker.arrow treadmill.arrow    one row per sample of the device
-        screen.arrow              one row per displayed frame
-        between.arrow             the frames that came and went between two rows of recording.arrow
-        trials.arrow              one row per trial
-        responses.signals.arrow ...          per-signal statistics, unit ids and phase shifts
-
-Devices keep their own rate and clock, so windows are those of the source, bit for bit. A frame is stored once: in the
-rows of `recording.arrow` at whose time it is on screen, or, where it came and went between two, in `between.arrow`.
-`dataset_writer` writes the form. Shape letters: T stored samples, S signals, F frames, H and W pixels.
+Shape letters: T stored samples, S signals, F frames, H and W pixels.
 """
 
 from __future__ import annotations
@@ -31,11 +16,13 @@ import pyarrow as pa
 
 from omnimouse.recordings.data.device_clocks import check_rate, times_are_plausible
 from omnimouse.recordings.data.devices import CHUNK_BYTES, SequenceDevice
+from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.plausible import identity
-from omnimouse.recordings.data.reading import RECOPY, Findings, is_lfs_pointer, read_mapping, shown
+from omnimouse.recordings.data.reading import RECOPY, is_lfs_pointer, read_mapping, shown
+from omnimouse.recordings.data.recording_data import SEQUENCE_DEVICES, SessionParts
 from omnimouse.recordings.data.screen import Screen, Trial
-from omnimouse.recordings.formats.arrow_tables import Layout, MappedTable, stored_dtype
-from omnimouse.recordings.formats.experanto import SEQUENCE_DEVICES, SessionParts, clock_is_sound
+from omnimouse.recordings.formats.dataset_form.arrow_tables import Layout, MappedTable, stored_dtype
+from omnimouse.recordings.formats.experanto.session_folder import clock_is_sound
 
 METADATA = "recording.json"
 FORMAT = "omnimouse-recording"
@@ -51,6 +38,14 @@ EXPORT_AGAIN = "Write the recording again with `recording.to_dataset` or `omnimo
 def looks_like_dataset(path: Path) -> bool:
     """Whether a folder holds one recording in the `datasets` form, whole or not."""
     return (path / METADATA).is_file() or (path / RECORDING).is_file()
+
+
+def sessions_in(folder: Path) -> list[str]:
+    """Sessions that lie in a folder in the `datasets` form, whole or not, sorted."""
+    if not folder.is_dir():
+        return []
+    inner = (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry.name for entry in inner if looks_like_dataset(entry))
 
 
 def device_table(name: str) -> str:

@@ -10,10 +10,10 @@ import numpy as np
 
 from omnimouse.recordings.data.device_clocks import check_rate, times_are_plausible
 from omnimouse.recordings.data.devices import SequenceDevice
+from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.plausible import doubt_about_axes
 from omnimouse.recordings.data.reading import (
     RECOPY,
-    Findings,
     absent,
     is_lfs_pointer,
     open_array,

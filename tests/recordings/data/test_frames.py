@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omnimouse.recordings.data.grey_levels import GreyLevels
-from omnimouse.recordings.data.reading import Findings
+from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.frames import GreyLevels
 
 BYTES = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
 

@@ -1,44 +1,20 @@
-"""The experanto session folder, the format of the OmniMouse corpus, opened without reading its arrays.
-
-::
-
-    <session>/
-      meta.json                      animal, session and scan, or the session key
-      responses/ eye_tracker/ treadmill/
-        meta.yml                     rate, start, end, number of signals
-        data.npy | data.mem          [T, S], .mem is raw C order
-        meta/means.npy stds.npy      [S] or [1, S]; also unit_ids.npy, phase_shifts.npy
-      screen/
-        timestamps.npy               [F] seconds, one per displayed frame
-        meta/00000.yml ...           one per trial
-        data/00001.npy ...           one per image or video trial
-
-Some things are additions of this package, for recordings that other formats hold (`save_recording` writes them). In the
-`meta.yml` of a behaviour device: `channel_names`. In `meta.json`: `missing` (a list of behaviour devices that were not
-recorded and have no folder), `withheld_tiers` (tiers whose responses were not published) and `notes` (findings about
-what the folder was made of). In `screen/meta.yml`: `frames: false` (trials are known, but not what was shown). And time
-that belongs to no tier has the tier `unused`.
-
-`screen/combined_meta.json`, a cache that experanto writes into the folder, is neither read nor written: it may
-be stale.
-"""
+"""Opening an experanto session folder without reading its arrays: identity, trials and the screen's clock."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from omnimouse.recordings.data.animal_names import animal_of
-from omnimouse.recordings.data.devices import MissingDevice, SequenceDevice
+from omnimouse.recordings.data.devices import MissingDevice
+from omnimouse.recordings.data.findings import Finding, Findings, Tally
 from omnimouse.recordings.data.plausible import identity
 from omnimouse.recordings.data.reading import (
     RECOPY,
-    Findings,
-    Tally,
     is_finite_number,
     open_array,
     read_mapping,
@@ -46,11 +22,10 @@ from omnimouse.recordings.data.reading import (
     read_number,
     shown,
 )
-from omnimouse.recordings.data.recording_data import Finding, Recording
+from omnimouse.recordings.data.recording_data import SEQUENCE_DEVICES, SessionParts
 from omnimouse.recordings.data.screen import NoVideo, Screen, Trial
-from omnimouse.recordings.formats.experanto_devices import load_device
+from omnimouse.recordings.formats.experanto.session_devices import load_device
 
-SEQUENCE_DEVICES = ("responses", "eye_tracker", "treadmill")
 MODALITIES = ("video", "image", "blank", "invalid")
 TRIAL_FILE = re.compile(r"\d{5}\.yml")
 
@@ -60,36 +35,7 @@ def looks_like_experanto(path: Path) -> bool:
     return path.is_dir() and any((path / name).exists() for name in ("meta.json", "screen", *SEQUENCE_DEVICES))
 
 
-@dataclass(frozen=True)
-class SessionParts:
-    """What could be opened of a session folder; None stands for a part with a fatal finding."""
-
-    path: Path
-    session_key: str
-    animal_id: str
-    devices: dict[str, SequenceDevice | None]
-    screen: Screen | None
-    withheld_tiers: tuple[str, ...] = ()
-
-    def recording(self, findings: Findings) -> Recording | None:
-        """The whole recording, or None when a part is missing or a finding is fatal."""
-        responses, eye_tracker, treadmill = (self.devices[name] for name in SEQUENCE_DEVICES)
-        if findings.has_fatal or responses is None or eye_tracker is None or treadmill is None or self.screen is None:
-            return None
-        return Recording(
-            path=self.path,
-            session_key=self.session_key,
-            animal_id=self.animal_id,
-            responses=responses,
-            eye_tracker=eye_tracker,
-            treadmill=treadmill,
-            screen=self.screen,
-            findings=tuple(findings),
-            withheld_tiers=self.withheld_tiers,
-        )
-
-
-def load_parts(path: Path, findings: Findings) -> SessionParts:
+def load_experanto(path: Path, findings: Findings) -> SessionParts:
     """Open the parts of a session folder from their metadata; faults go to `findings`, none raises."""
     session_key, animal_id, missing, withheld = _identity(path, findings)
     devices = {
@@ -187,8 +133,7 @@ def _screen(folder: Path, findings: Findings) -> Screen | None:
         return None
     problems, tally = Findings(), Tally()
     parsed = [_parse_trial(meta / name, problems) for name in names]
-    for problem in problems:
-        tally.take(problem)
+    tally.extend(problems)
     tally.report(findings)
     if timestamps is None or problems.has_fatal:
         return None

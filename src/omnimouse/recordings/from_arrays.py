@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
+from omnimouse.recordings.checks.check import check_open_recording
 from omnimouse.recordings.data.animal_names import animal_of
+from omnimouse.recordings.data.findings import Finding, Findings
 from omnimouse.recordings.data.plausible import doubt_about_ids, identity
-from omnimouse.recordings.data.reading import Findings
-from omnimouse.recordings.data.recording_data import Finding, Recording
 from omnimouse.recordings.data.screen import NoVideo
 from omnimouse.recordings.formats.arrays.array_devices import ArrayDevice, Held
 from omnimouse.recordings.formats.arrays.array_video import Movie, array_screen
@@ -27,6 +27,7 @@ from omnimouse.recordings.formats.arrays.behavior import behavior_devices, named
 from omnimouse.recordings.formats.arrays.clocks import Timing, as_clock
 from omnimouse.recordings.formats.arrays.likes import as_array, as_vector
 from omnimouse.recordings.formats.arrays.trials import Tiers, TrialTime, as_trials
+from omnimouse.recordings.recording import Recording
 
 
 @dataclass(repr=False)
@@ -37,8 +38,6 @@ class ArrayRecording(Recording):
 
     def validate(self) -> list[Finding]:
         """Everything that is wrong or noteworthy, found by reading the arrays in pieces."""
-        from omnimouse.recordings.checks.check import check_open_recording
-
         return check_open_recording(self)
 
 

@@ -1,4 +1,4 @@
-"""Saving a recording of any kind as an experanto session folder that gives the same windows.
+"""Writing a recording of any kind as an experanto session folder that gives the same windows.
 
 Responses and frames go through in pieces, so sessions may be larger than memory. Shape letters: T samples, S signals, F
 displayed frames, H and W pixels.
@@ -6,7 +6,6 @@ displayed frames, H and W pixels.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ from tqdm import tqdm
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.data.clock import FRAME_TOLERANCE
 from omnimouse.recordings.data.devices import CHUNK_BYTES, SequenceDevice
-from omnimouse.recordings.data.recording_data import UNUSED_TIER, Finding, Recording
+from omnimouse.recordings.data.findings import Finding
+from omnimouse.recordings.data.recording_data import UNUSED_TIER, RecordingData
 from omnimouse.recordings.data.screen import Screen, Trial
-from omnimouse.recordings.recording import open_recording
 from omnimouse.support.files import staged_folders, write_json
 from omnimouse.support.progress import progress_bar
 
@@ -35,36 +34,19 @@ GREY = 128
 """Grey level where nothing is known of the screen and nothing depends on it."""
 
 
-def save_recording(
-    recording: Recording,
-    folder: str | os.PathLike[str],
+def write_session_folder(
+    recording: RecordingData,
+    target: Path,
     *,
-    frame_size: tuple[int, int] | None = None,
-    progress: bool = False,
-    notes: Sequence[Finding] = (),
-) -> Recording:
-    """Saves a recording as an experanto session folder, from which `open_recording` cuts the same windows.
-
-    Arrays keep their type and clock. Statistics are stored as the recording has them, computed from the train tier
-    where it has none. Devices that were not recorded, the names of behaviour channels and withheld tiers are written
-    down; time in no trial becomes trials of the tier "unused", which no profile takes. The folder appears when it is
-    whole, or not at all.
-
-    Args:
-        recording: an open recording, whatever it was made of.
-        folder: where to save it; must not exist, or be empty.
-        frame_size: height and width of the frames; default: the model's 36 x 64, or those of the stored stimuli where
-            the recording does not resize them.
-        progress: whether to show a progress bar.
-        notes: findings about the source that the folder cannot show any more; they become findings of the folder.
-
-    Returns:
-        The saved recording, opened.
+    frame_size: tuple[int, int] | None,
+    progress: bool,
+    notes: Sequence[Finding],
+) -> None:
+    """Write a recording as a session folder, whole or not at all; for the arguments see `save_recording`.
 
     Raises:
         ValueError: something lies there already, or the recording has what the format cannot hold.
     """
-    target = Path(os.path.abspath(Path(folder).expanduser()))
     if target.is_relative_to(recording.path):
         raise ValueError(f"{target} lies inside the recording itself; choose a folder outside {recording.path}.")
     n_values = sum(device.shape[0] for device in recording.devices)
@@ -77,10 +59,9 @@ def save_recording(
             if device.shape[1]:
                 _write_device(work / device.name, device, *recording.statistics(device), bar)
         _write_screen(work / "screen", recording.screen, frame_size or _frame_size(recording), bar)
-    return open_recording(target)
 
 
-def _write_identity(file: Path, recording: Recording, notes: Sequence[Finding]) -> None:
+def _write_identity(file: Path, recording: RecordingData, notes: Sequence[Finding]) -> None:
     meta: dict[str, Any] = {"data_key": recording.session_key, "scan_key": {"animal_id": recording.animal_id}}
     missing = [device.name for device in recording.devices if not device.shape[1]]
     if missing:
@@ -92,7 +73,7 @@ def _write_identity(file: Path, recording: Recording, notes: Sequence[Finding]) 
     write_json(file, meta)
 
 
-def _frame_size(recording: Recording) -> tuple[int, int]:
+def _frame_size(recording: RecordingData) -> tuple[int, int]:
     """The model's frame size, or the stored one where the screen does not resize."""
     processor = OmniMouseProcessor()
     height, width = processor.frame_height, processor.frame_width

@@ -20,12 +20,12 @@ import pyarrow as pa
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.data.clock import FRAME_TOLERANCE, frame_indices, sequence_rows
 from omnimouse.recordings.data.devices import CHUNK_BYTES, SequenceDevice
-from omnimouse.recordings.data.recording_data import Recording
+from omnimouse.recordings.data.recording_data import RecordingData
 from omnimouse.recordings.data.screen import Screen, Trial
-from omnimouse.recordings.formats import dataset_form as form
 from omnimouse.recordings.formats.arrays.array_devices import ArrayScreen
-from omnimouse.recordings.formats.arrow_tables import Layout, as_column, stored_dtype, write_table
-from omnimouse.recordings.making.dataset_card import write_card
+from omnimouse.recordings.formats.dataset_form import dataset_tables as form
+from omnimouse.recordings.formats.dataset_form.arrow_tables import Layout, as_column, stored_dtype, write_table
+from omnimouse.recordings.formats.dataset_form.dataset_card import write_card
 from omnimouse.support.files import staged_folders
 from omnimouse.support.outputs import check_output
 
@@ -39,7 +39,7 @@ SPLIT = "recording"
 """The one split of every configuration: tiers are a column."""
 
 
-def to_dataset(recording: Recording, folder: str | os.PathLike[str]) -> Any:
+def to_dataset(recording: RecordingData, folder: str | os.PathLike[str]) -> Any:
     """Write a recording into a folder in the `datasets` form, in bounded memory; see `Recording.to_dataset`."""
     key = recording.session_key
     if not SESSION_NAME.fullmatch(key):
@@ -139,7 +139,7 @@ class Writer:
         pictures: what its screen shows.
     """
 
-    def __init__(self, recording: Recording, folder: Path, pictures: Pictures) -> None:
+    def __init__(self, recording: RecordingData, folder: Path, pictures: Pictures) -> None:
         self.recording, self.folder, self.pictures = recording, folder, pictures
         self.tables: dict[str, Layout] = {}
         self.digest = hashlib.sha256()

@@ -11,8 +11,9 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from omnimouse.recordings.data.reading import Findings, read_mapping
-from omnimouse.recordings.formats.dataset_form import BETWEEN, METADATA, RECORDING, SCREEN, TRIALS
+from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.reading import read_mapping
+from omnimouse.recordings.formats.dataset_form.dataset_tables import BETWEEN, METADATA, RECORDING, SCREEN, TRIALS
 from omnimouse.support.files import write_text
 
 CARD = "README.md"

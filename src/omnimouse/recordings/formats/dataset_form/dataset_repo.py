@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnimouse.hub.sources import HubOptions, download, quiet
-from omnimouse.recordings.data.reading import Findings
-from omnimouse.recordings.formats.dataset_form import METADATA, looks_like_dataset
-from omnimouse.recordings.making.dataset_card import CARD, card_text, content_of
+from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.recording_data import RecordingData
+from omnimouse.recordings.formats.dataset_form.dataset_card import CARD, card_text, content_of
+from omnimouse.recordings.formats.dataset_form.dataset_tables import METADATA, looks_like_dataset, sessions_in
+from omnimouse.recordings.formats.dataset_form.dataset_writer import to_dataset
 from omnimouse.support.files import write_text
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
-
-    from omnimouse.recordings.data.recording_data import Recording
 
 REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -34,50 +34,39 @@ def names_repo(path: str | os.PathLike[str]) -> bool:
     return bool(REPO.fullmatch(text)) and not Path(text).exists() and not Path(text).parent.exists()
 
 
-def sessions_in(folder: Path) -> list[str]:
-    """Sessions that lie in a folder in the `datasets` form, whole or not, sorted."""
-    if not folder.is_dir():
-        return []
-    inner = (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return sorted(entry.name for entry in inner if looks_like_dataset(entry))
-
-
-def fetch_session(repo: str, session: str | None, options: HubOptions, findings: Findings) -> Path | None:
-    """Brings one session of a dataset repo into the Hub cache; None and a fatal finding when it is not there.
+def fetch_metadata(repo: str, options: HubOptions, findings: Findings) -> Path | None:
+    """Brings what tells the sessions of a dataset repo into the Hub cache; None and a fatal finding without any.
 
     Raises:
         OSError: the Hub has no such repo or revision, does not give it to this token, or cannot be reached.
     """
-    from omnimouse.recordings.recording import choose_session
-
     try:
         with quiet():
             snapshot = download(repo, options, [f"*/{METADATA}"], dataset=True)
     except OSError as error:
         raise OSError(f"There is no folder {repo!r}, and as a dataset on the Hub: {error}") from error
+    if sessions_in(snapshot):
+        return snapshot
+    findings.fatal(
+        Path(repo),
+        "dataset",
+        expected=f"recordings in the `datasets` form (<session>/{METADATA} and tables)",
+        found="none",
+        do="Recordings get there by `recording.push_to_hub`; the authors' corpus, by `omnimouse download`.",
+    )
+    return None
+
+
+def fetch_session(repo: str, snapshot: Path, session: str, options: HubOptions) -> Path:
+    """Brings one session of a dataset repo into the Hub cache, of the commit whose metadata lie in `snapshot`."""
     # A revision is resolved once: from here on, it is this commit.
-    options = replace(options, revision=snapshot.name)
-    stored = sessions_in(snapshot)
-    if not stored:
-        findings.fatal(
-            Path(repo),
-            "dataset",
-            expected=f"recordings in the `datasets` form (<session>/{METADATA} and tables)",
-            found="none",
-            do="Recordings get there by `recording.push_to_hub`; the authors' corpus, by `omnimouse download`.",
-        )
-        return None
-    folder = choose_session(Path(repo), stored, session, findings)
-    if folder is None:
-        return None
-    download(repo, options, [f"{folder.name}/*"], dataset=True)
-    return snapshot / folder.name
+    download(repo, replace(options, revision=snapshot.name), [f"{session}/*"], dataset=True)
+    return snapshot / session
 
 
-def push_recording(recording: Recording, repo: str, options: dict[str, Any]) -> CommitInfo:
+def push_recording(recording: RecordingData, repo: str, options: dict[str, Any]) -> CommitInfo:
     """Push a recording to a dataset repo; see `Recording.push_to_hub`."""
     from omnimouse.pretrained.sharing import Target, UploadOptions
-    from omnimouse.recordings.making.dataset_writer import to_dataset
 
     known = UploadOptions.__dataclass_fields__
     unknown = [name for name in options if name not in known]
