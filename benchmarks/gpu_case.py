@@ -29,8 +29,8 @@ from omnimouse import OmniMouseConfig, OmniMouseModel, evaluate, finetune, predi
 from omnimouse.model import attention, tokens
 from omnimouse.model.masks import TRAINING_MASKS, Mask, as_mask
 from omnimouse.pretrained.published.models import model_from_state_dict
+from omnimouse.training.finetuning import loop
 from omnimouse.training.runs.flops import training_flops
-from omnimouse.training.shared import loop
 
 REFERENCE = Path(__file__).resolve().parents[1] / "tests" / "data" / "reference"
 SESSION = attention_case.SESSION

@@ -10,8 +10,9 @@ import torch
 
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.modeling_omnimouse import OmniMouseModel
+from omnimouse.training.finetuning import loop
 from omnimouse.training.finetuning.finetune import finetune
-from omnimouse.training.shared import checkpoint, loop
+from omnimouse.training.shared import checkpoint
 
 SETTINGS = {
     "steps": 8,

@@ -17,7 +17,16 @@ import torch
 
 from omnimouse.evaluation import baselines
 from omnimouse.evaluation.accumulate import TaskRun
-from omnimouse.evaluation.inputs import Inputs, batches, describe_left_out, finite_windows, prepare, run_model, usable
+from omnimouse.evaluation.inputs import (
+    Inputs,
+    batches,
+    check_max_windows,
+    describe_left_out,
+    finite_windows,
+    prepare,
+    run_model,
+    usable,
+)
 from omnimouse.evaluation.rotation import Rotation
 from omnimouse.evaluation.scores import Scores, TaskScore
 from omnimouse.model.core_identity import scored_core
@@ -33,6 +42,7 @@ from omnimouse.model.masks import (
 from omnimouse.recordings import Recording, mean_responses
 from omnimouse.recordings.simulation.simulated import load_truth
 from omnimouse.support.compute_devices import Device, computing_on, resolve_device
+from omnimouse.support.spreading import spread
 from omnimouse.support.tensor_files import hash_tensors
 
 if TYPE_CHECKING:
@@ -110,6 +120,7 @@ def evaluate(
     )
     missing, absent = inputs.windows.missing, inputs.windows.missing_channels
     chosen, left_out = select_tasks(tasks, inputs.recording.n_neurons, model.config, missing)
+    check_max_windows(max_windows)
     indices = spread(len(inputs.windows), max_windows)
     means = _training_means(inputs)
     key, n_neurons, unit_ids = inputs.session_key, inputs.recording.n_neurons, inputs.recording.unit_ids
@@ -216,19 +227,6 @@ def _is_named(name: str, mask: Mask, config: OmniMouseConfig, missing: Sequence[
         return without_modalities(as_mask(name, config), missing) == mask
     except ValueError:
         return False
-
-
-def spread(n_windows: int, max_windows: int | None) -> list[int]:
-    """Indices of at most `max_windows` windows, evenly spread; all of them for None.
-
-    Raises:
-        ValueError: `max_windows` is not positive.
-    """
-    if max_windows is None or max_windows >= n_windows:
-        return list(range(n_windows))
-    if max_windows < 1:
-        raise ValueError(f"max_windows is {max_windows}; expected 1 or more, or None for all {n_windows} windows")
-    return np.linspace(0, n_windows - 1, max_windows).round().astype(int).tolist()
 
 
 def _training_means(inputs: Inputs) -> np.ndarray | None:

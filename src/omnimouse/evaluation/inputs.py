@@ -72,7 +72,13 @@ def prepare(
     """
     recording = as_recording(recording)
     key = model.sessions.full_key(recording.session_key if session is None else session)
-    _check_session(model, recording, key)
+    if key not in model.session_keys:
+        known = ", ".join(model.session_keys) or "none"
+        raise ValueError(
+            f"session {key!r} is not in the model (its sessions: {known}); add it with model.add_session(recording) "
+            "and finetune, load its adapter with model.load_session(folder), or pass session=KEY"
+        )
+    check_session(model, recording, key)
     say_if_only_simulated(model, recording)
     training = model.session_spec(key).training
     default = order[0] if tier is None else None
@@ -101,26 +107,31 @@ def prepare(
     return Inputs(recording, key, processor, windows, tier, use, tuple(notes_on_tier(tier, default, use)))
 
 
-def _check_session(model: OmniMouseModel, recording: Recording, key: str) -> None:
-    """Refuse a session that is not in the model, or whose neurons are not those of the recording."""
-    if key not in model.session_keys:
-        known = ", ".join(model.session_keys) or "none"
-        raise ValueError(
-            f"session {key!r} is not in the model (its sessions: {known}); add it with model.add_session(recording) "
-            "and finetune, load its adapter with model.load_session(folder), or pass session=KEY"
-        )
+def check_max_windows(max_windows: int | None) -> None:
+    """Raises ValueError where it is not positive."""
+    if max_windows is not None and max_windows < 1:
+        raise ValueError(f"max_windows is {max_windows}; expected 1 or more, or None for all windows")
+
+
+def check_session(model: OmniMouseModel, recording: Recording, key: str) -> None:
+    """Refuses a recording whose neurons are not those of its session in the model.
+
+    Raises:
+        ValueError: another number of neurons, other unit ids, or the same in another order.
+    """
     spec = model.session_spec(key)
+    do = "Use the recording this session was added from, or add this one under another key with session=KEY."
     if recording.n_neurons != spec.n_neurons:
         raise ValueError(
             f"recording {recording.path} has {recording.n_neurons} neurons, but session {key!r} in the model has "
-            f"{spec.n_neurons}; use the recording this session was added from, or add this one under another key"
+            f"{spec.n_neurons}. {do}"
         )
     found = hash_unit_ids(recording.unit_ids)
     if found is not None and spec.unit_ids_hash is not None and found != spec.unit_ids_hash:
         raise ValueError(
-            f"the unit ids of recording {recording.path} are not those session {key!r} in the model was added with "
-            f"(SHA-256 {found[:12]}, expected {spec.unit_ids_hash[:12]}): its neurons are others or in another "
-            "order; use the recording this session was added from, or add this one under another key"
+            f"recording {recording.path} has other unit ids than those session {key!r} in the model was added with "
+            f"(SHA-256 {found[:12]}, expected {spec.unit_ids_hash[:12]}): its neurons are others or in another order, "
+            f"so the neuron vectors would belong to other neurons. {do}"
         )
 
 

@@ -21,6 +21,7 @@ from omnimouse.evaluation.inputs import (
     Needs,
     as_recording,
     batches,
+    check_max_windows,
     describe_left_out,
     finite_windows,
     prepare,
@@ -171,8 +172,7 @@ def predict(
         UserWarning: some windows hold NaN where the task needs values; they are left out and counted.
     """
     place = resolve_device(device)
-    if max_windows is not None and max_windows < 1:
-        raise ValueError(f"max_windows is {max_windows}; expected 1 or more, or None for all windows")
+    check_max_windows(max_windows)
     recording = as_recording(recording)
     if output is not None:
         check_output(output, recording.path)

@@ -18,7 +18,7 @@ from omnimouse import OmniMouseModel, OmniMouseProcessor, evaluate
 from omnimouse.cli.describe import describe, to_text
 from omnimouse.model.masks import TASKS, TRAINING_MASKS
 from omnimouse.training import finetune as finetune_function
-from omnimouse.training.shared import loop
+from omnimouse.training.finetuning import loop
 
 QUICK = {"steps": 4, "batch_size": 2, "max_validation_windows": 2, "validate_every": 2, "cpu": True, "progress": False}
 
@@ -328,7 +328,7 @@ def test_a_stopped_run_saves_and_goes_on(
 def test_a_finished_run_is_not_trained_again(killed_run, recording, tmp_path, monkeypatch):
     first, second = killed_run.small_model(), killed_run.small_model()
     expected = run(first, recording, output_dir=tmp_path)
-    monkeypatch.setattr(loop, "train_step", None)
+    monkeypatch.setattr(loop, "finetune_step", None)
     result = run(second, recording, output_dir=tmp_path)
     assert (result.resumed_from, result.history, result.best_step) == (4, expected.history, expected.best_step)
     assert_equal(weights(first), weights(second))

@@ -15,14 +15,13 @@ from omnimouse import OmniMouseModel
 from omnimouse.model.masks import usable_masks
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import open_recording
-from omnimouse.training.finetuning.preparation import open_windows
 from omnimouse.training.pretraining.assignment import assign_sessions
 from omnimouse.training.pretraining.corpus_order import corpus_plan, session_at, step_seed
 from omnimouse.training.pretraining.corpus_recordings import find_sessions
 from omnimouse.training.pretraining.corpus_sessions import FirstVectors, session_spec
 from omnimouse.training.pretraining.pretraining_recipe import load_recipe
 from omnimouse.training.runs.run_folder import RunFolder, read_history
-from omnimouse.training.shared.data import cut_batch, named_masks
+from omnimouse.training.shared.data import cut_batch, named_masks, open_windows
 
 STEPS, EVERY = 50, 10
 CORE_TOLERANCE = 1e-6

@@ -18,9 +18,11 @@ from omnimouse.support import files
 from omnimouse.support.tensor_files import write_tensors
 from omnimouse.training import finetune as finetune_function
 from omnimouse.training import train
+from omnimouse.training.finetuning import finetune_checkpoint
+from omnimouse.training.finetuning.finetune_checkpoint import newest_finetune_checkpoint
 from omnimouse.training.runs.run_folder import read_history
 from omnimouse.training.shared import checkpoint
-from omnimouse.training.shared.checkpoint import LOCK_FILE, newest_checkpoint, sole_user
+from omnimouse.training.shared.checkpoint import LOCK_FILE, sole_user
 
 QUICK = {"batch_size": 2, "masks": ["population"], "validation_tier": None, "cpu": True, "progress": False}
 SLOW = {"steps": 10_000, "checkpoint_every": 10_000, **QUICK}
@@ -65,7 +67,7 @@ def test_several_signals_leave_a_checkpoint(killed_run, recording_path, tmp_path
     error = process.communicate()[1]
     # A signal that comes when all is saved and finetune has left ends the process as it would any other.
     assert process.returncode in (code, -numbers[-1]), error
-    found = newest_checkpoint(tmp_path)
+    found = newest_finetune_checkpoint(tmp_path)
     assert found is not None and found.state.step >= 1
     assert not (tmp_path / LOCK_FILE).exists()
 
@@ -116,7 +118,7 @@ def full_in_rust(*_, **__):
 
 @pytest.mark.parametrize(
     "where, name, fault",
-    [(checkpoint, "save_file", full_in_rust), (checkpoint, "sync", full), (checkpoint.os, "fsync", full)],
+    [(finetune_checkpoint, "save_file", full_in_rust), (checkpoint, "sync", full), (checkpoint.os, "fsync", full)],
 )
 def test_a_full_disk_leaves_the_checkpoint_before_and_the_same_call_goes_on(
     killed_run, recording_path, tmp_path, monkeypatch, where, name, fault
@@ -129,7 +131,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_the_same_call_goes_on(
         if row["step"] == 3:
             monkeypatch.setattr(where, name, fault)
 
-    monkeypatch.setattr("omnimouse.training.shared.loop.append_history", append_and_fill)
+    monkeypatch.setattr("omnimouse.training.finetuning.loop.append_history", append_and_fill)
     with pytest.raises(OSError, match=r"checkpoint-00000004 could not be written: No space left.*Make room") as error:
         finetune_function(killed_run.small_model(), recording_path, output_dir=tmp_path, **settings)
     assert error.value.errno == errno.ENOSPC and "[Errno" not in str(error.value)

@@ -13,10 +13,10 @@ from omnimouse.training.finetuning.preparation import validation_masks
 from omnimouse.training.shared.data import (
     BatchPlan,
     batch_plan,
-    batches,
     choose_masks,
     cut_batch,
     needed_arrays,
+    planned_batches,
     torch_seed,
     validation_neuron_ids,
 )
@@ -147,7 +147,7 @@ def test_needed_arrays(model, task, needs):
 def test_batches_come_in_order_with_their_windows(num_workers):
     windows = Windows()
     plans = [batch_plan(0, step, **ARGUMENTS) for step in range(6)]
-    found = list(batches(windows, iter(plans), needs=("responses",), num_workers=num_workers))
+    found = list(planned_batches(windows, iter(plans), needs=("responses",), num_workers=num_workers))
     assert [plan for plan, _ in found] == plans
     for plan, batch in found:
         assert set(batch) == {"responses"}
@@ -156,7 +156,7 @@ def test_batches_come_in_order_with_their_windows(num_workers):
 
 
 def test_no_plans_no_batches():
-    assert list(batches(Windows(), [], needs=("responses",), num_workers=1)) == []
+    assert list(planned_batches(Windows(), [], needs=("responses",), num_workers=1)) == []
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -181,7 +181,7 @@ def test_an_error_in_the_worker_reaches_the_loop():
     windows = Windows()
     windows.data["video"][4] = np.nan
     plans = [BatchPlan(step, np.array([index]), 0, np.zeros((1, 1))) for step, index in enumerate([1, 4, 2])]
-    stream = batches(windows, plans, needs=("video",), num_workers=1)
+    stream = planned_batches(windows, plans, needs=("video",), num_workers=1)
     assert next(stream)[0].step == 0
     with pytest.raises(ValueError, match="video of the window"):
         next(stream)

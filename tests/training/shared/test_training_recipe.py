@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
+from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
+from omnimouse.training.finetuning.parameters import build_optimizers
 from omnimouse.training.shared.recipe import (
     PUBLISHED_CORE_OPTIMIZER,
     PUBLISHED_SESSION_OPTIMIZER,
-    FinetuneRecipe,
     OptimizerRecipe,
     ScheduleRecipe,
-    build_optimizers,
 )
 
 
@@ -45,7 +45,7 @@ def trained(model):
 
 
 def test_each_set_has_its_own_optimizer(trained):
-    groups = build_optimizers(trained, FinetuneRecipe(steps=1, core=PUBLISHED_CORE_OPTIMIZER), "a")
+    groups = build_optimizers(trained, FinetuneRecipe(steps=1, train_core=True, core_learning_rate=7e-4), "a")
     assert set(groups) == {"session", "core"}
     session, core = groups["session"], groups["core"]
     assert sorted(parameter.numel() for parameter in session.parameters.values()) == [3, 8, 8, 24]
@@ -82,7 +82,7 @@ def test_half_precision_parameters_are_refused(trained):
         (lambda: FinetuneRecipe(steps=True), "steps is True"),
         (lambda: FinetuneRecipe(steps=1, seed=-1), "seed is -1"),
         (lambda: FinetuneRecipe(steps=1, mixed_precision="fp16"), "mixed_precision is 'fp16'"),
-        (lambda: FinetuneRecipe(steps=3, schedule=ScheduleRecipe(2, 2)), "2 warm-up and 2 decay steps"),
+        (lambda: FinetuneRecipe(steps=3, warmup_steps=2, decay_steps=2), "2 warm-up and 2 decay steps"),
     ],
 )
 def test_refusals(build, words):

@@ -19,6 +19,7 @@ from torch import Tensor
 from omnimouse.model.masks import Mask, as_mask, without_modalities
 from omnimouse.model.sessions import SessionSpec, inverse_softplus
 from omnimouse.support.progress import progress_bar
+from omnimouse.support.spreading import spread
 from omnimouse.training.shared.data import cut_batch
 
 if TYPE_CHECKING:
@@ -68,13 +69,12 @@ def match_neurons(
     if mask.prefix_length or not mask.target_length:
         raise ValueError(f"Neurons are matched by a task that predicts responses and shows none, not by {task!r}.")
     known = _known_vectors(model, key)
-    count = min(max_windows, len(windows))
-    indices = np.linspace(0, len(windows) - 1, count).round().astype(int).tolist()
+    indices = spread(len(windows), max_windows)
     was_training = model.training
     model.eval()
     _add_known(model, key, known)
     try:
-        batches = [indices[start : start + batch_size] for start in range(0, count, batch_size)]
+        batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
         bar = progress_bar(batches, desc="matching neurons", unit="batch", shown=progress)
         predictions, responses = _predict_known(model, windows, mask, bar)
     finally:
@@ -99,8 +99,7 @@ def _known_vectors(model: OmniMouseModel, key: str) -> Tensor:
             'OmniMouseModel.from_pretrained(..., sessions="all").'
         )
     vectors = torch.cat([model.session_state(other)["neuron_embedding"] for other in others])
-    chosen = np.linspace(0, len(vectors) - 1, min(len(vectors), MAX_KNOWN)).round().astype(int)
-    return vectors[torch.from_numpy(chosen)]
+    return vectors[torch.tensor(spread(len(vectors), MAX_KNOWN))]
 
 
 def _add_known(model: OmniMouseModel, key: str, known: Tensor) -> None:

@@ -1,27 +1,40 @@
-"""What a fine-tune is made of before its first step: session, windows, validation.
+"""What a fine-tune is made of before its first step: windows, masks, validation, and the session in the model.
 
 Every function here refuses what cannot work, with a message for the caller of `finetune`.
 """
 
 from __future__ import annotations
 
-import os
+import copy
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from accelerate import Accelerator
 
+from omnimouse.evaluation.simulated_cores import say_if_only_simulated
 from omnimouse.model.masks import Mask, as_mask, fit_masks
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
-from omnimouse.model.sessions import hash_unit_ids
 from omnimouse.recordings import Recording, Windows, is_static, mean_responses
+from omnimouse.support.spreading import spread
+from omnimouse.training.finetuning.finetune_checkpoint import Checkpoint, newest_finetune_checkpoint
+from omnimouse.training.finetuning.finetune_identity import check_identity, finetune_identity
+from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
+from omnimouse.training.finetuning.loop import TrainingRun, Validation
 from omnimouse.training.finetuning.matching import match_neurons
-from omnimouse.training.shared.checkpoint import Checkpoint, check_identity, newest_checkpoint
-from omnimouse.training.shared.data import MaskChoice, as_list, needed_arrays, validation_neuron_ids
-from omnimouse.training.shared.loop import Validation
-from omnimouse.training.shared.recipe import ScheduleRecipe
+from omnimouse.training.finetuning.parameters import build_optimizers
+from omnimouse.training.finetuning.training_tiers import TrainingTiers, choose_training_tiers
+from omnimouse.training.shared.accelerators import OneDevice
+from omnimouse.training.shared.data import (
+    MaskChoice,
+    Masks,
+    as_list,
+    choose_masks,
+    needed_arrays,
+    open_windows,
+    validation_neuron_ids,
+)
 
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
@@ -38,43 +51,68 @@ VALIDATION_TASKS = (
 MAX_DEFAULT_VALIDATION_MASKS = 8
 """Given masks are validated on themselves, up to so many; validating on more would take longer than training."""
 
-MAX_WARMUP_STEPS = 50
-"""The most warm-up steps a run has unless told otherwise; with the core frozen, nothing needs a long one."""
 
+def prepare_finetune(
+    model: OmniMouseModel,
+    recording: Recording,
+    key: str,
+    recipe: FinetuneRecipe,
+    accelerator: Accelerator | OneDevice,
+    output_dir: Path | None,
+    *,
+    resume: bool | str,
+    progress: bool,
+) -> tuple[TrainingRun, Checkpoint | None, TrainingTiers]:
+    """Returns the run, the checkpoint that it goes on from, and its trials; the session is in the model then.
 
-def check_counts(**counts: int | None) -> None:
-    """Refuses counts below 1; None stands for a default."""
-    for name, value in counts.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} is {value!r}; expected a whole number, 1 or more.")
-
-
-def make_schedule(steps: int, warmup_steps: int | None, decay_steps: int | None) -> ScheduleRecipe:
-    """Returns the schedule of a run; its defaults fit any number of steps."""
-    return ScheduleRecipe(
-        warmup_steps=min(MAX_WARMUP_STEPS, steps // 10) if warmup_steps is None else warmup_steps,
-        decay_steps=steps // 5 if decay_steps is None else decay_steps,
-    )
-
-
-def check_session(model: OmniMouseModel, recording: Recording, key: str) -> None:
-    """Refuses a recording whose neurons are not those of the session in the model."""
-    if key not in model.session_keys:
-        return
-    spec = model.session_spec(key)
-    if spec.n_neurons != recording.n_neurons:
-        raise ValueError(
-            f"Recording {recording.path} has {recording.n_neurons} neurons, but session {key!r} in the model has "
-            f"{spec.n_neurons}. Fine-tune the session on the recording it was added from, or add this one under "
-            "another key with session=KEY."
-        )
-    found = hash_unit_ids(recording.unit_ids)
-    if found is not None and spec.unit_ids_hash is not None and found != spec.unit_ids_hash:
-        raise ValueError(
-            f"Recording {recording.path} has as many neurons as session {key!r} in the model, but other unit ids or "
-            "another order of them, so the neuron vectors would belong to other neurons. Fine-tune the session on the "
-            "recording it was added from, or add this one under another key with session=KEY."
-        )
+    Args:
+        model: the model.
+        recording: of the session.
+        key: its key in the model, which may lack it.
+        recipe: settled: what model and machine decide is decided.
+        accelerator: device and precision.
+        output_dir: folder of the run, or None.
+        resume: see `finetune`.
+        progress: see `finetune`.
+    """
+    processor = recipe.processor or model.session_processor(key)
+    tiers = choose_training_tiers(recording, recipe, processor, progress=progress)
+    is_new = key not in model.session_keys
+    if not is_new:
+        tiers.warn_of_overlap(model.session_spec(key).training)
+    recording = tiers.recording
+    windows = open_windows(recording, recipe.tiers, recipe.stride, recipe.include_blanks, processor)
+    choice = choose_masks(
+        recipe.masks, recipe.mask_weights, n_neurons=min(recording.n_neurons, model.config.max_population),
+        config=model.config, missing=windows.missing, go_without=recipe.masks is None,
+    )  # fmt: skip
+    if recipe.masks is None:
+        warn_of_held_responses(recording, choice)
+    validation = None
+    if tiers.validation is not None:
+        validation = make_validation(_validation_windows(recording, tiers.validation, recipe, processor), recipe,
+                                     choice, model.config)  # fmt: skip
+    matching = wants_matching(model, key, recipe.start_from, windows.missing)
+    identity = finetune_identity(model, key, recipe, windows, choice, validation)
+    checkpoint = newest_finetune_checkpoint(output_dir) if resume and output_dir is not None else None
+    if checkpoint is not None:
+        check_identity(checkpoint, identity)
+    say_if_only_simulated(model, recording)
+    if model.processor is None:
+        model.processor = processor
+    if is_new:
+        _add_session(model, recording, key, processor, recipe.tiers)
+    to: Any = accelerator.device  # Any: the type that transformers gives `to` is that of an unbound method
+    model.to(to)
+    if is_new and matching and checkpoint is None:
+        _start_at_matches(model, key, windows, progress=progress)
+    run = TrainingRun(
+        model, accelerator, key, recipe,
+        # The thread that cuts ahead gets open files of its own; validation reads the same recording meanwhile.
+        copy.deepcopy(windows) if recipe.num_workers else windows,
+        choice, build_optimizers(model, recipe, key), validation, output_dir, identity, progress,
+    )  # fmt: skip
+    return run, checkpoint, tiers
 
 
 def shares_animal(model: OmniMouseModel, recording: Recording, key: str) -> bool:
@@ -88,20 +126,16 @@ def shares_animal(model: OmniMouseModel, recording: Recording, key: str) -> bool
     return any(model.sessions.is_trained(other) for other in others)
 
 
-def add_session(
-    model: OmniMouseModel, recording: Recording, key: str, processor: OmniMouseProcessor, train_tiers: Sequence[str]
+def _add_session(
+    model: OmniMouseModel, recording: Recording, key: str, processor: OmniMouseProcessor, tiers: tuple[str, ...]
 ) -> None:
-    """Adds the session when the model lacks it, and gives a model without a processor this one."""
-    if model.processor is None:
-        model.processor = processor
-    if key in model.session_keys:
-        return
-    means = mean_responses(recording, processor, tiers=train_tiers)
+    """Adds the session of a recording, with biases at its mean responses in the tiers that are trained on."""
+    means = mean_responses(recording, processor, tiers=tiers)
     silent = np.flatnonzero(~np.isfinite(means))
     if len(silent):
         named = ", ".join(str(neuron) for neuron in silent[:10]) + (", ..." if len(silent) > 10 else "")
         raise ValueError(
-            f"Recording {recording.path} has no finite response in tiers {', '.join(train_tiers)} for {len(silent)} of "
+            f"Recording {recording.path} has no finite response in tiers {', '.join(tiers)} for {len(silent)} of "
             f"its {recording.n_neurons} neurons: neurons {named} (counted from 0). Leave these neurons out of the "
             "recording, or run `omnimouse check` to see what is wrong with them."
         )
@@ -114,22 +148,19 @@ def add_session(
     )
 
 
-def wants_matching(model: OmniMouseModel, key: str, start_from: str, missing: Sequence[str] = ()) -> bool:
+def wants_matching(model: OmniMouseModel, key: str, start_from: str, missing: tuple[str, ...]) -> bool:
     """Whether the neurons of a new session begin at known neurons that resemble them."""
-    if start_from not in ("auto", "match", "mean"):
-        raise ValueError(f"start_from is {start_from!r}; expected 'auto', 'match' or 'mean'.")
     predictable = not {"video", "behavior"} <= set(missing)
     if start_from == "match" and not predictable:
         raise ValueError(
             "start_from='match' compares responses with what known neurons do under stimulus and behavior, but this "
             "recording has no video and no behavior. Pass start_from='mean'."
         )
-    return start_from == "match" or (
-        start_from == "auto" and predictable and any(other != key for other in model.session_keys)
-    )
+    has_others = any(other != key for other in model.session_keys)
+    return start_from == "match" or (start_from == "auto" and predictable and has_others)
 
 
-def start_at_matches(model: OmniMouseModel, key: str, windows: Windows, *, progress: bool) -> None:
+def _start_at_matches(model: OmniMouseModel, key: str, windows: Windows, *, progress: bool) -> None:
     """Begins the neurons of a session just added at matches, or takes the session out again when that fails.
 
     Left in, it would look like a known session to the next attempt, which would then go without matches.
@@ -141,18 +172,6 @@ def start_at_matches(model: OmniMouseModel, key: str, windows: Windows, *, progr
         raise
 
 
-def find_checkpoint(
-    output_dir: str | os.PathLike[str] | None, identity: dict[str, Any], *, resume: bool | str
-) -> Checkpoint | None:
-    """Returns the checkpoint that the run of this identity continues from, or None to begin anew."""
-    if resume not in (True, False, "auto"):
-        raise ValueError(f"resume is {resume!r}; expected 'auto', True or False.")
-    checkpoint = newest_checkpoint(Path(output_dir)) if resume and output_dir is not None else None
-    if checkpoint is not None:
-        check_identity(checkpoint, identity)
-    return checkpoint
-
-
 def warn_of_held_responses(recording: Recording, choice: MaskChoice) -> None:
     """Warns that single images are held constant over a window, so that what a mask shows may be what it predicts."""
     showing = sum(mask.prefix_length > 0 for mask in choice.masks)
@@ -161,50 +180,31 @@ def warn_of_held_responses(recording: Recording, choice: MaskChoice) -> None:
             f"{recording.path} holds single images, whose responses are constant over a window; {showing} of the "
             f"{len(choice.masks)} masks show responses, which can then be copied instead of predicted. Pass "
             "masks=['stimulus', 'stimulus+behavior'] to train on what images and behavior say.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
-def open_windows(
-    recording: Recording, tiers: Sequence[str], stride: int, include_blanks: bool, processor: OmniMouseProcessor
+def _validation_windows(
+    recording: Recording, tier: str, recipe: FinetuneRecipe, processor: OmniMouseProcessor
 ) -> Windows:
-    """Returns the windows of some tiers, at least one."""
-    windows = Windows(recording, tiers, stride=stride, include_blanks=include_blanks, processor=processor)
-    if len(windows) == 0:
-        raise ValueError(
-            f"Recording {recording.path} has no window in {', '.join(windows.tiers)}: {windows.explain()}. Choose "
-            "other tiers, or run `omnimouse check` to see what is wrong with them."
-        )
-    return windows
-
-
-def open_validation_windows(
-    recording: Recording, tier: str, include_blanks: bool, processor: OmniMouseProcessor
-) -> Windows:
-    """Returns the windows of the validation tier, at least one."""
     if tier not in recording.tiers:
         raise ValueError(
             f"Recording {recording.path} has no tier {tier!r} to validate on; its tiers are "
             f"{', '.join(recording.tiers)}. Pass one of them as validation_tier, or None to train without validation."
         )
-    return open_windows(recording, (tier,), 1, include_blanks, processor)
+    return open_windows(recording, (tier,), 1, recipe.include_blanks, processor)
 
 
 def validation_masks(
-    tasks: Mask | str | Sequence[Mask | str] | None,
-    masks: Mask | str | Sequence[Mask | str] | None,
-    choice: MaskChoice,
-    config: OmniMouseConfig,
-    missing: Sequence[str] = (),
+    tasks: Masks | None, masks: Masks | None, choice: MaskChoice, config: OmniMouseConfig, missing: tuple[str, ...] = ()
 ) -> tuple[dict[str, Mask], bool]:
     """Returns name -> mask to validate on, and whether they were asked for by the caller.
 
     Where the recording lacks a modality (`missing`), the defaults are the tasks of the same families that go without.
     """
     if tasks is not None:
-        tasks = as_list(tasks)
-        names = [task if isinstance(task, str) else f"validation/{i}" for i, task in enumerate(tasks)]
-        return {name: as_mask(task, config) for name, task in zip(names, tasks, strict=True)}, True
+        named = {t if isinstance(t, str) else f"validation/{i}": t for i, t in enumerate(as_list(tasks))}
+        return {name: as_mask(task, config) for name, task in named.items()}, True
     if masks is not None and len(choice.masks) <= MAX_DEFAULT_VALIDATION_MASKS:
         return dict(zip(choice.names, choice.masks, strict=True)), False
     gone = {"video": "stimulus", "behavior": "behavior"}
@@ -213,13 +213,7 @@ def validation_masks(
 
 
 def make_validation(
-    windows: Windows,
-    wanted: tuple[dict[str, Mask], bool],
-    *,
-    config: OmniMouseConfig,
-    seed: int,
-    max_windows: int,
-    all_neurons: bool,
+    windows: Windows, recipe: FinetuneRecipe, choice: MaskChoice, config: OmniMouseConfig
 ) -> Validation:
     """Fixes windows, masks and neurons of the validation.
 
@@ -229,8 +223,8 @@ def make_validation(
     Warns:
         UserWarning: some masks asked for need what was not recorded.
     """
-    candidates, asked_for = wanted
-    n_neurons = windows.recording.n_neurons
+    candidates, asked_for = validation_masks(recipe.validation_tasks, recipe.masks, choice, config, windows.missing)
+    n_neurons, all_neurons = windows.recording.n_neurons, recipe.validation_all_neurons
     population = n_neurons if all_neurons else min(n_neurons, config.max_population)
     usable, reasons = fit_masks(candidates, population, config, windows.missing)
     unserved = fit_masks(candidates, population, config)[1]
@@ -241,10 +235,9 @@ def make_validation(
             "validation_tasks=[...] that it can serve, or validation_tier=None."
         )
     if asked_for and left_out:
-        warnings.warn(f"{windows.recording.path} is not validated on {left_out}.", stacklevel=3)
-    count = min(max_windows, len(windows))
-    indices = np.linspace(0, len(windows) - 1, count).round().astype(int).tolist()
-    ids = validation_neuron_ids(seed, count, n_neurons=n_neurons, max_population=config.max_population)
+        warnings.warn(f"{windows.recording.path} is not validated on {left_out}.", stacklevel=4)
+    indices = spread(len(windows), recipe.max_validation_windows)
+    ids = validation_neuron_ids(recipe.seed, len(indices), n_neurons=n_neurons, max_population=config.max_population)
     return Validation(
         windows=windows,
         indices=indices,

@@ -14,11 +14,11 @@ from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, Windows
 from omnimouse.recordings.views.stimulus_identity import same_stimuli
 from omnimouse.support.progress import say
+from omnimouse.training.finetuning.finetune_recipe import AUTO, FinetuneRecipe
 from omnimouse.training.shared.data import STREAM_HELD_OUT, permutation
 
 logger = logging.getLogger(__name__)
 
-AUTO = "auto"
 VALIDATION = "validation"
 HELD_OUT = "held out of training"
 """Tier of the trials that a run holds out, in its own view of the recording."""
@@ -57,7 +57,7 @@ class TrainingTiers:
                 f"The weights that this run begins at were trained on tier {', '.join(trained)}, of which trials now "
                 "decide which weights are kept; they look better there than on new trials. Pass another "
                 "validation_tier, or None to keep the last weights.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     @property
@@ -81,25 +81,15 @@ def _named(before: Mapping[str, Any] | None, name: str) -> list[str]:
 
 
 def choose_training_tiers(
-    recording: Recording,
-    train: tuple[str, ...],
-    validation: str | None,
-    *,
-    seed: int,
-    processor: OmniMouseProcessor,
-    include_blanks: bool,
-    progress: bool,
+    recording: Recording, recipe: FinetuneRecipe, processor: OmniMouseProcessor, *, progress: bool
 ) -> TrainingTiers:
     """Decides which trials select the weights.
 
     Args:
         recording: the recording as it is stored.
-        train: tiers to train on.
-        validation: a tier; None for no selection; "auto" for the tier "validation" or, where there is none, a part of
-            the training trials.
-        seed: decides which part, see `hold_out`.
+        recipe: says which tiers to train on, and to select on: a tier; None for no selection; "auto" for the tier
+            "validation" or, where there is none, a part of the training trials.
         processor: how windows are cut.
-        include_blanks: whether windows may lie on blanks.
         progress: whether to say what was held out.
 
     Raises:
@@ -108,6 +98,7 @@ def choose_training_tiers(
     Warns:
         UserWarning: "auto" finds nothing to select on.
     """
+    train, validation = recipe.tiers, recipe.validation_tier
     if validation is not None and validation != AUTO and validation in train:
         raise ValueError(
             f"validation_tier is {validation!r}, which is also trained on, so it cannot tell which weights do well on "
@@ -118,13 +109,13 @@ def choose_training_tiers(
         return TrainingTiers(recording, train, validation)
     if VALIDATION in recording.tiers and VALIDATION not in train:
         return TrainingTiers(recording, train, VALIDATION)
-    view, held_out = hold_out(recording, train, seed=seed, processor=processor)
+    view, held_out = hold_out(recording, train, seed=recipe.seed, processor=processor)
     if not held_out or not len(Windows(view, HELD_OUT, include_blanks=False, processor=processor, quiet=True)):
         warnings.warn(
             f"{recording.path} has no tier 'validation', and no part of its tier {', '.join(train)} can be held out by "
             "stimulus and still have windows. The weights of the last step are kept; pass validation_tier=... to "
             "select them on a tier.",
-            stacklevel=3,
+            stacklevel=4,
         )
         return TrainingTiers(recording, train, None)
     message = (

@@ -10,11 +10,11 @@ import torch
 from accelerate import Accelerator
 
 from omnimouse.evaluation.accumulate import TaskRun
-from omnimouse.evaluation.evaluate import spread
 from omnimouse.evaluation.inputs import finite_windows, run_model, usable
 from omnimouse.evaluation.rotation import Rotation
 from omnimouse.evaluation.scores import TaskScore
 from omnimouse.model.masks import Mask, fit_masks
+from omnimouse.support.spreading import spread
 from omnimouse.training.pretraining.corpus_recordings import OpenRecordings
 from omnimouse.training.runs.distributed import Processes
 

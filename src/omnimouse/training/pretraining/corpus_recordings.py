@@ -18,8 +18,8 @@ from omnimouse.model.sessions import hash_unit_ids
 from omnimouse.recordings import Windows, open_recording
 from omnimouse.recordings.channels import missing_modalities
 from omnimouse.recordings.formats.dataset_form.dataset_tables import looks_like_dataset
-from omnimouse.training.finetuning.preparation import open_windows
 from omnimouse.training.pretraining.pretraining_recipe import RecordingsRecipe
+from omnimouse.training.shared.data import open_windows
 
 _DEVICES = ("responses", "screen")
 """Folders by which globs know a session folder; the other devices may be missing."""

@@ -19,9 +19,9 @@ from omnimouse.pretrained.session_files import read_index, read_tensors
 from omnimouse.recordings import mean_responses, open_recording
 from omnimouse.training.pretraining.corpus_order import name_words
 from omnimouse.training.pretraining.corpus_recordings import SessionInfo
-from omnimouse.training.shared.checkpoint import pack_moments, restore_moments
 from omnimouse.training.shared.data import STREAM_VECTORS, random_words
-from omnimouse.training.shared.recipe import OptimizerRecipe, ParameterGroup, build_group
+from omnimouse.training.shared.optimizers import ParameterGroup, build_group, pack_moments, restore_moments
+from omnimouse.training.shared.recipe import OptimizerRecipe
 
 if TYPE_CHECKING:
     from omnimouse.model.modeling_omnimouse import OmniMouseModel

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
 from omnimouse.model.masks import Mask, as_mask, without_modalities
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.support.outputs import check_output
+from omnimouse.support.spreading import spread
 from omnimouse.support.validation import to_mapping
 from omnimouse.training.pretraining.assignment import assign_sessions
 from omnimouse.training.pretraining.corpus_evaluation import CorpusEvaluation
@@ -33,7 +33,7 @@ from omnimouse.training.runs.monitor import STEP_NUMBERS
 from omnimouse.training.runs.run_folder import RunFolder
 from omnimouse.training.shared.data import MaskChoice, choose_masks, named_masks
 from omnimouse.training.shared.identity import architecture, data_fingerprint, window_fingerprint
-from omnimouse.training.shared.recipe import ParameterGroup, build_group
+from omnimouse.training.shared.optimizers import ParameterGroup, build_group
 
 if TYPE_CHECKING:
     from omnimouse.model.modeling_omnimouse import OmniMouseModel
@@ -301,8 +301,7 @@ def _held_out_tier(recipe: PretrainingRecipe, info: SessionInfo) -> str | None:
 
 def _spread(keys: list[str], count: int) -> list[str]:
     """Some of the keys, evenly spread."""
-    places = np.linspace(0, len(keys) - 1, min(count, len(keys))).round().astype(int) if keys else []
-    return [keys[i] for i in places]
+    return [keys[i] for i in spread(len(keys), count)]
 
 
 def _add_sessions(

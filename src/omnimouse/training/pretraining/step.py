@@ -21,8 +21,8 @@ from omnimouse.training.pretraining.setup import PretrainingRun
 from omnimouse.training.runs.flops import training_flops
 from omnimouse.training.runs.monitor import STEP_NUMBERS, count_tokens, mask_family
 from omnimouse.training.shared.data import ahead, cut_batch
-from omnimouse.training.shared.loop import forward_batch, seeded_torch
-from omnimouse.training.shared.recipe import ParameterGroup
+from omnimouse.training.shared.forward import forward_batch, seeded_torch
+from omnimouse.training.shared.optimizers import ParameterGroup
 
 
 @dataclass(frozen=True)

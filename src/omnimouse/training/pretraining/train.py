@@ -38,14 +38,10 @@ from omnimouse.training.runs.run_folder import (
 )
 from omnimouse.training.runs.trackers import choose_trackers, start_trackers
 from omnimouse.training.shared.accelerators import start_accelerator
-from omnimouse.training.shared.checkpoint import (
-    PARTIAL,
-    identity_differences,
-    pack_moments,
-    restore_moments,
-    warn_of_unknown,
-)
-from omnimouse.training.shared.loop import ECHO_SECONDS, StopRequest
+from omnimouse.training.shared.checkpoint import PARTIAL
+from omnimouse.training.shared.forward import ECHO_SECONDS, StopRequest
+from omnimouse.training.shared.identity import identity_differences, warn_of_unknown
+from omnimouse.training.shared.optimizers import pack_moments, restore_moments
 
 
 @dataclass(frozen=True)

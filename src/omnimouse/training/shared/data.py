@@ -19,8 +19,14 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 
+from omnimouse.evaluation.inputs import Needs
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.masks import TRAINING_MASKS, Mask, as_mask, fit_masks
+from omnimouse.model.processing_omnimouse import OmniMouseProcessor
+from omnimouse.recordings import Recording, Windows
+
+Masks = Mask | str | Sequence[Mask | str]
+"""What callers pass for masks: one, or several, each also by its name."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -162,14 +168,12 @@ class MaskChoice:
     needs: tuple[str, ...]
 
 
-def as_list(masks: Mask | str | Sequence[Mask | str]) -> Sequence[Mask | str]:
+def as_list(masks: Masks) -> Sequence[Mask | str]:
     """Masks and task names as a list, also where there is one by itself."""
     return [masks] if isinstance(masks, Mask | str) else masks
 
 
-def named_masks(
-    masks: Mask | str | Sequence[Mask | str] | None, config: OmniMouseConfig
-) -> tuple[list[str], list[Mask]]:
+def named_masks(masks: Masks | None, config: OmniMouseConfig) -> tuple[list[str], list[Mask]]:
     """Returns what messages call each mask, and the masks; None stands for the 120 training masks.
 
     Raises:
@@ -184,7 +188,7 @@ def named_masks(
 
 
 def choose_masks(
-    masks: Mask | str | Sequence[Mask | str] | None,
+    masks: Masks | None,
     mask_weights: Sequence[float] | None,
     *,
     n_neurons: int,
@@ -233,13 +237,25 @@ def choose_masks(
 
 def needed_arrays(masks: Sequence[Mask], n_neurons: int, config: OmniMouseConfig) -> tuple[str, ...]:
     """Returns which of "responses", "video" and "behavior" the masks take in or are compared with."""
-    resolved = [mask.resolve(n_neurons, config) for mask in masks]
-    needed = {
-        "responses": any(mask.shows_responses or mask.predicts_responses for mask in resolved),
-        "video": any(mask.shows_video for mask in resolved),
-        "behavior": any(mask.encodes_behavior or mask.decodes_behavior for mask in resolved),
-    }
-    return tuple(name for name, is_needed in needed.items() if is_needed)
+    needed = {name for mask in masks for name in Needs.of(mask.resolve(n_neurons, config)).passed}
+    return tuple(name for name in ("responses", "video", "behavior") if name in needed)
+
+
+def open_windows(
+    recording: Recording, tiers: Sequence[str], stride: int, include_blanks: bool, processor: OmniMouseProcessor
+) -> Windows:
+    """Returns the windows of some tiers.
+
+    Raises:
+        ValueError: there is none.
+    """
+    windows = Windows(recording, tiers, stride=stride, include_blanks=include_blanks, processor=processor)
+    if len(windows) == 0:
+        raise ValueError(
+            f"Recording {recording.path} has no window in {', '.join(windows.tiers)}: {windows.explain()}. Choose "
+            "other tiers, or run `omnimouse check` to see what is wrong with them."
+        )
+    return windows
 
 
 def cut_batch(
@@ -280,7 +296,7 @@ def cut_batch(
     return batch
 
 
-def batches(
+def planned_batches(
     windows: WindowSource, plans: Iterable[BatchPlan], *, needs: Sequence[str], num_workers: int = 0
 ) -> Generator[tuple[BatchPlan, dict[str, torch.Tensor]], None, None]:
     """Yields each plan with its windows.

@@ -9,21 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from omnimouse.training.shared import checkpoint as module
-from omnimouse.training.shared.checkpoint import (
+from omnimouse.training.finetuning import finetune_checkpoint as module
+from omnimouse.training.finetuning.finetune_checkpoint import (
     TrainingState,
-    append_history,
-    check_identity,
     copy_parameters,
-    identity_differences,
     load_parameters,
-    newest_checkpoint,
-    remove_checkpoints,
-    restore,
+    newest_finetune_checkpoint,
+    restore_groups,
     save_checkpoint,
-    write_history,
 )
-from omnimouse.training.shared.recipe import OptimizerRecipe, ParameterGroup
+from omnimouse.training.finetuning.finetune_identity import check_identity
+from omnimouse.training.shared.checkpoint import append_history, remove_checkpoints, write_history
+from omnimouse.training.shared.identity import identity_differences
+from omnimouse.training.shared.optimizers import ParameterGroup
+from omnimouse.training.shared.recipe import OptimizerRecipe
 
 RECIPE = OptimizerRecipe(learning_rate=0.1, weight_decay=0.01)
 
@@ -70,8 +69,8 @@ def test_round_trip_continues_exactly(tmp_path):
     # Other order, other values: names alone say what belongs where.
     others = make_groups(order=("b", "a.y", "a.x"))
     load_parameters(others, {name: value + 1 for name, value in copy_parameters(groups).items()})
-    found = newest_checkpoint(tmp_path)
-    loaded = restore(found, others)
+    found = newest_finetune_checkpoint(tmp_path)
+    loaded = restore_groups(found, others)
     assert found.identity == {"seed": 1}
     assert {**vars(loaded), "best_parameters": None} == {**vars(saved), "best_parameters": None}
     assert all(torch.equal(loaded.best_parameters[name], best[name]) for name in best)
@@ -86,7 +85,7 @@ def test_a_parameter_without_gradients_has_no_moments(tmp_path):
     train(groups, 2, skip=("b",))
     save_checkpoint(tmp_path, groups, state(2), {})
     restored = make_groups()
-    restore(newest_checkpoint(tmp_path), restored)
+    restore_groups(newest_finetune_checkpoint(tmp_path), restored)
     assert not restored["core"].optimizer.state
     assert len(restored["session"].optimizer.state) == 2
 
@@ -98,7 +97,7 @@ def test_the_random_state_comes_back(tmp_path):
         save_checkpoint(tmp_path, groups, state(1), {})
         expected = torch.rand(4)
         torch.manual_seed(12)
-        restore(newest_checkpoint(tmp_path), groups)
+        restore_groups(newest_finetune_checkpoint(tmp_path), groups)
         assert torch.equal(torch.rand(4), expected)
 
 
@@ -126,7 +125,7 @@ def test_the_old_one_stays_until_the_new_one_is_there(tmp_path, monkeypatch):
             patch.setattr(where, name, fail)
             with pytest.raises(OSError, match="disk full"):
                 save_checkpoint(tmp_path, groups, state(2), {})
-        assert newest_checkpoint(tmp_path).state.step == 1
+        assert newest_finetune_checkpoint(tmp_path).state.step == 1
     save_checkpoint(tmp_path, groups, state(3), {})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000003"]
 
@@ -185,16 +184,16 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, file, damage
         newest = save_checkpoint(tmp_path, groups, state(2), {})
     damage(newest / file)
     with pytest.warns(UserWarning, match="damaged checkpoint .*checkpoint-00000002"):
-        assert newest_checkpoint(tmp_path).state.step == 1
+        assert newest_finetune_checkpoint(tmp_path).state.step == 1
     save_checkpoint(tmp_path, groups, state(2), {})
-    assert newest_checkpoint(tmp_path).state.step == 2
+    assert newest_finetune_checkpoint(tmp_path).state.step == 2
 
 
 def test_no_checkpoint(tmp_path):
-    assert newest_checkpoint(tmp_path) is None
-    assert newest_checkpoint(tmp_path / "absent") is None
+    assert newest_finetune_checkpoint(tmp_path) is None
+    assert newest_finetune_checkpoint(tmp_path / "absent") is None
     (tmp_path / ".partial-checkpoint-00000004-1").mkdir()
-    assert newest_checkpoint(tmp_path) is None
+    assert newest_finetune_checkpoint(tmp_path) is None
 
 
 def test_removing_leaves_other_files_alone(tmp_path):
@@ -207,7 +206,7 @@ def test_removing_leaves_other_files_alone(tmp_path):
 
 def test_another_identity_is_refused_with_every_difference(tmp_path):
     save_checkpoint(tmp_path, make_groups(), state(1), {"seed": 1, "masks": (1, 2), "long": "x" * 500, "gone": 4})
-    found = newest_checkpoint(tmp_path)
+    found = newest_finetune_checkpoint(tmp_path)
     check_identity(found, {"seed": 1, "masks": (1, 2), "long": "x" * 500, "gone": 4})
     with pytest.raises(ValueError) as error:
         check_identity(found, {"seed": 2, "masks": (1, 2), "long": "y" * 500})

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from omnimouse.training import finetune
-from omnimouse.training.shared import loop
-from omnimouse.training.shared.loop import StopRequest, only_trainable
-from omnimouse.training.shared.recipe import PUBLISHED_CORE_OPTIMIZER, FinetuneRecipe, build_optimizers
+from omnimouse.training.finetuning import loop
+from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
+from omnimouse.training.finetuning.parameters import build_optimizers
+from omnimouse.training.shared.forward import StopRequest, only_trainable
+from omnimouse.training.shared.recipe import PUBLISHED_CORE_OPTIMIZER
 
 QUICK = {"steps": 2, "batch_size": 2, "validation_tier": None, "cpu": True, "progress": False}
 
