@@ -14,18 +14,9 @@ from omnimouse import OmniMouseConfig, OmniMouseModel
 
 SMALL = {"hidden_size": 32, "identity_size": 8, "num_attention_heads": 2, "video_hidden_size": 16}
 
-SMALL_OVERRIDES = {
-    "hidden_size": 32,
-    "identity_size": 8,
-    "num_attention_heads": 2,
-    "num_latents": 4,
-    "num_registers": 2,
-    "video_hidden_size": 16,
-    "video_num_heads": 1,
-    "video_depths": [1, 1],
-    "video_drop_path_rate": 0.5,
-    "max_population": 10,
-}
+SMALLEST = {**SMALL, "num_latents": 4, "num_registers": 2, "video_num_heads": 1, "video_depths": [1, 1]}
+
+SMALL_OVERRIDES = {**SMALLEST, "video_drop_path_rate": 0.5, "max_population": 10}
 """The settings of pre-trainings of a few steps."""
 
 THREE = (("b-1-1", 12, "b"), ("a-2-1", 10, "a"), ("a-1-1", 9, "a"))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_models import SMALLEST
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, __version__
 from omnimouse.cli import demo
@@ -31,10 +32,6 @@ COMMANDS = (
     "export", "push", "info",
 )  # fmt: skip
 N_NEURONS = 12
-SMALL_CORE = {
-    "hidden_size": 32, "identity_size": 16, "num_attention_heads": 2, "num_latents": 4, "num_registers": 2,
-    "video_hidden_size": 16, "video_num_heads": 1, "video_depths": [1, 1],
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +44,7 @@ def recording_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def core_folder(tmp_path_factory):
     torch.manual_seed(0)
-    model = OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALL_CORE))
+    model = OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALLEST))
     model.processor = OmniMouseProcessor(profile="strict")
     folder = tmp_path_factory.mktemp("models") / "core"
     model.save_pretrained(folder)
@@ -283,7 +280,7 @@ def test_errors_are_messages_that_say_what_to_do(recording_folder, core_folder, 
     other_mouse = tmp_path / "other"
     simulate_recording(other_mouse, 6, n_neurons=N_NEURONS, minutes=2, animal="other")
     torch.manual_seed(1)
-    OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALL_CORE)).save_pretrained(tmp_path / "other-core")
+    OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALLEST)).save_pretrained(tmp_path / "other-core")
     (tmp_path / "empty").mkdir()
     use = ["--session-adapter", adapter]
     npz = ["--output", tmp_path / "p.npz"]

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import SMALLEST
 from static_folders import IMAGES, KEY, NAME, NEURONS, TIERS, change, stored, trials_of, write_static
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor, evaluate_static, write_static_submission
@@ -30,11 +31,6 @@ from omnimouse.evaluation.static.static_metrics import (
     mean_with_zeros,
 )
 from omnimouse.recordings import Windows, open_recording
-
-SMALL = {
-    "hidden_size": 32, "identity_size": 8, "num_attention_heads": 2, "num_latents": 4, "num_registers": 2,
-    "video_hidden_size": 16, "video_num_heads": 1, "video_depths": [1, 1],
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +49,7 @@ def copy(folder, tmp_path):
 def model(folder):
     """A small model whose session has random vectors, so that its predictions differ between images."""
     torch.manual_seed(1)
-    model = OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALL))
+    model = OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALLEST))
     model.add_session(open_recording(folder))
     for _, parameter in model.session_named_parameters():
         torch.nn.init.normal_(parameter)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import SMALLEST
 from torch.backends import cuda
 from torch.nn.attention import SDPBackend
 
@@ -212,12 +213,6 @@ def test_compiles_without_a_graph_break(inputs, function):
 def test_more_items_than_a_grid_has_are_computed_in_parts(monkeypatch, inputs):
     monkeypatch.setattr(attention_kernels, "MOST_ITEMS", 2)
     torch.testing.assert_close(attend(*inputs), plain_attention(*inputs))
-
-
-SMALLEST = {
-    "hidden_size": 32, "identity_size": 8, "num_attention_heads": 2, "num_latents": 4, "num_registers": 2,
-    "num_fusion_layers": 2, "video_hidden_size": 16, "video_num_heads": 1, "video_depths": [1, 1],
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
+from small_models import SMALL
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, evaluate, finetune, open_recording, simulate_recording
 from omnimouse.pretrained.session_files import AdapterConfig
 
-SMALL = {"hidden_size": 32, "identity_size": 8, "num_attention_heads": 2, "video_hidden_size": 16}
 FUSION_STACK = r"fusion\.\d+\.(query_key_value|output|feed_forward\.(up|gate|down))"
 QUICK = {"steps": 2, "batch_size": 2, "max_validation_windows": 2, "masks": ["stimulus"], "progress": False}
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 import torch
+
+sys.path.append(str(Path(__file__).parents[1]))
+from small_models import SMALL_OVERRIDES
 
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.modeling_omnimouse import OmniMouseModel
@@ -30,20 +34,7 @@ SETTINGS = {
 def small_model() -> OmniMouseModel:
     """A model of a few thousand parameters with stochastic depth, the same every time."""
     torch.manual_seed(0)
-    config = OmniMouseConfig.from_preset(
-        "tiny",
-        hidden_size=32,
-        identity_size=8,
-        num_attention_heads=2,
-        num_latents=4,
-        num_registers=2,
-        video_hidden_size=16,
-        video_num_heads=1,
-        video_depths=[1, 1],
-        video_drop_path_rate=0.5,
-        max_population=10,
-    )
-    return OmniMouseModel(config)
+    return OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALL_OVERRIDES))
 
 
 def _die() -> None:

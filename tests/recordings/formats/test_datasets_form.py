@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from small_models import SMALLEST
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor, evaluate, finetune
 from omnimouse.cli.describe import describe as describe_path
@@ -39,10 +40,6 @@ from omnimouse.training.pretraining.pretraining_recipe import RecordingsRecipe
 
 PROFILES = ("published", "experanto-main", "strict")
 KEY = "7-1-2"
-SMALL = {
-    "hidden_size": 32, "identity_size": 8, "num_attention_heads": 2, "num_latents": 4, "num_registers": 2,
-    "video_hidden_size": 16, "video_num_heads": 1, "video_depths": [1, 1],
-}  # fmt: skip
 
 
 def assert_same_windows(found: Recording, expected: Recording, stride: int = 5) -> int:
@@ -335,7 +332,7 @@ def test_finetune_evaluate_recipes_and_commands_take_it(simulated, tmp_path, cap
     entry = json.loads(capsys.readouterr().out)["recordings"][0]
     assert (entry["folder"], entry["rows"]) == (str(out / source.session_key), source.responses.shape[0])
     torch.manual_seed(0)
-    model = OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALL))
+    model = OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALLEST))
     settings = {"steps": 2, "batch_size": 2, "masks": ["stimulus"], "cpu": True, "num_workers": 1, "progress": False}
     finetune(model, open_recording(out), **settings)
     found, expected = (

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_models import SMALLEST
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor, evaluate, finetune, predict
 from omnimouse.cli.describe import describe as describe_path
@@ -23,10 +24,6 @@ from omnimouse.training.pretraining.pretraining_recipe import RecordingsRecipe
 NAME = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
 TIERS = ("train", "live_test_main", "train", "oracle", "train", "none", "train", "oracle", "final_test_main", "train")
 NEURONS, LENGTH, PADDED = 6, 90, 97
-SMALL = {
-    "hidden_size": 32, "identity_size": 8, "num_attention_heads": 2, "num_latents": 4, "num_registers": 2,
-    "video_hidden_size": 16, "video_num_heads": 1, "video_depths": [1, 1],
-}  # fmt: skip
 
 
 def padded(array: np.ndarray, length: int) -> np.ndarray:
@@ -288,7 +285,7 @@ def test_recordings_are_pickled_without_open_files(folder):
 
 def test_finetune_and_evaluate(folder, tmp_path):
     torch.manual_seed(0)
-    model = OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALL))
+    model = OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALLEST))
     recording = open_recording(folder)
     settings = {"steps": 2, "batch_size": 2, "masks": ["stimulus", "stimulus+behavior"], "cpu": True, "num_workers": 1}
     with pytest.raises(ValueError, match=r"no tier 'validation' to validate on; its tiers are train, live_test_main"):

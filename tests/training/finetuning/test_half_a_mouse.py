@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from small_models import SMALL
+from small_models import SMALLEST
 
 from omnimouse import (
     TASKS,
@@ -40,7 +40,7 @@ KINDS = {
 }
 BEHAVIOR = {"video": (), "running": ("running_speed",), "pupil": ("pupil_size", "pupil_size_derivative")}
 QUICK = {"steps": 1, "batch_size": 1, "max_validation_windows": 1, "validate_every": 1, "cpu": True, "progress": False}
-CONFIG = OmniMouseConfig.from_preset("tiny", **SMALL, num_latents=4, num_registers=2, video_depths=[1, 1])
+CONFIG = OmniMouseConfig.from_preset("tiny", **SMALLEST)
 
 
 def record(kind: str, key: str = "half-1-1", n_neurons: int = N_NEURONS):
@@ -214,7 +214,7 @@ def test_from_the_shell(kind, tmp_path, capsys):
 def test_a_corpus_of_whole_and_half_mice_is_trained_and_scored(tmp_path):
     for number, kind in enumerate(("all", "running", "video", "nothing"), 1):
         save_recording(record(kind, f"m{number}-1-1", 8 + number), tmp_path / f"m{number}")
-    overrides = {name: value for name, value in SMALL.items()} | {"num_latents": 4, "num_registers": 2}
+    overrides = SMALLEST
     result = train(
         {
             "output": str(tmp_path / "run"),

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from small_models import SMALL
 
 from omnimouse import OmniMouseConfig, OmniMouseModel
 from omnimouse.training import finetune
 from omnimouse.training.finetuning.matching import match_neurons
 
-SMALL = {"hidden_size": 32, "identity_size": 8, "num_attention_heads": 2, "video_hidden_size": 16}
 KNOWN, NEW = 20, 6
 
 

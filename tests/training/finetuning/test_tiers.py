@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_models import SMALL
+from small_models import SMALLEST
 
 from omnimouse import (
     OmniMouseConfig,
@@ -50,9 +50,7 @@ def record(tiers, clips=None, *, video=True, conditions=None, withheld=()):
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return OmniMouseModel(
-        OmniMouseConfig.from_preset("tiny", **SMALL, num_latents=4, num_registers=2, video_depths=[1, 1])
-    )
+    return OmniMouseModel(OmniMouseConfig.from_preset("tiny", **SMALLEST))
 
 
 def test_without_a_validation_tier_a_tenth_of_the_stimuli_is_held_out(model):
