@@ -31,7 +31,7 @@ from omnimouse.model import attention, tokens
 from omnimouse.model.attention import Group, Layout, n_rows, plan_attention
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.masks import as_mask
-from omnimouse.model.modeling_omnimouse import OmniMouseModel
+from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
 SESSION = "benchmark"
 

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from omnimouse.evaluation.predict import predict
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
     from omnimouse.model.masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel, OmniMouseOutput
+    from omnimouse.model.modeling_omnimouse import OmniMouseOutput
     from omnimouse.model.processing_omnimouse import OmniMouseProcessor
-    from omnimouse.pretrained.pretrained_omnimouse import session_keys
+    from omnimouse.pretrained.locating import session_keys
+    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
     from omnimouse.pretrained.published.conversion import convert
     from omnimouse.recordings import (
         Recording,
@@ -42,7 +43,7 @@ _MODULES = {
     "TRAINING_MASKS": "model.masks",
     "Mask": "model.masks",
     "OmniMouseConfig": "model.configuration_omnimouse",
-    "OmniMouseModel": "model.modeling_omnimouse",
+    "OmniMouseModel": "pretrained.omnimouse_model",
     "OmniMouseOutput": "model.modeling_omnimouse",
     "OmniMouseProcessor": "model.processing_omnimouse",
     "Recording": "recordings",
@@ -58,7 +59,7 @@ _MODULES = {
     "predict": "evaluation",
     "recording_from_arrays": "recordings",
     "save_recording": "recordings",
-    "session_keys": "pretrained.pretrained_omnimouse",
+    "session_keys": "pretrained.locating",
     "simulate_recording": "recordings.simulation.simulated",
     "train": "training",
     "write_static_submission": "evaluation",

@@ -81,7 +81,7 @@ class FakeModel:
     def __init__(self, n_neurons=N_NEURONS):
         self.config = OmniMouseConfig.from_preset("tiny")
         self.spec = SimpleNamespace(key="1-2-3", n_neurons=n_neurons, animal_id="1", unit_ids_hash=None, training=None)
-        self.sessions = SimpleNamespace(full_key=lambda key: key)
+        self.sessions = SimpleNamespace(full_key=lambda key: key, specs={})
         self.training = True
         self.calls = []
 
@@ -91,9 +91,6 @@ class FakeModel:
 
     def session_spec(self, key):
         return self.spec
-
-    def session_processor(self, key):
-        return OmniMouseProcessor(profile="strict")
 
     def core_hash(self):
         return "c0" * 32

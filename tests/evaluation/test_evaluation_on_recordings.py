@@ -10,8 +10,8 @@ from omnimouse.evaluation import evaluate, predict, write_report
 from omnimouse.evaluation.rotation import Rotation
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.masks import TASKS
-from omnimouse.model.modeling_omnimouse import OmniMouseModel
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
+from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.recordings import Windows
 from omnimouse.recordings.simulation.simulated import correlation_ceiling, load_truth, simulate_recording
 

@@ -14,7 +14,7 @@ from small_models import CASES, DATA, client, files, rank_contents, write_ranks
 from omnimouse import Mask, OmniMouseModel, OmniMouseProcessor, convert, session_keys
 from omnimouse.pretrained.published import checkpoint_files as published_files
 from omnimouse.pretrained.published import conversion
-from omnimouse.pretrained.published.models import load_checkpoint
+from omnimouse.published import load_checkpoint
 
 KEYS = sorted(CASES["sessions"])
 REPO = "the-enigma-project/omnimouse-80M"

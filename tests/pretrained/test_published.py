@@ -18,7 +18,7 @@ from small_models import CASES, DATA, rank_contents, write_ranks
 
 from omnimouse import OmniMouseModel
 from omnimouse.pretrained.published import checkpoint_files as published_files
-from omnimouse.pretrained.published.models import load_checkpoint, model_from_state_dict
+from omnimouse.published import load_checkpoint, model_from_state_dict
 
 KEYS = list(CASES["sessions"])
 

@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from small_models import SMALL_OVERRIDES
 
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.modeling_omnimouse import OmniMouseModel
+from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.training.finetuning import loop
 from omnimouse.training.finetuning.finetune import finetune
 from omnimouse.training.shared import checkpoint

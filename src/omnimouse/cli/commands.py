@@ -19,7 +19,7 @@ from omnimouse.support.version import __version__
 
 if TYPE_CHECKING:
     from omnimouse.evaluation import Scores, StaticScores
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
     from omnimouse.recordings import Recording
 
 
@@ -196,7 +196,7 @@ def convert(args: argparse.Namespace) -> int:
 
 def push(args: argparse.Namespace) -> int:
     """Push a model or a session adapter to the Hub."""
-    from omnimouse.hub.sources import locate
+    from omnimouse.pretrained.locating import locate
     from omnimouse.pretrained.session_files import AdapterConfig, is_adapter
 
     options: dict[str, Any] = {

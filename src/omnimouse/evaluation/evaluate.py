@@ -47,14 +47,14 @@ from omnimouse.support.tensor_files import hash_tensors
 
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
     from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 
 Tasks = str | Mask | Sequence[str | Mask] | Mapping[str, str | Mask]
 
 
 def evaluate(
-    model: OmniMouseModel,
+    model: OmniMouseNetwork,
     recording: Recording | str | os.PathLike[str],
     tasks: Tasks = "all",
     tier: str | None = None,
@@ -236,7 +236,7 @@ def _training_means(inputs: Inputs) -> np.ndarray | None:
 
 
 def _stream(
-    model: OmniMouseModel,
+    model: OmniMouseNetwork,
     inputs: Inputs,
     indices: list[int],
     runs: list[TaskRun],

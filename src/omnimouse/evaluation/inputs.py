@@ -12,14 +12,14 @@ from torch import Tensor
 
 from omnimouse.evaluation.simulated_cores import say_if_only_simulated
 from omnimouse.evaluation.tiers import SCORED_TIERS, choose_tier, notes_on_tier, use_in_training
-from omnimouse.model.processing_omnimouse import OmniMouseProcessor
+from omnimouse.model.processing_omnimouse import OmniMouseProcessor, session_processor
 from omnimouse.model.sessions import hash_unit_ids
 from omnimouse.recordings import Recording, Windows, open_recording
 from omnimouse.support.progress import progress_bar
 
 if TYPE_CHECKING:
     from omnimouse.model.masks import Mask, ResolvedMask
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel, OmniMouseOutput
+    from omnimouse.model.modeling_omnimouse import OmniMouseNetwork, OmniMouseOutput
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def as_recording(recording: Recording | str | os.PathLike[str]) -> Recording:
 
 
 def prepare(
-    model: OmniMouseModel,
+    model: OmniMouseNetwork,
     recording: Recording | str | os.PathLike[str],
     tier: str | None,
     *,
@@ -92,7 +92,7 @@ def prepare(
     if stride < 1:
         raise ValueError(f"stride is {stride}; expected 1 or more (every stride-th possible window start is used)")
     if processor is None:
-        processor = model.session_processor(key)
+        processor = session_processor(model.sessions, key, model.processor)
     windows = Windows(
         recording,
         (tier,),
@@ -113,7 +113,7 @@ def check_max_windows(max_windows: int | None) -> None:
         raise ValueError(f"max_windows is {max_windows}; expected 1 or more, or None for all windows")
 
 
-def check_session(model: OmniMouseModel, recording: Recording, key: str) -> None:
+def check_session(model: OmniMouseNetwork, recording: Recording, key: str) -> None:
     """Refuses a recording whose neurons are not those of its session in the model.
 
     Raises:
@@ -190,7 +190,7 @@ def batches(
 
 
 def run_model(
-    model: OmniMouseModel,
+    model: OmniMouseNetwork,
     session_key: str,
     mask: Mask,
     batch: dict[str, Tensor],

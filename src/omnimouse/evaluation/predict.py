@@ -38,7 +38,7 @@ from omnimouse.support.outputs import check_output
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
     from omnimouse.model.masks import Mask, ResolvedMask
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
     from omnimouse.model.processing_omnimouse import OmniMouseProcessor
     from omnimouse.recordings import Recording
 
@@ -120,7 +120,7 @@ class Predictions:
 
 
 def predict(
-    model: OmniMouseModel,
+    model: OmniMouseNetwork,
     recording: Recording | str | os.PathLike[str],
     task: str | Mask,
     *,
@@ -236,7 +236,7 @@ class _Collected:
         self.arrays: dict[str, np.ndarray] = {}
 
     def run(
-        self, model: OmniMouseModel, inputs: Inputs, indices: list[int], *, batch_size: int, progress: bool
+        self, model: OmniMouseNetwork, inputs: Inputs, indices: list[int], *, batch_size: int, progress: bool
     ) -> None:
         """Predict all windows that hold no NaN where the task needs values."""
         everything = len(self.neurons) == inputs.recording.n_neurons

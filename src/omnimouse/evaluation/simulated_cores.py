@@ -11,7 +11,7 @@ from omnimouse.recordings.simulation.simulated import truth_folder
 from omnimouse.support.files import read_mapping
 
 if TYPE_CHECKING:
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
     from omnimouse.recordings import Recording
 
 TRAINING_FILE = "training.json"
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 _said: set[tuple[str, str]] = set()
 
 
-def say_if_only_simulated(model: OmniMouseModel, recording: Recording) -> None:
+def say_if_only_simulated(model: OmniMouseNetwork, recording: Recording) -> None:
     """Logs one line, once per process and session, if the core knows simulated neurons only and the recording is real.
 
     A core is known by its hash, wherever it lies; once trained further, it is another one. A recording is simulated
@@ -43,7 +43,7 @@ def say_if_only_simulated(model: OmniMouseModel, recording: Recording) -> None:
         )
 
 
-def _simulated_core(model: OmniMouseModel) -> str | None:
+def _simulated_core(model: OmniMouseNetwork) -> str | None:
     """The packaged core that a model has, if it was trained on simulated neurons only."""
     for name in PACKAGED_CORES:
         config = read_mapping(PACKAGED_FOLDER / name / "config.json", "the architecture of a core")

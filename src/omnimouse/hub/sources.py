@@ -1,6 +1,6 @@
 """Names of models, what they stand for, and bringing their files to this machine.
 
-A model is opened from a folder, whatever it was named by: `locate` turns a name into a `Source`, whose folder holds the
+A model is opened from a folder, whatever it was named by: `find` turns a name into a `Source`, whose folder holds the
 small files (configuration, list of sessions); `Source.fetch` then brings the files that are wanted. A revision is
 resolved once, so that core and sessions always come from one commit.
 """
@@ -117,30 +117,16 @@ class Source:
         """Whether it is a model or adapter in our stored layout, and not, say, a published checkpoint."""
         return (self.folder / "config.json").is_file() or (self.folder / "adapter_config.json").is_file()
 
+    @property
+    def holds_rank_files(self) -> bool:
+        """Whether it is a checkpoint as the authors published theirs, one pickle per process."""
+        names = list_files(self) if self.options else [path.name for path in self.folder.glob("*.ckpt")]
+        return any(RANK_FILE.fullmatch(name) for name in names)
+
     def fetch(self, patterns: Iterable[str]) -> None:
         """Brings the files that match patterns, which are relative to the source's folder."""
         if self.options is not None:
             download(self.name, self.options, patterns)
-
-
-def locate(name: str | Path, options: HubOptions | None = None) -> Source:
-    """Finds a model or session adapter by name; of a repo, only the small files are fetched.
-
-    Weights in the form in which they were published are converted on first use, and the converted copy is located.
-    Arguments and errors are those of `find`.
-    """
-    from omnimouse.pretrained.published.checkpoint_files import rank_files
-    from omnimouse.pretrained.published.conversion import converted_folder, converted_repo
-
-    options = options or HubOptions()
-    source = find(name, options)
-    if source.is_stored_model:
-        return source
-    if source.options is not None:
-        return Source(source.name, converted_repo(source), source.commit)
-    if rank_files(source.folder):
-        return Source(source.name, converted_folder(source.folder, options.cache_dir))
-    return source
 
 
 def find(name: str | Path, options: HubOptions | None = None) -> Source:
@@ -267,7 +253,7 @@ def explained(repo: str, revision: str | None, *, dataset: bool = False) -> Iter
         dataset: Whether it is a dataset, and not a model.
 
     Raises:
-        OSError: As `locate` says.
+        OSError: As `find` says.
         ValueError: The repo's name cannot be one.
     """
     page = f"datasets/{repo}" if dataset else repo

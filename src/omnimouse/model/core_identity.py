@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -26,6 +26,11 @@ CHANGES_NO_PREDICTION = frozenset(
     }
 )
 """Fields of `OmniMouseConfig` that do not count. All others do, also those that will be added."""
+
+PEFT_ORIGINALS = ("base_layer", "original_module")
+"""Where peft keeps a layer that it put one of its own around."""
+
+T = TypeVar("T", bound=Tensor)
 
 
 def core_settings(config: OmniMouseConfig | Mapping[str, Any]) -> dict[str, Any]:
@@ -88,3 +93,20 @@ def settings_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> 
 
     pairs = {name: (value(theirs, name), value(ours, name)) for name in sorted({*theirs, *ours})}
     return "; ".join(f"{name} {there} there, {here} here" for name, (there, here) in pairs.items() if there != here)
+
+
+def split_injected(tensors: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:
+    """Splits named tensors into the model's own, under the names they always had, and those that peft added.
+
+    peft puts a layer of its own around the original, which it keeps as `base_layer` (or `original_module`), with what
+    it adds beside it. Going by these names serves all of its methods and works without peft.
+    """
+    split = {name: name.split(".") for name in tensors}
+    wrapped = {tuple(parts[:i]) for parts in split.values() for i, part in enumerate(parts) if part in PEFT_ORIGINALS}
+    own, injected = {}, {}
+    for name, parts in split.items():
+        if any(tuple(parts[:i]) in wrapped and part not in PEFT_ORIGINALS for i, part in enumerate(parts)):
+            injected[name] = tensors[name]
+        else:
+            own[".".join(part for part in parts if part not in PEFT_ORIGINALS)] = tensors[name]
+    return own, injected

@@ -7,23 +7,27 @@ L target samples, D hidden size, E identity size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.generic import ModelOutput
 
 from omnimouse.model.attention import CrossAttentionBlock, SelfAttentionBlock
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.core_identity import core_settings, core_sha256, split_injected
 from omnimouse.model.masks import Mask, as_mask
-from omnimouse.model.sessions import SessionTables
+from omnimouse.model.sessions import InitialVectors, SessionSpec, SessionTables, without_sessions
 from omnimouse.model.tokens import Identity, PlanCache, Tokens, WindowPlan
 from omnimouse.model.video import VideoEncoder
-from omnimouse.pretrained import auto_classes
-from omnimouse.pretrained.pretrained_omnimouse import OmniMousePreTrainedModel
+from omnimouse.support.tensor_files import hash_tensors
+
+if TYPE_CHECKING:
+    from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 
 
 @dataclass
@@ -71,8 +75,10 @@ def _init_linear(module: nn.Linear, std: float | None = None) -> None:
         init.zeros_(module.bias)
 
 
-class OmniMouseModel(OmniMousePreTrainedModel):
+class OmniMouseNetwork(PreTrainedModel):
     """One transformer for mouse visual cortex: neural responses, video and behaviour in, what the mask hides out.
+
+    It knows no file: `OmniMouseModel` is this network with loading, saving and sharing.
 
     ```
     responses [B,60,P] --conv--> response tokens ----+            video [B,1,60,36,64]
@@ -103,6 +109,15 @@ class OmniMouseModel(OmniMousePreTrainedModel):
         config: Architecture.
     """
 
+    config: OmniMouseConfig
+    config_class = OmniMouseConfig
+    base_model_prefix = ""
+    main_input_name = "responses"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["SelfAttentionBlock", "CrossAttentionBlock", "VideoBlock"]  # noqa: RUF012 (as transformers)
+    _keys_to_ignore_on_load_unexpected = [r"^sessions\."]  # noqa: RUF012
+
     def __init__(self, config: OmniMouseConfig):
         super().__init__(config)
         size, heads, eps = config.hidden_size, config.num_attention_heads, config.rms_norm_eps
@@ -122,9 +137,8 @@ class OmniMouseModel(OmniMousePreTrainedModel):
             torch.empty(len(config.behavior_channels), config.num_behavior_samples, size)
         )
         self.sessions = SessionTables(config.identity_size)
-        self.processor: Any = None
+        self.processor: OmniMouseProcessor | None = None
         self._plans = PlanCache()
-        self._source = None
         self.post_init()
 
     def forward(
@@ -309,12 +323,81 @@ class OmniMouseModel(OmniMousePreTrainedModel):
             _init_linear(module.response, std=0.02)
         elif isinstance(module, Identity):
             init.zeros_(module.initial)
-        elif isinstance(module, OmniMouseModel):
+        elif isinstance(module, OmniMouseNetwork):
             init.trunc_normal_(module.behavior_readout, std=self.config.hidden_size**-0.5)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
         elif isinstance(module, nn.Linear):
             _init_linear(module)
+
+    # The core: all weights that no session or animal owns.
+
+    def core_named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Parameters that no session or animal owns, by name; without what peft added."""
+        return list(split_injected(without_sessions(dict(self.named_parameters())))[0].items())
+
+    def core_state_dict(self) -> dict[str, Tensor]:
+        """Tensors of the core, by name; without what peft added, and as if it had added nothing."""
+        return split_injected(without_sessions(self.state_dict()))[0]
+
+    def injected_state_dict(self) -> dict[str, Tensor]:
+        """Tensors that peft added to the core (a LoRA), by name; as a rule there are none."""
+        return split_injected(without_sessions(self.state_dict()))[1]
+
+    def core_hash(self) -> str:
+        """SHA-256 over the core's tensors and the settings it computes with: an adapter fits one core only."""
+        return core_sha256(self.core_state_dict(), core_settings(self.config))
+
+    def injected_hash(self) -> str | None:
+        """SHA-256 over names, types and bytes of what peft added to the core, or `None`."""
+        injected = self.injected_state_dict()
+        return hash_tensors(injected) if injected else None
+
+    def num_core_parameters(self) -> int:
+        """Number of parameters of the core."""
+        return sum(p.numel() for _, p in self.core_named_parameters())
+
+    # Sessions in memory.
+
+    @property
+    def session_keys(self) -> list[str]:
+        """Keys of the sessions in the model, sorted."""
+        return self.sessions.keys()
+
+    def session_spec(self, key: str) -> SessionSpec:
+        """Neurons, animal and unit ids' hash of a session."""
+        return self.sessions.check(key)
+
+    def session_state(self, key: str) -> dict[str, Tensor]:
+        """Copies of the four tensors of a session, on the CPU: `neuron_embedding [n, E]`, `neuron_bias [n]`,
+        `session_embedding [E]`, `animal_embedding [E]`."""
+        return self.sessions.state(key)
+
+    def session_named_parameters(self, key: str | None = None) -> list[tuple[str, nn.Parameter]]:
+        """Parameters of one session (its animal's vector included), or of all, by name in the model."""
+        if key is None:
+            wanted = {id(p) for p in self.sessions.parameters()}
+        else:
+            wanted = {id(p) for p in self.sessions.table(key).parameters()} | {id(self.sessions.animal(key))}
+        return [(name, p) for name, p in self.named_parameters() if id(p) in wanted]
+
+    def remove_session(self, key: str) -> None:
+        """Removes a session, and its animal's vector when no other session uses it."""
+        self.sessions.remove(key)
+
+    @torch.no_grad()
+    def update_initial_vectors(self) -> None:
+        """Sets the vectors from which new sessions start to the means over the sessions in the model.
+
+        Raises:
+            ValueError: The model has no sessions.
+        """
+        if not self.session_keys:
+            raise ValueError("Initial vectors are means over sessions, but the model has none.")
+        initial = InitialVectors()
+        for key, spec in self.sessions.specs.items():
+            initial.add(spec, self.session_state(key))
+        initial.put_into(self.identity.initial)
 
     # Inputs.
 
@@ -396,6 +479,3 @@ class OmniMouseModel(OmniMousePreTrainedModel):
 def _gather_neurons(responses: Tensor, ids: Tensor) -> Tensor:
     """Takes each item's neurons: `[B, samples, N]` and `[B, P]` to `[B, samples, P]`."""
     return responses.gather(2, ids[:, None].expand(-1, responses.shape[1], -1))
-
-
-auto_classes.register_model(OmniMouseConfig, OmniMouseModel)

@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
+from omnimouse.hub.sources import HubOptions, find
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.sessions import SessionTables
 from omnimouse.pretrained import auto_classes
 
 PROFILES: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
@@ -179,9 +181,9 @@ class OmniMouseProcessor(FeatureExtractionMixin):
             ValueError: Nothing of that name, or it comes without a processor.
             OSError: The Hub does not give it.
         """
-        from omnimouse.hub.sources import HubOptions, locate
-
-        source = locate(pretrained_model_name_or_path, HubOptions.take(kwargs))
+        source = find(pretrained_model_name_or_path, HubOptions.take(kwargs))
+        if not source.is_stored_model and source.holds_rank_files:
+            return cls.from_dict(processor_fields(cls(profile="published")), **kwargs)
         if not (source.folder / "preprocessor_config.json").is_file():
             raise ValueError(
                 f"{source.name} comes without a processor (preprocessor_config.json). Make one with "
@@ -263,6 +265,29 @@ def processor_fields(processor: OmniMouseProcessor) -> dict[str, Any]:
     """The fields of a processor as JSON has them; `OmniMouseProcessor.from_dict` takes them."""
     fields: dict[str, Any] = json.loads(processor.to_json_string())
     return fields
+
+
+def session_processor(sessions: SessionTables, key: str, own: OmniMouseProcessor | None) -> OmniMouseProcessor:
+    """What a session's windows are cut by: the processor it was trained with, else the model's, else `"strict"`.
+
+    Args:
+        sessions: The model's sessions; one that is not among them has no processor of its own.
+        key: The session.
+        own: The model's processor, if any.
+
+    Raises:
+        ValueError: The processor that is stored with the session is none.
+    """
+    spec = sessions.specs.get(sessions.full_key(key))
+    if spec is None or spec.processor is None:
+        return own or OmniMouseProcessor(profile="strict")
+    try:
+        return OmniMouseProcessor(**spec.processor)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The processor that is stored with session {spec.key!r} cannot be used: {error}. Copy the adapter or "
+            "the model's folder again."
+        ) from error
 
 
 def processor_words(fields: Mapping[str, Any] | None) -> str:

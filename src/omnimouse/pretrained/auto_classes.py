@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FOLLOWERS = {
     "transformers.models.auto.configuration_auto": "omnimouse.model.configuration_omnimouse",
-    "transformers.models.auto.modeling_auto": "omnimouse.model.modeling_omnimouse",
+    "transformers.models.auto.modeling_auto": "omnimouse.pretrained.omnimouse_model",
     "transformers.models.auto.processing_auto": "omnimouse.model.processing_omnimouse",
 }
 """Module of an Auto class -> our module that registers a class there."""
@@ -84,7 +84,8 @@ def register_config(config_class: Any) -> None:
     from transformers import AutoConfig
 
     def load(name: Any, **kwargs: Any) -> Any:
-        from omnimouse.hub.sources import HubOptions, locate
+        from omnimouse.hub.sources import HubOptions
+        from omnimouse.pretrained.locating import locate
 
         return AutoConfig.from_pretrained(locate(name, HubOptions.take(kwargs)).folder, **kwargs)
 

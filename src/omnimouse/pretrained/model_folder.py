@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import fnmatch
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from omnimouse.hub.sources import Source
 from omnimouse.model.core_identity import core_settings, core_sha256, stored_settings
+from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.sessions import without_sessions
 from omnimouse.pretrained.cards.writer import CardOptions, write_model_card
 from omnimouse.pretrained.session_files import (
@@ -22,48 +24,19 @@ from omnimouse.pretrained.session_files import (
     write_index,
     write_session,
 )
+from omnimouse.pretrained.stored_core import CORE_WEIGHTS, core_weight_files, stored_core
 from omnimouse.support.files import explained_writing, make_readable, sync, sync_tree
+from omnimouse.support.tensor_files import write_tensors
 
-if TYPE_CHECKING:
-    from omnimouse.pretrained.session_methods import WithSessions
-
-CORE_WEIGHTS = "model.safetensors"
-
-
-def core_weight_patterns(variant: str | None = None) -> list[str]:
-    """Names of the files that may hold a core: one file, or shards with their index."""
-    middle = f".{variant}" if variant else ""
-    return [
-        f"model{middle}.safetensors",
-        f"model{middle}-?????-of-?????.safetensors",
-        f"model.safetensors.index{middle}.json",
-    ]
-
-
-def core_weight_files(names: Iterable[str], variant: str | None = None) -> list[str]:
-    """Those of some file names that may hold a core, sorted."""
-    patterns = core_weight_patterns(variant)
-    return sorted(name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns))
-
-
-def stored_core(folder: Path) -> dict[str, Tensor]:
-    """The core's tensors in a model folder, memory-mapped, whether in one file or in shards; empty without any.
-
-    One file goes before shards, as it does for transformers. Tables of sessions, which lie beside the core in folders
-    that generic code wrote, are left out.
-    """
-    found = core_weight_files(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    found = [CORE_WEIGHTS] if CORE_WEIGHTS in found else [name for name in found if name.endswith(".safetensors")]
-    stored: dict[str, Tensor] = {}
-    for name in found:
-        stored |= load_file(folder / name)
-    return without_sessions(stored)
+FACE = "OmniMouseModel"
+"""The class that opens the folder of a network that was saved without it (by a conversion)."""
 
 
 def write_model_folder(
-    model: WithSessions,
+    model: OmniMouseNetwork,
     folder: Path,
     *,
+    source: Source | None,
     sessions: str | Sequence[str],
     card: CardOptions,
     name: str | None = None,
@@ -75,6 +48,7 @@ def write_model_folder(
     Args:
         model: The model.
         folder: Where to; created if needed.
+        source: Where the model came from, if from anywhere.
         sessions: Which of its sessions to write: `"all"`, or keys, short keys and globs.
         card: What the caller says for the card.
         name: The repo that the folder will be, if any.
@@ -96,33 +70,75 @@ def write_model_folder(
     folder.mkdir(parents=True, exist_ok=True)
     with explained_writing(folder), tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as place:
         temporary = Path(place)
-        model.save_weights(temporary, weights, **kwargs)
+        write_weights(model, temporary, weights, **kwargs)
         if model.processor is not None:
             model.processor.save_pretrained(temporary)
         for key in keys:
             tables = model.sessions.state(key) if state is None else {n: state[own] for n, own in names[key].items()}
             index[key] = write_session(temporary, model.sessions.specs[key], tables, settings)
         write_index(temporary, index)
-        write_model_card(model, temporary, folder, index, card, name)
+        write_model_card(model, source, temporary, folder, index, card, name)
         variant = kwargs.get("variant")
         sync_tree(temporary)
         written = core_weight_files((path.name for path in temporary.iterdir()), variant)
-        for source in sorted(temporary.rglob("*"), key=lambda path: path.name == "config.json"):
-            if source.name == "config.json":  # one file or shards of an earlier core would be loaded instead
+        for path in sorted(temporary.rglob("*"), key=lambda path: path.name == "config.json"):
+            if path.name == "config.json":  # one file or shards of an earlier core would be loaded instead
                 for stale in core_weight_files((path.name for path in folder.iterdir()), variant):
                     if stale not in written:
                         (folder / stale).unlink()
-            if source.is_file():  # config.json last: a folder that has it is complete
-                target = folder / source.relative_to(temporary)
+            if path.is_file():  # config.json last: a folder that has it is complete
+                target = folder / path.relative_to(temporary)
                 target.parent.mkdir(exist_ok=True)
-                make_readable(source)
-                shutil.move(source, target)
+                make_readable(path)
+                shutil.move(path, target)
         for changed in (folder / SESSIONS_FOLDER, folder):
             if changed.is_dir():
                 sync(changed)
 
 
-def refuse_injected(model: WithSessions) -> None:
+def whole_state(model: OmniMouseNetwork, given: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """All tensors that generic code wants saved, core and sessions: the given ones, else the model's.
+
+    Raises:
+        ValueError: The given ones are not those of this model, name by name.
+    """
+    own = model.state_dict()
+    if given is None:
+        return own
+    lacking, unknown = (sorted(a.keys() - b.keys()) for a, b in ((own, given), (given, own)))
+    if lacking or unknown:
+        said = [f"{what} {', '.join(names[:4])}{', ...' * (len(names) > 4)} ({len(names)} tensors)" for what, names
+                in (("it lacks", lacking), ("the model has no", unknown)) if names]  # fmt: skip
+        raise ValueError(
+            f"The state_dict to save is not one of this model: {'; '.join(said)}. Pass all of model.state_dict(), "
+            "with values of your own, or remove sessions that are not to be saved (model.remove_session) first."
+        )
+    return {name: given[name] for name in own}
+
+
+def write_weights(model: OmniMouseNetwork, folder: Path, weights: Mapping[str, Tensor], **kwargs: Any) -> None:
+    """Writes the configuration and `model.safetensors`, and no file of a session.
+
+    Args:
+        model: The model.
+        folder: Where to.
+        weights: What goes into `model.safetensors`, by name in the model.
+        **kwargs: As for any transformers model; with any of them (shards, a variant, ...), transformers writes the
+            files, which takes twice the memory.
+    """
+    if kwargs or any(tensor.is_meta for tensor in weights.values()):
+        PreTrainedModel.save_pretrained(model, folder, state_dict=dict(weights), **kwargs)
+        for path in sorted(folder.glob("*.safetensors")):
+            write_tensors(path, load_file(path))
+        return
+    model.config.dtype = str(model.identity.neuron.weight.dtype).removeprefix("torch.")
+    name = type(model).__name__
+    model.config.architectures = [FACE if type(model) is OmniMouseNetwork else name]
+    model.config.save_pretrained(folder)
+    write_tensors(folder / CORE_WEIGHTS, weights)
+
+
+def refuse_injected(model: OmniMouseNetwork) -> None:
     """Refuses a model with layers of peft, which a model folder cannot hold."""
     if model.injected_state_dict():
         raise ValueError(

@@ -162,7 +162,7 @@ def _name(folder: RunFolder) -> str:
 
 
 def _count_parameters(model: Path) -> int:
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
     with torch.device("meta"):
         return OmniMouseModel(OmniMouseConfig.from_pretrained(model)).num_core_parameters()

@@ -43,7 +43,7 @@ from omnimouse.support.tensor_files import hash_tensors
 
 if TYPE_CHECKING:
     from omnimouse.model.masks import Mask, ResolvedMask
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
     from omnimouse.recordings import Recording, Trial
 
 STATIC_TASKS = ("stimulus+behavior", "stimulus")
@@ -53,7 +53,7 @@ SUBMISSION_COLUMNS = ("trial_indices", "image_ids", "prediction", "neuron_ids")
 
 
 def evaluate_static(
-    model: OmniMouseModel,
+    model: OmniMouseNetwork,
     recording: Recording | str | os.PathLike[str],
     tier: str | None = None,
     *,
@@ -119,7 +119,7 @@ def evaluate_static(
 
 
 def write_static_submission(
-    model: OmniMouseModel,
+    model: OmniMouseNetwork,
     recording: Recording | str | os.PathLike[str],
     path: str | os.PathLike[str],
     tier: str = "test",
@@ -207,7 +207,7 @@ class _Trials:
 
 
 def _predict(
-    model: OmniMouseModel,
+    model: OmniMouseNetwork,
     recording: Recording | str | os.PathLike[str],
     tier: str | None,
     task: str,
@@ -265,7 +265,9 @@ def _predict(
     return _Trials(inputs, trials, np.concatenate(predictions), truth, n_trials - len(trials))
 
 
-def _static_task(model: OmniMouseModel, task: str, n_neurons: int, missing: Sequence[str]) -> tuple[Mask, ResolvedMask]:
+def _static_task(
+    model: OmniMouseNetwork, task: str, n_neurons: int, missing: Sequence[str]
+) -> tuple[Mask, ResolvedMask]:
     """The mask of a task that single images can be scored by.
 
     Raises:

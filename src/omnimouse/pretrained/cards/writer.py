@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub import metadata_load
 
-from omnimouse.hub.sources import PUBLISHED_CORES
+from omnimouse.hub.sources import PUBLISHED_CORES, Source
+from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.pretrained.cards.facts import (
     CARD_FILE,
     OWN_METADATA,
@@ -34,12 +35,12 @@ from omnimouse.pretrained.measured import (
     write_scores,
 )
 from omnimouse.pretrained.session_files import AdapterConfig, entry_spec
+from omnimouse.pretrained.stored_core import core_has_changed, core_hashes
 from omnimouse.support.files import write_text
 from omnimouse.support.tensor_files import hash_tensors
 
 if TYPE_CHECKING:
     from omnimouse.evaluation.scores import Scores
-    from omnimouse.pretrained.session_methods import WithSessions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,8 @@ class CardOptions:
 
 
 def write_model_card(
-    model: WithSessions,
+    model: OmniMouseNetwork,
+    source: Source | None,
     place: Path,
     folder: Path,
     index: Mapping[str, Any],
@@ -95,7 +97,7 @@ def write_model_card(
     """Writes the card and the scores of a model folder.
 
     Scores that the folder has already stay as long as they are those of the weights about to be saved. The new files
-    are prepared in `place`; `index` names all sessions that the folder will list, `name` the repo that it will be.
+    are prepared in `place`; `source` is where the model came from, `index` names all sessions that the folder will list, `name` the repo that it will be.
 
     Raises:
         ValueError: The scores are those of other weights, or a card or scores in the folder cannot be read.
@@ -103,8 +105,7 @@ def write_model_card(
     # Sessions that stay in the folder as they are keep their scores: these were true when they were written.
     stored = read_scores(folder)
     untouched = {score.session_key: score.session_sha256 for score in stored if score.session_key in index}
-    scores = _true_scores(model, stored, options, untouched)
-    source, was_changed = model._source, False
+    scores, was_changed = _true_scores(model, source, stored, options, untouched), False
     base, commit = (source.name, source.commit) if source else (None, None)
     # Where weights in a folder, or in the very repo, came from in the first place, only the card there can tell.
     is_here = source is not None and source.name in (name, str(folder.resolve()))
@@ -124,21 +125,26 @@ def write_model_card(
         n_core_parameters=model.num_core_parameters(),
         sessions=[entry_spec(key, entry) for key, entry in index.items()],
         # Comparing cores reads all of the stored one, and only cards that name a repo as their base speak of it.
-        is_changed=was_changed or (is_repo_id(base) and model.core_has_changed()),
+        is_changed=was_changed or (is_repo_id(base) and core_has_changed(model, source)),
         **options.facts(),
     )
     _write(place, folder, model_card(facts), scores)
 
 
 def write_session_card(
-    model: WithSessions, adapter: AdapterConfig, folder: Path, options: CardOptions, name: str
+    model: OmniMouseNetwork,
+    source: Source | None,
+    adapter: AdapterConfig,
+    folder: Path,
+    options: CardOptions,
+    name: str,
 ) -> None:
     """Writes the card and the scores of a session adapter into its folder; `name` is the repo that it will be.
 
     Raises:
         ValueError: The scores are those of other weights, or a card or scores in the folder cannot be read.
     """
-    scores = _true_scores(model, read_scores(folder), options, {}, only=adapter.session.key)
+    scores = _true_scores(model, source, read_scores(folder), options, {}, only=adapter.session.key)
     options = replace(options, training=options.training or adapter.session.training)
     facts = SessionFacts(
         config=model.config,
@@ -155,9 +161,9 @@ def write_session_card(
     _write(folder, folder, session_card(facts), scores)
 
 
-def check_scores(model: WithSessions, options: CardOptions) -> None:
+def check_scores(model: OmniMouseNetwork, source: Source | None, options: CardOptions) -> None:
     """Refuses scores of other weights than the model's, before anything is written for them."""
-    _true_scores(model, [], options, {})
+    _true_scores(model, source, [], options, {})
 
 
 def _published_source(base: str | None, commit: str | None) -> dict[str, Any]:
@@ -189,7 +195,8 @@ def _standing_metadata(folder: Path) -> dict[str, Any]:
 
 
 def _true_scores(
-    model: WithSessions,
+    model: OmniMouseNetwork,
+    source: Source | None,
     stored: list[MeasuredScore],
     options: CardOptions,
     untouched: Mapping[str, str],
@@ -206,7 +213,7 @@ def _true_scores(
     hashes = {**untouched, **{key: hash_tensors(model.session_state(key)) for key in keys}}
     if only is not None:
         hashes = {key: value for key, value in hashes.items() if key == only}
-    core = model.core_hashes()
+    core = core_hashes(model, source)
     true = still_true(given, core_sha256=core, session_hashes=hashes)
     if len(true) < len(given):
         wrong = next(score for score in given if score not in true)

@@ -24,7 +24,13 @@ from huggingface_hub import constants
 
 from omnimouse.hub.sources import PUBLISHED_CORES, RANK_FILE, HubOptions, Source, find, list_files, missing_note
 from omnimouse.model.core_identity import core_settings
+from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
+from omnimouse.model.processing_omnimouse import OmniMouseProcessor
+from omnimouse.model.sessions import InitialVectors
+from omnimouse.pretrained.cards.writer import CardOptions
+from omnimouse.pretrained.model_folder import write_model_folder
 from omnimouse.pretrained.published.checkpoint_files import rank_files, warn_of_missing_sessions
+from omnimouse.pretrained.published.models import build_core, open_checkpoint
 from omnimouse.pretrained.session_files import write_index, write_session
 from omnimouse.support.files import hash_file, read_mapping, write_json
 from omnimouse.support.progress import progress_bar
@@ -199,10 +205,6 @@ def _write_converted(
     whole: bool = False,
 ) -> None:
     """Converts into `out`, which appears whole or not at all; with `whole`, no rank file may be missing."""
-    from omnimouse.model.processing_omnimouse import OmniMouseProcessor
-    from omnimouse.model.sessions import InitialVectors
-    from omnimouse.pretrained.published.models import build_core, open_checkpoint
-
     checkpoint = open_checkpoint(folder, size)
     files = checkpoint.files
     if whole and files.missing_sessions:
@@ -229,11 +231,11 @@ def _write_converted(
                 bar.update(sum(tensor.nbytes for tensor in tensors.values()))
                 del tensors
             write_index(work, index)
-            model = build_core(checkpoint.core, checkpoint.config)
+            model = build_core(checkpoint.core, checkpoint.config, OmniMouseNetwork)
             initial.put_into(model.identity.initial)
             model.processor = OmniMouseProcessor(profile="published")
-            model._source = Source(name, folder, commit)
-            model.save_pretrained(work)
+            source = Source(name, folder, commit)
+            write_model_folder(model, work, source=source, sessions="all", card=CardOptions())
             bar.update(total - bar.n)
         write_json(work / RECORD, _record(name, commit, files.files, files.missing_sessions))
         if out.exists():

@@ -1,15 +1,15 @@
-"""Weights in the form in which they were published, as models: names of the released code, one pickle per rank.
+"""What published weights are: their architecture, and whether every tensor fits it.
 
-Loading never runs code from a file: see `published_files.py` for how the pickles are read.
+Loading never runs code from a file: see `checkpoint_files.py` for how the pickles are read.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -17,10 +17,12 @@ from torch import Tensor
 
 from omnimouse.model.attention import feed_forward_width
 from omnimouse.model.configuration_omnimouse import DEFAULT_BEHAVIOR_CHANNELS, PRESETS, OmniMouseConfig
-from omnimouse.model.modeling_omnimouse import OmniMouseModel
-from omnimouse.model.sessions import InitialVectors, SessionSpec
-from omnimouse.pretrained.published.checkpoint_files import RankFiles, session_specs, survey, warn_of_missing_sessions
-from omnimouse.pretrained.published.names import SESSION_NAMES, all_names, clean_name, sort_tensors
+from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
+from omnimouse.model.sessions import SessionSpec
+from omnimouse.pretrained.published.checkpoint_files import RankFiles, survey, warn_of_missing_sessions
+from omnimouse.pretrained.published.names import SESSION_NAMES, all_names
+
+Network = TypeVar("Network", bound=OmniMouseNetwork)
 
 _SUPPORTED = {
     "add_meta_to_embeddings": True,
@@ -57,65 +59,6 @@ _SIZE_FIELDS = (
 """What the size table fixes and tensors tell."""
 
 
-def model_from_state_dict(
-    state_dict: Mapping[str, Tensor], hyperparameters: Mapping[str, Any], sessions: Mapping[str, Mapping[str, Any]]
-) -> OmniMouseModel:
-    """Builds a model from weights under their published names.
-
-    Args:
-        state_dict: Tensors by published name, possibly prefixed `_orig_mod.`.
-        hyperparameters: Published hyperparameters by their published names.
-        sessions: `{key: {"n_neurons": ..., "animal_id": ...}}`; those whose tensors are there are added.
-
-    Returns:
-        A model in evaluation mode with `video_attention_layout="published"`.
-
-    Raises:
-        ValueError: Unsupported hyperparameters, or tensors missing, unexpected or misshapen (all are listed).
-    """
-    named = {clean_name(name): tensor for name, tensor in state_dict.items()}
-    config = config_from_hyperparameters(hyperparameters, named)
-    core, tables, animals, unexpected = sort_tensors(named)
-    specs = session_specs(sessions, "sessions")
-    shapes = {key: {name: tuple(tensor.shape) for name, tensor in table.items()} for key, table in tables.items()}
-    check_tensors(config, core, shapes, animals, specs, unexpected)
-    tensors = {key: {**table, "animal_embedding": animals[specs[key].animal_id]} for key, table in tables.items()}
-    return _with_sessions(build_core(core, config), ((specs[key], tensors[key]) for key in tensors))
-
-
-def load_checkpoint(folder: str | Path, size: str | None = None) -> OmniMouseModel:
-    """Loads a published checkpoint with all its sessions: a folder of `rank_<r>.ckpt` files.
-
-    To load the core alone, or some of the sessions, use `OmniMouseModel.from_pretrained(folder, sessions=...)`.
-
-    Args:
-        folder: The folder.
-        size: Name of a preset that every tensor must fit; by default sizes are read off the tensors alone.
-
-    Returns:
-        A model in evaluation mode with `video_attention_layout="published"`. Its tensors are memory-mapped.
-
-    Raises:
-        ValueError: No such files, a file that cannot be read safely, or tensors that do not fit (all are listed).
-    """
-    found = open_checkpoint(Path(folder), size)
-    return _with_sessions(build_core(found.core, found.config), found.files.sessions())
-
-
-def _with_sessions(model: OmniMouseModel, sessions: Iterable[tuple[SessionSpec, dict[str, Tensor]]]) -> OmniMouseModel:
-    """Adds sessions one at a time, and lets new ones start at the means over them."""
-    initial = InitialVectors()
-
-    def counted() -> Iterator[tuple[SessionSpec, dict[str, Tensor]]]:
-        for spec, tensors in sessions:
-            initial.add(spec, tensors)
-            yield spec, tensors
-
-    model.sessions.add_all(counted(), device="cpu", dtype=torch.float32)
-    initial.put_into(model.identity.initial)
-    return model
-
-
 @dataclass(frozen=True)
 class OpenCheckpoint:
     """A published checkpoint whose names and shapes were checked.
@@ -141,7 +84,7 @@ def open_checkpoint(folder: Path, size: str | None = None) -> OpenCheckpoint:
         size: Name of a preset that it must fit; by default sizes are read off the tensors.
 
     Raises:
-        ValueError: As `load_checkpoint` says.
+        ValueError: As `omnimouse.published.load_checkpoint` says.
     """
     files = survey(folder)
     warn_of_missing_sessions(folder, files.missing_sessions)
@@ -227,13 +170,13 @@ def check_tensors(
 def empty_core(config: OmniMouseConfig) -> dict[str, Tensor]:
     """The core's tensors without data, by our names."""
     with torch.device("meta"):
-        return OmniMouseModel(config).core_state_dict()
+        return OmniMouseNetwork(config).core_state_dict()
 
 
-def build_core(core: Mapping[str, Tensor], config: OmniMouseConfig) -> OmniMouseModel:
+def build_core(core: Mapping[str, Tensor], config: OmniMouseConfig, kind: type[Network]) -> Network:
     """A model of checked tensors, in evaluation mode, without sessions; the tensors become its own."""
     with torch.device("meta"):
-        model = OmniMouseModel(config)
+        model = kind(config)
     model.load_state_dict(dict(core), strict=False, assign=True)
     model.identity.initial = torch.zeros(3, config.identity_size, dtype=model.identity.neuron.weight.dtype)
     return model.eval()

@@ -32,7 +32,7 @@ from omnimouse.training.shared.forward import only_trainable
 
 if TYPE_CHECKING:
     from omnimouse.model.masks import Mask
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from omnimouse.training.shared.identity import (
 )
 
 if TYPE_CHECKING:
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
 NOTED_LATER = ("recording.", "architecture", "trained", "animal_vector")
 """How entries of a fine-tune's identity begin that checkpoints of earlier versions lack."""

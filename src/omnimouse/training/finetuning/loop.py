@@ -37,7 +37,7 @@ from omnimouse.training.shared.forward import ECHO_SECONDS, StopRequest, forward
 from omnimouse.training.shared.optimizers import ParameterGroup
 
 if TYPE_CHECKING:
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
 HISTORY_FILE = "history.jsonl"
 

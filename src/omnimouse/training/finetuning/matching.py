@@ -23,7 +23,7 @@ from omnimouse.support.spreading import spread
 from omnimouse.training.shared.data import cut_batch
 
 if TYPE_CHECKING:
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
     from omnimouse.recordings import Windows
 
 MATCHING_TASK = "stimulus+behavior"

@@ -10,7 +10,7 @@ from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
 from omnimouse.training.shared.optimizers import ParameterGroup, build_group
 
 if TYPE_CHECKING:
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
 
 def open_core_parameters(model: OmniMouseModel) -> dict[str, nn.Parameter]:

@@ -38,7 +38,7 @@ from omnimouse.training.shared.data import (
 
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
 VALIDATION_TASKS = (
     "forecasting+stimulus+behavior",

@@ -19,7 +19,7 @@ from omnimouse.training.pretraining.corpus_recordings import OpenRecordings
 from omnimouse.training.runs.distributed import Processes
 
 if TYPE_CHECKING:
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
 _KINDS = ("loss", "score", "behavior_loss")
 

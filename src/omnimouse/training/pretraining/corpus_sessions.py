@@ -24,7 +24,7 @@ from omnimouse.training.shared.optimizers import ParameterGroup, build_group, pa
 from omnimouse.training.shared.recipe import OptimizerRecipe
 
 if TYPE_CHECKING:
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
 ANIMAL = TENSORS[3]
 

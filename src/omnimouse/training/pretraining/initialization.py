@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
 BRANCH_SCALE = 0.1
 """Of the output maps of blocks: how much a block adds to what passes it at first."""

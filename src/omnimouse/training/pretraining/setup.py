@@ -36,7 +36,7 @@ from omnimouse.training.shared.identity import architecture, data_fingerprint, w
 from omnimouse.training.shared.optimizers import ParameterGroup, build_group
 
 if TYPE_CHECKING:
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
 HOW_SESSIONS_ARE_FOUND = ("paths", "collections", "allow_missing")
 """Fields of `RecordingsRecipe` that may change while a run goes on, as long as they lead to the same sessions."""
@@ -193,7 +193,7 @@ def prepare_run(
 
 def build_model(recipe: PretrainingRecipe, processor: OmniMouseProcessor) -> OmniMouseModel:
     """Returns the core that a run begins with, without sessions, the same in every process."""
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
     if recipe.model.start_from is not None:
         model = OmniMouseModel.from_pretrained(recipe.model.start_from, dtype=torch.float32)

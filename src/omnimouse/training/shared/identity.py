@@ -15,7 +15,7 @@ from omnimouse.recordings import Windows
 from omnimouse.recordings.views.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from omnimouse.model.modeling_omnimouse import OmniMouseModel
+    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
 
 def architecture(model: OmniMouseModel) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnimouse.hub.sources import HubOptions, download, quiet
+from omnimouse.hub.uploading import Target, UploadOptions
 from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.recording_data import RecordingData
 from omnimouse.recordings.formats.dataset_form.dataset_card import CARD, card_text, content_of
@@ -66,7 +67,6 @@ def fetch_session(repo: str, snapshot: Path, session: str, options: HubOptions) 
 
 def push_recording(recording: RecordingData, repo: str, options: dict[str, Any]) -> CommitInfo:
     """Push a recording to a dataset repo; see `Recording.push_to_hub`."""
-    from omnimouse.pretrained.sharing import Target, UploadOptions
 
     known = UploadOptions.__dataclass_fields__
     unknown = [name for name in options if name not in known]
