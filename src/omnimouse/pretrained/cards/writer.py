@@ -97,7 +97,8 @@ def write_model_card(
     """Writes the card and the scores of a model folder.
 
     Scores that the folder has already stay as long as they are those of the weights about to be saved. The new files
-    are prepared in `place`; `source` is where the model came from, `index` names all sessions that the folder will list, `name` the repo that it will be.
+    are prepared in `place`; `source` is where the model came from, `index` names all sessions that the folder will
+    list, `name` the repo that it will be.
 
     Raises:
         ValueError: The scores are those of other weights, or a card or scores in the folder cannot be read.
