@@ -103,14 +103,14 @@ assert fresh(sessions=None).load_session("lab/n") == "n-1-1"
 
 with torch.no_grad():
     new.sessions.animal("b-1-1").add_(1)
-commit = omnimouse.pretrained.sharing.Target.commit
+commit = omnimouse.hub.uploading.Target.commit
 def overtaken(target, *rest):
     api.upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id="lab/m")
     return commit(target, *rest)
-omnimouse.pretrained.sharing.Target.commit = overtaken
+omnimouse.hub.uploading.Target.commit = overtaken
 refused(OSError, lambda: new.push_to_hub("lab/m"), "changed by somebody else", "nothing was committed", "Push again")
 assert session_keys("lab/m") == []
-omnimouse.pretrained.sharing.Target.commit = commit
+omnimouse.hub.uploading.Target.commit = commit
 new.push_to_hub("lab/m")
 assert "x.txt" in has("lab/m") and same(load("lab/m", sessions="all"), new)
 """,
