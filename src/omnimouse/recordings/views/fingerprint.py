@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -40,6 +40,14 @@ def spread(total: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
 
 
+def _spread_over(stretches: Sequence[tuple[int, int]]) -> list[int]:
+    """At most `SAMPLES` numbers, evenly spread over what lies in stretches `(first, stop)`."""
+    ends = np.cumsum([stop - first for first, stop in stretches])
+    places = spread(int(ends[-1]), SAMPLES) if len(ends) else np.empty(0, np.int64)
+    within = np.searchsorted(ends, places, side="right")
+    return [stretches[index][1] - int(ends[index] - place) for index, place in zip(within, places, strict=True)]
+
+
 def _digest(parts: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
     for part in parts:
@@ -59,13 +67,8 @@ def _device(device: SequenceDevice) -> str:
     parts = [_numbers([rows, signals, device.sampling_rate, device.start_time, device.end_time, device.channels])]
     for stored in (device.means, device.stds, device.phase_shifts):
         parts.append(b"" if stored is None else np.asarray(stored, dtype="<f8").tobytes())
-    # Of devices whose rows lie in clips, only rows within clips hold samples.
-    stretches = device.segments()
-    ends = np.cumsum([last - first for first, last in stretches])
-    for place in spread(int(ends[-1]), SAMPLES) if len(ends) else ():
-        index = int(np.searchsorted(ends, place, side="right"))
-        row = np.array([stretches[index][1] - (ends[index] - place)])
-        parts.append(np.asarray(device.read(row), dtype="<f4").tobytes())
+    for row in _spread_over(device.segments()):  # of devices whose rows lie in clips, only rows within hold samples
+        parts.append(np.asarray(device.read(np.array([row])), dtype="<f4").tobytes())
     return f"{rows} x {signals} at {device.sampling_rate:g} Hz from {device.start_time:g} s, {_digest(parts)}"
 
 
@@ -84,10 +87,7 @@ def _video(recording: RecordingData, height: int, width: int) -> str:
     times = np.asarray(screen.timestamps, dtype="<f8")
     parts = [times.tobytes()]
     shown = [trial for trial in recording.trials if trial.modality in ("video", "image")]
-    ends = np.cumsum([trial.n_frames for trial in shown])
-    for place in spread(int(ends[-1]), SAMPLES) if len(ends) else ():
-        index = int(np.searchsorted(ends, place, side="right"))
-        frame = shown[index].first_frame + shown[index].n_frames - int(ends[index] - place)
+    for frame in _spread_over([(trial.first_frame, trial.first_frame + trial.n_frames) for trial in shown]):
         try:
             picture = screen.frames_at(times[frame : frame + 1], height=height, width=width)
         except (ValueError, IndexError, OSError):  # whoever needs this frame will be told

@@ -27,24 +27,16 @@ REMAP_BINS = 50
 CHUNK_ROWS = 65_536
 """Rows of behaviour read at once."""
 
-MODALITIES = ("video", "image", "blank", "invalid")
-
 
 @dataclass(frozen=True)
 class Channel:
-    """One behaviour channel over time.
+    """One behaviour channel over time, in stored units; NaN where there are no values."""
 
-    Attributes:
-        low, high, mean: of the values of each bin `[B]`, in stored units; NaN where there are none.
-        lost: share of each bin's samples, inside trials, that are NaN or infinite `[B]`.
-        share_lost: of all samples inside trials.
-    """
-
-    low: np.ndarray
+    low: np.ndarray  # of the values of each bin [B]
     high: np.ndarray
     mean: np.ndarray
-    lost: np.ndarray
-    share_lost: float
+    lost: np.ndarray  # share of each bin's samples, inside trials, that are NaN or infinite [B]
+    share_lost: float  # of all samples inside trials
 
 
 def bin_edges(start: float, end: float, bins: int) -> np.ndarray:
@@ -53,11 +45,7 @@ def bin_edges(start: float, end: float, bins: int) -> np.ndarray:
 
 
 def binned_responses(device: SequenceDevice, edges: np.ndarray) -> tuple[np.ndarray, int]:
-    """Mean of every neuron in every bin.
-
-    Args:
-        device: the responses.
-        edges: absolute seconds `[B + 1]`.
+    """Mean of every neuron in every bin between `edges`, absolute seconds `[B + 1]`.
 
     Returns:
         (means `[B, N]`, float32, NaN where a bin has no finite sample; most samples of a bin that were read).
@@ -86,14 +74,8 @@ def sorted_neurons(means: np.ndarray, most_rows: int) -> np.ndarray:
     """Neurons in units of their own std, those with alike activity side by side.
 
     Neurons are sorted by their weight in the first principal component over time (their correlation with the
-    population's main change) and, where there are more than `most_rows`, neighbours are averaged.
-
-    Args:
-        means: `[B, N]`, NaN where there is nothing.
-        most_rows: rows of the result at most.
-
-    Returns:
-        `[rows, B]`, float32, NaN where there is nothing.
+    population's main change) and, where there are more than `most_rows`, neighbours are averaged: `[rows, B]`, float32.
+    NaN, there and in `means [B, N]`, is where there is nothing.
     """
     seen = np.isfinite(means)
     count = np.maximum(seen.sum(axis=0), 1)
@@ -105,13 +87,10 @@ def sorted_neurons(means: np.ndarray, most_rows: int) -> np.ndarray:
     weights = vectors[:, np.argmax(values)] @ filled
     order = np.argsort(weights if weights.sum() >= 0 else -weights, kind="stable")
     filled[~seen] = np.nan
-    groups = np.array_split(filled[:, order], min(most_rows, filled.shape[1]), axis=1)
     rows = []
-    for group in groups:
-        present = np.isfinite(group)
-        total = np.where(present, group, 0).sum(axis=1)
-        n = present.sum(axis=1)
-        rows.append(np.where(n > 0, total / np.maximum(n, 1), np.nan))
+    for group in np.array_split(filled[:, order], min(most_rows, filled.shape[1]), axis=1):
+        n = np.isfinite(group).sum(axis=1)
+        rows.append(np.where(n > 0, np.nansum(group, axis=1) / np.maximum(n, 1), np.nan))
     return np.array(rows, dtype=np.float32)
 
 
