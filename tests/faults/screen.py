@@ -225,6 +225,13 @@ GROUPS["Stimuli"] = {
         "pixels",
         ("100.00%",),
     ),
+    "one grey level in every frame": (
+        lambda f: [change(path, lambda a: np.full_like(a, 128)) for path in (f / "screen/data").iterdir()],
+        "warning",
+        "screen/data",
+        "contrast",
+        ("128 in every pixel",),
+    ),
     "a video in colour": (
         lambda f: change(f / "screen/data/00001.npy", lambda a: np.stack([a] * 3, axis=-1)),
         "fatal",

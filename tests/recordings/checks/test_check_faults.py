@@ -104,22 +104,20 @@ def reported_fields() -> set[tuple[str, str]]:
     """Severity and field of every finding that the source of the checks can make, where they are written out."""
     folder = Path(omnimouse.recordings.__file__).parent
     found = set()
-    for pattern in ("checks/check*.py", "formats/experanto/*.py", "formats/sensorium/*.py", "formats/locating.py"):
+    for pattern in ("checks/*.py", "formats/experanto/*.py", "formats/sensorium/*.py", "formats/locating.py"):
         for file in folder.glob(pattern):
             if file.name == "check_dataset.py":  # tables have tests of their own
                 continue
             for node in ast.walk(ast.parse(file.read_text())):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                    names = [node.func.attr, *(arg.value for arg in node.args if isinstance(arg, ast.Constant))]
-                    names = [name for name in names if isinstance(name, str)]
-                    if names[0] == "add":
-                        names = names[1:]
-                    if (
-                        len(names) > 1
-                        and names[0] in SEVERITIES
-                        and any(word.arg == "expected" for word in node.keywords)
-                    ):
-                        found.add((names[0], names[1]))
+                if not isinstance(node, ast.Call):
+                    continue
+                words = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+                if isinstance(node.func, ast.Attribute) and any(word.arg == "expected" for word in node.keywords):
+                    words = words if node.func.attr == "add" else [node.func.attr, *words]
+                elif not isinstance(node.func, ast.Name) or node.func.id != "Kind":
+                    continue
+                if len(words) > 1 and words[0] in SEVERITIES and "{" not in words[1]:
+                    found.add((words[0], words[1]))
     return found
 
 

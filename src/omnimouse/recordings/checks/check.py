@@ -7,22 +7,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.model.sessions import SessionSpec
 from omnimouse.recordings.channels import channel_rows, usual_channels
-from omnimouse.recordings.checks.check_arrays import check_channel_order, check_device
+from omnimouse.recordings.checks.channel_order import check_channel_order
+from omnimouse.recordings.checks.check_arrays import check_device
 from omnimouse.recordings.checks.check_dataset import check_tables
+from omnimouse.recordings.checks.check_pixels import check_movie
 from omnimouse.recordings.checks.check_repeats import check_repeats
 from omnimouse.recordings.checks.check_screen import check_names_of_tiers, check_stimuli, check_tiers, check_trials
-from omnimouse.recordings.checks.check_sensorium import check_clips
-from omnimouse.recordings.checks.check_static import check_stills
+from omnimouse.recordings.checks.check_sensorium import check_clips, check_stills
 from omnimouse.recordings.checks.check_times import check_times
+from omnimouse.recordings.checks.kinds import Kind
 from omnimouse.recordings.data.channel_names import channel_of
-from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.data.findings import Finding, Findings
 from omnimouse.recordings.data.frames import GreyLevels
 from omnimouse.recordings.data.recording_data import RecordingData, SessionParts
@@ -36,6 +38,28 @@ from omnimouse.recordings.pooling import FASTER
 from omnimouse.recordings.windows import Windows
 
 SEVERITIES = ("fatal", "warning", "info")
+
+# fmt: off
+UNREADABLE = Kind("fatal", "check", "readable content",
+                  "Restore the files concerned; if they are sound, please report this message.")
+NOT_FOUND = Kind("fatal", "folder", "a session folder, or a dataset repo", "Check the path, or the name.")
+ODD_KEY = Kind("warning", "scan_key", "names that a model can store a session under",
+               "The recording can be read, but not be added to a model under this name; correct it.")
+CHANNELS = Kind("info", "behavior channels", "{names}",
+                "Channels go by name: the model goes without the missing ones, and the others are not used.")
+MISNAMED = Kind("warning", "behavior channel {name!r}", "one of {names}",
+                "It is not used under this name. If it is {channel}, name it so.")
+NO_VIDEO = Kind("info", "video", "what was shown", "The model goes without video: use tasks without stimulus.")
+FAST = Kind("warning", "sampling rate of responses", "at most the {rate:g} Hz of windows",
+            "The strict profile averages all samples of each {seconds:.3g} ms; the published profiles pick one and "
+            "drop the others. Average them to {rate:g} Hz yourself to have the same under every profile.")
+UNNAMED = Kind("fatal", "behavior channels", "{n} ({names})",
+               "Name the channels of your export, or pass a processor that names yours in behavior_channels.")
+NO_WINDOW = Kind("warning", "windows of tier {tier!r}", "at least one",
+                 "This tier cannot be used for training or scoring with these rules.")
+NO_WINDOWS = Kind("fatal", "windows", "at least one window in some tier",
+                  "See the warnings about each tier for what was lost to tier, filter and duration.")
+# fmt: on
 
 
 def check_recording(
@@ -51,211 +75,169 @@ def check_recording(
     Returns:
         Findings; none is fatal when the recording can be read. Broken input never raises.
     """
-    findings = Findings()
-    processor = processor if processor is not None else OmniMouseProcessor(profile="strict")
-    folder = Path(path)
-    places: list[Path] = []
-    _guarded(lambda: places.extend(_check(folder, processor, deep, findings)), folder, findings)
-    named = name_archive(findings, places[0] if places else None, folder)
-    return sorted(dict.fromkeys(named), key=lambda finding: SEVERITIES.index(finding.severity))
+    given = Path(path)
+    checks = _Checks(processor or OmniMouseProcessor(profile="strict"), deep)
+    checks.guard(given, checks.folder, given)
+    return _worst_first(name_archive(checks.findings, checks.place, given))
 
 
 def check_open_recording(recording: RecordingData, *, processor: OmniMouseProcessor | None = None) -> list[Finding]:
     """Everything that is wrong or noteworthy in a recording that no folder holds, the worst first; never raises."""
-    findings = Findings()
-    processor = processor if processor is not None else OmniMouseProcessor(profile="strict")
-    for finding in recording.findings:
-        findings.append(finding)
-    devices: dict[str, SequenceDevice | None] = {device.name: device for device in recording.devices}
-    for device in recording.devices:
-        if device.shape[1]:
-            _guarded(lambda device=device: check_device(device, findings), device.file, findings)  # type: ignore[misc]
-    screen = recording.screen
+    checks = _Checks(processor or OmniMouseProcessor(profile="strict"), deep=True)
+    checks.findings.extend(recording.findings)
+    screen, devices = recording.screen, {device.name: device for device in recording.devices}
+    parts = SessionParts(recording.path, recording.session_key, recording.animal_id, dict(devices), screen)
+    checks.devices(parts)
     if isinstance(screen, ArrayScreen):
-        _guarded(lambda: _check_frames(screen, findings), screen.folder, findings)
-    parts = SessionParts(recording.path, recording.session_key, recording.animal_id, devices, recording.screen)
-    _check_identity(parts, findings)
-    _guarded(lambda: check_tiers(screen, screen.folder, findings), screen.folder, findings)
-    _guarded(lambda: check_times(parts, findings, needed=_needed(processor)), recording.path, findings)
-    _guarded(lambda: _check_windows(recording, processor, findings), recording.path, findings)
-    size = processor.frame_height, processor.frame_width
-    _guarded(lambda: check_repeats(recording, findings, frame_size=size), recording.path, findings)
+        checks.guard(screen.folder, _check_frames, screen)
+    checks.findings.extend(_check_identity(parts))
+    checks.guard(screen.folder, check_tiers, screen, screen.folder)
+    checks.times(parts)
+    checks.whole(recording, recording.path)
+    return _worst_first(checks.findings)
+
+
+def _worst_first(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(dict.fromkeys(findings), key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def _check_frames(screen: ArrayScreen, findings: Findings) -> None:
+@dataclass
+class _Checks:
+    """Checks of one recording, and what they found so far."""
+
+    processor: OmniMouseProcessor
+    deep: bool
+    findings: Findings = field(default_factory=Findings)
+    place: Path | None = None
+
+    def guard(self, path: Path, check: Callable[..., Iterable[Finding]], *args: Any, **options: Any) -> None:
+        """Runs one check; whatever it raises becomes a finding, so that the others still run."""
+        try:
+            for finding in check(*args, **options):
+                self.findings.append(finding)
+        except Exception as error:
+            message = " ".join(str(error).split())[:300]
+            self.findings.append(UNREADABLE(path, f"{type(error).__name__}: {message}"))
+
+    def folder(self, path: Path) -> tuple[Finding, ...]:
+        """Checks what lies at a path."""
+        try:
+            self.place = folder = find_session_folder(path, self.findings)
+        except OSError as error:  # of the Hub
+            return (NOT_FOUND(path, error),)
+        if folder is None:
+            return ()
+        parts = open_parts(folder, self.findings)
+        self.findings.extend(_check_identity(parts))
+        screen, size = parts.screen, {"frame_size": self.frame_size}
+        if isinstance(screen, TableScreen):
+            sound = not self.findings.has_fatal
+            self.guard(folder, check_tables, parts, screen, deep=self.deep, sound=sound, **size)
+            self.times(parts)
+        elif looks_like_dataset(folder):
+            return ()
+        elif not looks_like_sensorium(folder):
+            self.experanto(parts)
+        elif self.deep and isinstance(screen, ClipScreen):
+            tiers = list(dict.fromkeys(trial.tier for trial in screen.trials if trial.tier is not None))
+            self.findings.extend(check_names_of_tiers(tiers, folder / "meta/trials/tiers.npy"))
+            if isinstance(screen, StillScreen):
+                self.guard(folder, check_stills, parts, screen, **size)
+            else:
+                self.guard(folder, check_clips, parts, screen, **size)
+        recording = parts.recording(self.findings)
+        if recording is not None:
+            self.whole(recording, folder)
+        return ()
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) that windows need."""
+        return self.processor.frame_height, self.processor.frame_width
+
+    def devices(self, parts: SessionParts) -> None:
+        """Checks the values of all devices."""
+        for device in parts.devices.values():
+            if self.deep and device is not None and device.shape[1]:
+                self.guard(device.file, check_device, device)
+
+    def experanto(self, parts: SessionParts) -> None:
+        """Checks the files of a session folder in experanto's layout."""
+        self.devices(parts)
+        eye_tracker, screen = parts.devices["eye_tracker"], parts.screen
+        if self.deep and eye_tracker is not None and eye_tracker.channels is None:
+            self.guard(eye_tracker.file, check_channel_order, eye_tracker)
+        if screen is not None:
+            self.guard(screen.folder, check_trials, screen)
+            if self.deep and screen.has_frames:
+                self.guard(screen.folder, check_stimuli, screen, frame_size=self.frame_size)
+        self.times(parts)
+
+    def times(self, parts: SessionParts) -> None:
+        """Checks whether devices and trials lie on one clock, and share time enough for a window."""
+        needed = self.processor.window_seconds + 2 * self.processor.safe_interval
+        told = any(finding.field == "times" for finding in self.findings)  # by what made a recording of arrays
+        self.guard(parts.path, check_times, parts, needed=needed, trials_too=not told)
+
+    def whole(self, recording: RecordingData, path: Path) -> None:
+        """Checks what only the whole recording shows."""
+        self.guard(path, _check_windows, recording, self.processor)
+        self.guard(path, check_repeats, recording, frame_size=self.frame_size, deep=self.deep)
+
+
+def _check_frames(screen: ArrayScreen) -> Iterator[Finding]:
     """Every stored frame of a video over arrays."""
     levels = GreyLevels()
     for block in screen.grey_blocks():
         levels.add(block)
-    levels.report(screen.folder, findings, range_is_meant=screen.levels_given)
+    yield from check_movie(levels, screen.folder, range_is_meant=screen.levels_given)
 
 
-def _guarded(check: Callable[[], Any], path: Path, findings: Findings) -> None:
-    """Run one check; whatever it raises becomes a finding, so that the others still run."""
-    try:
-        check()
-    except Exception as error:
-        findings.fatal(
-            path,
-            "check",
-            expected="readable content",
-            found=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
-            do="Restore the files concerned; if they are sound, please report this message.",
-        )
-
-
-def _check(path: Path, processor: OmniMouseProcessor, deep: bool, findings: Findings) -> list[Path]:
-    """Check what lies at a path; returns the folder that was found there, if any."""
-    try:
-        folder = find_session_folder(path, findings)
-    except OSError as error:  # of the Hub
-        expected = "a session folder, or a dataset repo"
-        findings.fatal(path, "folder", expected=expected, found=str(error), do="Check the path, or the name.")
-        return []
-    if folder is None:
-        return []
-    parts = open_parts(folder, findings)
-    _check_identity(parts, findings)
-    if isinstance(parts.screen, TableScreen):
-        size = processor.frame_height, processor.frame_width
-        _guarded(lambda: check_tables(parts, findings, frame_size=size, deep=deep), folder, findings)
-        _guarded(lambda: check_times(parts, findings, needed=_needed(processor)), folder, findings)
-    elif looks_like_dataset(folder):
-        return [folder]
-    elif not looks_like_sensorium(folder):
-        _check_experanto(parts, processor, deep, findings)
-    elif deep and isinstance(parts.screen, ClipScreen):
-        tiers = list(dict.fromkeys(trial.tier for trial in parts.screen.trials if trial.tier is not None))
-        check_names_of_tiers(tiers, folder / "meta/trials/tiers.npy", findings)
-        size = processor.frame_height, processor.frame_width
-        check_values = check_stills if isinstance(parts.screen, StillScreen) else check_clips
-        _guarded(lambda: check_values(parts, findings, frame_size=size), folder, findings)
-    recording = parts.recording(findings)
-    if recording is not None:
-        _guarded(lambda: _check_windows(recording, processor, findings), folder, findings)
-        size = processor.frame_height, processor.frame_width
-        _guarded(lambda: check_repeats(recording, findings, frame_size=size, deep=deep), folder, findings)
-    return [folder]
-
-
-def _check_experanto(parts: SessionParts, processor: OmniMouseProcessor, deep: bool, findings: Findings) -> None:
-    for device in parts.devices.values():
-        if deep and device is not None and device.shape[1]:
-            _guarded(lambda device=device: check_device(device, findings), device.file, findings)  # type: ignore[misc]
-    eye_tracker, screen = parts.devices["eye_tracker"], parts.screen
-    if deep and eye_tracker is not None and eye_tracker.channels is None:
-        _guarded(lambda: check_channel_order(eye_tracker, findings), eye_tracker.file, findings)
-    if screen is not None:
-        _guarded(lambda: check_trials(screen, findings), screen.folder, findings)
-        if deep and screen.has_frames:
-            size = processor.frame_height, processor.frame_width
-            _guarded(lambda: check_stimuli(screen, findings, frame_size=size), screen.folder, findings)
-    _guarded(lambda: check_times(parts, findings, needed=_needed(processor)), parts.path, findings)
-
-
-def _check_identity(parts: SessionParts, findings: Findings) -> None:
+def _check_identity(parts: SessionParts) -> Iterator[Finding]:
     file = parts.path / "meta.json"
     try:
         SessionSpec(parts.session_key, 1, parts.animal_id)
     except ValueError as error:
-        findings.warning(
-            file if file.is_file() else parts.path,
-            "scan_key",
-            expected="names that a model can store a session under",
-            found=str(error),
-            do="The recording can be read, but not be added to a model under this name; correct it.",
-        )
+        yield ODD_KEY(file if file.is_file() else parts.path, error)
 
 
-def _needed(processor: OmniMouseProcessor) -> float:
-    """Seconds that devices have to share for a window."""
-    return processor.window_seconds + 2 * processor.safe_interval
-
-
-def _note_missing(recording: RecordingData, processor: OmniMouseProcessor, findings: Findings) -> None:
-    """Says what was not recorded, and which channels nobody asks for."""
-    eye_tracker, treadmill = (device.channels or usual_channels(device) for device in recording.devices[1:])
-    stored = [*(eye_tracker or ()), *(treadmill or ())]
-    if eye_tracker is not None and treadmill is not None and stored != list(processor.behavior_channels):
-        n_known = len(processor.behavior_channels)
-        lacking = [name for name in processor.behavior_channels if name not in stored]
-        extra = [name for name in stored if name not in processor.behavior_channels]
-        findings.info(
-            recording.path,
-            "behavior channels",
-            expected=", ".join(processor.behavior_channels),
-            found=("all" if not lacking else f"all but {', '.join(lacking)}" if len(lacking) < n_known else "none")
-            + (f", and besides {', '.join(extra)}" if extra else ""),
-            do="Channels go by name: the model goes without the missing ones, and the others are not used.",
-        )
-    unused = {name: channel_of(name) for name in stored if name not in processor.behavior_channels}
-    for name, channel in unused.items():
-        if channel is not None and channel not in stored:
-            findings.warning(
-                recording.path,
-                f"behavior channel {name!r}",
-                expected=f"one of {', '.join(processor.behavior_channels)}",
-                found=repr(name),
-                do=f"It is not used under this name. If it is {channel}, name it so.",
-            )
-    if not recording.has_video:
-        findings.info(
-            recording.screen.folder,
-            "video",
-            expected="what was shown",
-            found="not recorded",
-            do="The model goes without video: use tasks without stimulus.",
-        )
-
-
-def _check_fast(device: SequenceDevice, processor: OmniMouseProcessor, findings: Findings) -> None:
-    rate = processor.response_rate
-    if device.sampling_rate <= FASTER * rate:
-        return
-    seconds = f"{1000 / rate:.3g} ms"
-    findings.warning(
-        device.file,
-        "sampling rate of responses",
-        expected=f"at most the {rate:g} Hz of windows",
-        found=f"{device.sampling_rate:.6g} Hz",
-        do=f"The strict profile averages all samples of each {seconds}; the published profiles pick one and drop the "
-        f"others. Average them to {rate:g} Hz yourself to have the same under every profile.",
-    )
-
-
-def _check_windows(recording: RecordingData, processor: OmniMouseProcessor, findings: Findings) -> None:
+def _check_windows(recording: RecordingData, processor: OmniMouseProcessor) -> Iterator[Finding]:
+    """Whether every tier has windows: of named channels, at a rate that no profile loses samples of."""
+    path, names, rate = recording.path, ", ".join(processor.behavior_channels), processor.response_rate
     try:
         channel_rows(recording, processor.behavior_channels)
     except ValueError as error:
-        findings.fatal(
-            recording.path,
-            "behavior channels",
-            expected=f"{len(processor.behavior_channels)} ({', '.join(processor.behavior_channels)})",
-            found=str(error).removeprefix(f"{recording.path}: "),
-            do="Name the channels of your export, or pass a processor that names yours in behavior_channels.",
-        )
+        found = str(error).removeprefix(f"{path}: ")
+        yield UNNAMED(path, found, n=len(processor.behavior_channels), names=names)
         return
-    _note_missing(recording, processor, findings)
-    _check_fast(recording.responses, processor, findings)
-    empty = []
+    yield from _check_channels(recording, processor.behavior_channels)
+    if not recording.has_video:
+        yield NO_VIDEO(recording.screen.folder, "not recorded")
+    responses = recording.responses
+    if responses.sampling_rate > FASTER * rate:
+        yield FAST(responses.file, f"{responses.sampling_rate:.6g} Hz", rate=rate, seconds=1000 / rate)
     tiers = [tier for tier in recording.tiers if tier not in recording.withheld_tiers]
+    usable = len(tiers)
     for tier in tiers:
         windows = Windows(recording, tier, processor=processor, quiet=True)
         if not len(windows):
-            empty.append(tier)
-            findings.warning(
-                recording.path,
-                f"windows of tier {tier!r}",
-                expected="at least one",
-                found=windows.explain(),
-                do="This tier cannot be used for training or scoring with these rules.",
-            )
-    if empty and len(empty) == len(tiers):
-        findings.fatal(
-            recording.path,
-            "windows",
-            expected="at least one window in some tier",
-            found="none in any tier",
-            do="See the warnings about each tier for what was lost to tier, filter and duration.",
-        )
+            usable -= 1
+            yield NO_WINDOW(path, windows.explain(), tier=tier)
+    if tiers and not usable:
+        yield NO_WINDOWS(path, "none in any tier")
+
+
+def _check_channels(recording: RecordingData, wanted: list[str]) -> Iterator[Finding]:
+    """Which channels are missing, and which nobody asks for."""
+    eye_tracker, treadmill = (device.channels or usual_channels(device) for device in recording.devices[1:])
+    stored = [*(eye_tracker or ()), *(treadmill or ())]
+    lacking = [name for name in wanted if name not in stored]
+    extra = [name for name in stored if name not in wanted]
+    if eye_tracker is not None and treadmill is not None and stored != wanted:
+        found = "all" if not lacking else f"all but {', '.join(lacking)}" if len(lacking) < len(wanted) else "none"
+        found += f", and besides {', '.join(extra)}" if extra else ""
+        yield CHANNELS(recording.path, found, names=", ".join(wanted))
+    for name in dict.fromkeys(extra):
+        channel = channel_of(name)
+        if channel is not None and channel not in stored:
+            yield MISNAMED(recording.path, repr(name), name=name, names=", ".join(wanted), channel=channel)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from omnimouse.recordings.checks.check_arrays import check_channel_order, check_device
+from omnimouse.recordings.checks.channel_order import check_channel_order
+from omnimouse.recordings.checks.check_arrays import check_device
+from omnimouse.recordings.checks.check_pixels import check_movie
 from omnimouse.recordings.checks.check_screen import check_tiers
-from omnimouse.recordings.data.devices import CHUNK_BYTES
-from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.checks.kinds import Kind
+from omnimouse.recordings.data.devices import CHUNK_BYTES, SequenceDevice
+from omnimouse.recordings.data.findings import Finding
 from omnimouse.recordings.data.frames import GreyLevels
 from omnimouse.recordings.data.recording_data import SessionParts
 from omnimouse.recordings.formats.dataset_form.dataset_tables import (
@@ -22,52 +26,65 @@ from omnimouse.recordings.formats.dataset_form.dataset_tables import (
     signals_table,
 )
 
+FRAME_SIZE = Kind(
+    "fatal", "frame size", "{size}",
+    "Resize the stimuli of the source, and write it again; nothing is resized here.",
+)  # fmt: skip
+ROWS = Kind("fatal", "rows", "batches as they were written", EXPORT_AGAIN)
+PICTURES = Kind("fatal", "pictures", "one per frame", EXPORT_AGAIN)
 
-def check_tables(parts: SessionParts, findings: Findings, *, frame_size: tuple[int, int], deep: bool) -> None:
-    """Trials, and with `deep` the values of all devices and the pictures of all frames.
+
+def check_tables(
+    parts: SessionParts, screen: TableScreen, *, frame_size: tuple[int, int], deep: bool, sound: bool
+) -> Iterator[Finding]:
+    """Trials, and with `deep` the values of all devices and, if nothing is fatal, the pictures of all frames.
 
     Args:
         parts: a folder that was opened; parts with fatal findings are left out.
-        findings: what is found goes here.
+        screen: its screen.
         frame_size: (height, width) that windows need.
         deep: read samples and pictures too.
+        sound: whether opening it found nothing fatal.
     """
-    screen = parts.screen
-    assert isinstance(screen, TableScreen)
-    check_tiers(screen, screen.folder / TRIALS, findings)
-    if screen.frame_size is not None and screen.frame_size != frame_size:
-        expected, found = (f"{height} x {width}" for height, width in (frame_size, screen.frame_size))
-        do = "Resize the stimuli of the source, and write it again; nothing is resized here."
-        findings.fatal(screen.folder / RECORDING, "frame size", expected=expected, found=found, do=do)
-    if not deep:
-        return
-    for device in parts.devices.values():
-        if device is None or not device.shape[1]:
-            continue
-        noted = Findings()
-        try:
-            check_device(device, noted)
-        except ValueError as error:  # a batch that does not decode
-            found = str(error).partition(": ")[2] or str(error)
-            findings.fatal(device.file, "rows", expected="batches as they were written", found=found, do=EXPORT_AGAIN)
-            continue
-        for finding in noted:  # which names the files that a session folder has
-            per_signal = Path(finding.path).parent.name == "meta"
-            file = screen.folder / signals_table(device.name) if per_signal else device.file
-            findings.append(replace(finding, path=str(file)))
-    if findings.has_fatal:
+    for finding in _check_trials_and_devices(parts, screen, frame_size, deep):
+        sound = sound and finding.severity != "fatal"
+        yield finding
+    if not deep or not sound:
         return
     eye_tracker = parts.devices["eye_tracker"]
     if eye_tracker is not None and eye_tracker.channels is None:
-        check_channel_order(eye_tracker, findings)
+        yield from check_channel_order(eye_tracker)
     try:
-        _check_pictures(screen, findings)
+        yield from list(_check_pictures(screen))
     except ValueError as error:
-        found = str(error).partition(": ")[2] or str(error)
-        findings.fatal(screen.folder / SCREEN, "pictures", expected="one per frame", found=found, do=EXPORT_AGAIN)
+        yield PICTURES(screen.folder / SCREEN, str(error).partition(": ")[2] or error)
 
 
-def _check_pictures(screen: TableScreen, findings: Findings) -> None:
+def _check_trials_and_devices(
+    parts: SessionParts, screen: TableScreen, frame_size: tuple[int, int], deep: bool
+) -> Iterator[Finding]:
+    yield from check_tiers(screen, screen.folder / TRIALS)
+    if screen.frame_size is not None and screen.frame_size != frame_size:
+        size, found = (f"{height} x {width}" for height, width in (frame_size, screen.frame_size))
+        yield FRAME_SIZE(screen.folder / RECORDING, found, size=size)
+    for device in parts.devices.values() if deep else ():
+        if device is not None and device.shape[1]:
+            yield from _check_rows(device, screen)
+
+
+def _check_rows(device: SequenceDevice, screen: TableScreen) -> Iterator[Finding]:
+    """The values of a device; findings name the tables instead of the files that a session folder has."""
+    try:
+        found = list(check_device(device))
+    except ValueError as error:  # a batch that does not decode
+        yield ROWS(device.file, str(error).partition(": ")[2] or error)
+        return
+    for finding in found:
+        per_signal = Path(finding.path).parent.name == "meta"
+        yield replace(finding, path=str(screen.folder / signals_table(device.name) if per_signal else device.file))
+
+
+def _check_pictures(screen: TableScreen) -> Iterator[Finding]:
     """Read the pictures of all frames of videos and images."""
     levels = GreyLevels()
     for trial in screen.trials:
@@ -76,4 +93,4 @@ def _check_pictures(screen: TableScreen, findings: Findings) -> None:
         step = max(1, CHUNK_BYTES // (4 * screen.frame_size[0] * screen.frame_size[1]))
         for low in range(0, trial.n_frames, step):
             levels.add(screen.pictures(trial.first_frame + np.arange(low, min(low + step, trial.n_frames))))
-    levels.report(screen.folder / SCREEN, findings)
+    yield from check_movie(levels, screen.folder / SCREEN)

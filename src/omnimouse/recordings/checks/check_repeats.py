@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.checks.kinds import Kind
+from omnimouse.recordings.data.findings import Finding
 from omnimouse.recordings.data.recording_data import UNUSED_TIER, RecordingData
 from omnimouse.recordings.data.screen import Trial
 from omnimouse.recordings.formats.arrays.array_devices import ArrayScreen
@@ -30,15 +31,21 @@ ENOUGH = 0.5
 CONFIRMED = 50
 """Trials whose first frames are those of another that are compared to their end."""
 
+# fmt: off
+SAME = Kind("warning", "stimuli of tier {tier!r}", f"none that tier {TRAINING!r} shows",
+            "A model that was trained on them is scored too well on these; give all repeats of a stimulus one tier.")
+DIFFERENT = Kind("info", "stimuli of tier {tier!r}", f"none that tier {TRAINING!r} shows",
+                 "If they do show the same, give all repeats of a stimulus one tier; else conditions of their own.")
+# fmt: on
 
-def check_repeats(
-    recording: RecordingData, findings: Findings, *, frame_size: tuple[int, int], deep: bool = True
-) -> None:
+Pair = tuple[Trial, Trial]
+
+
+def check_repeats(recording: RecordingData, *, frame_size: tuple[int, int], deep: bool = True) -> Iterator[Finding]:
     """Trials of other tiers that show what training trials show, one finding per tier.
 
     Args:
         recording: an open recording.
-        findings: what is found goes here.
         frame_size: (height, width) that windows need.
         deep: also compare frames, where the identity of stimuli is not known.
     """
@@ -47,85 +54,98 @@ def check_repeats(
     scored = [trial for trial in shown if trial.tier not in (TRAINING, UNUSED_TIER, None)]
     if not training or not scored:
         return
+    stimuli = _Stimuli(recording, frame_size)
     known = {trial.condition_hash: trial for trial in training if trial.condition_hash is not None}
     pairs = [(trial, known[trial.condition_hash]) for trial in scored if trial.condition_hash in known]
     # Two identities that differ are two stimuli; where one lacks, only frames can tell.
-    complete = all(trial.condition_hash is not None for trial in training)
-    unknown = [trial for trial in scored if not complete or trial.condition_hash is None]
-    by_frames: list[tuple[Trial, Trial]] = []
-    if deep and unknown and recording.has_video:
-        nameless = [trial for trial in training if trial.condition_hash is None]
+    nameless = [trial for trial in training if trial.condition_hash is None]
+    by_frames: list[Pair] = []
+    if deep and recording.has_video:
         for named, others in ((False, training), (True, nameless)):
-            trials = [trial for trial in unknown if (trial.condition_hash is not None) == named]
-            by_frames += _by_frames(recording, others, trials, frame_size)
-    apart = _apart(recording, pairs, frame_size) if deep else []
+            unknown = [trial for trial in scored if (trial.condition_hash is not None) == named]
+            by_frames += stimuli.pairs(others, unknown)
+    apart = stimuli.apart(pairs) if deep else []
     sure = [pair for pair in (*pairs, *by_frames) if pair not in apart]
     for tier in dict.fromkeys(trial.tier for trial in scored):
         n = sum(trial.tier == tier for trial in scored)
-        for found in (sure, apart):
-            of_tier = {trial.index: (trial, other) for trial, other in found if trial.tier == tier}
-            if of_tier:
-                _report(recording, list(of_tier.values()), n, found is sure, findings)
+        for kind, found in ((SAME, sure), (DIFFERENT, apart)):
+            of_tier = list({trial.index: (trial, other) for trial, other in found if trial.tier == tier}.values())
+            if not of_tier:
+                continue
+            trial, other = of_tier[0]
+            how = "by their frames" if trial.condition_hash is None else f"condition {trial.condition_hash[:40]!r}"
+            such = f"({how}), such as trials {trial.name or trial.index} and {other.name or other.index}"
+            what = f"trials show what training trials show {such}"
+            if kind is DIFFERENT:
+                what = f"trials with the condition of training trials {such}, whose frames differ"
+            yield kind(recording.screen.folder, f"{len(of_tier)} of {n} {what}", tier=tier)
 
 
-def _report(recording: RecordingData, pairs: list[tuple[Trial, Trial]], n: int, sure: bool, findings: Findings) -> None:
-    """One finding about the trials of a tier, of `n` trials, that show what training trials show."""
-    trial, other = pairs[0]
-    how = "by their frames" if trial.condition_hash is None else f"condition {trial.condition_hash[:40]!r}"
-    such = f"such as trials {trial.name or trial.index} and {other.name or other.index}"
-    (findings.warning if sure else findings.info)(
-        recording.screen.folder,
-        f"stimuli of tier {trial.tier!r}",
-        expected=f"none that tier {TRAINING!r} shows",
-        found=f"{len(pairs)} of {n} trials show what training trials show ({how}), {such}"
-        if sure
-        else f"{len(pairs)} of {n} trials with the condition of training trials ({how}), {such}, whose frames differ",
-        do="A model that was trained on them is scored too well on these; give all repeats of a stimulus one tier."
-        if sure
-        else "If they do show the same, give all repeats of a stimulus one tier; else conditions of their own.",
-    )
+class _Stimuli:
+    """The frames of a recording's trials, compared."""
 
+    def __init__(self, recording: RecordingData, frame_size: tuple[int, int]) -> None:
+        self.recording, self.frame_size = recording, frame_size
 
-def _apart(
-    recording: RecordingData, pairs: list[tuple[Trial, Trial]], frame_size: tuple[int, int]
-) -> list[tuple[Trial, Trial]]:
-    """Pairs of one condition that, as far as their stored stimuli begin, do not show the same."""
-    # Trials over arrays are cut out of a movie by time, so that frames say less than whoever named the condition.
-    if not recording.has_video or isinstance(recording.screen, ArrayScreen):
-        return []
-    apart = []
-    for trial, other in pairs[:CONFIRMED]:
-        one, two = (set(_sequences(recording, each, 256, frame_size)) for each in (trial, other))
-        if one and two and not one & two:
-            apart.append((trial, other))
-    return apart
+    def apart(self, pairs: list[Pair]) -> list[Pair]:
+        """Pairs of one condition that, as far as their stored stimuli begin, do not show the same."""
+        # Trials over arrays are cut out of a movie by time, so that frames say less than whoever named the condition.
+        if not self.recording.has_video or isinstance(self.recording.screen, ArrayScreen):
+            return []
+        apart = []
+        for pair in pairs[:CONFIRMED]:
+            one, two = (set(self._sequences(trial, 256)) for trial in pair)
+            if one and two and not one & two:
+                apart.append(pair)
+        return apart
 
+    def pairs(self, training: list[Trial], scored: list[Trial]) -> list[Pair]:
+        """Pairs of a scored and a training trial that show the same frames."""
+        if not training or not scored:
+            return []
+        lengths = [trial.n_frames for trial in (*training, *scored)]
+        most = max(SEQUENCE, MOST_FRAMES // len(lengths)) if sum(lengths) > MOST_FRAMES else max(lengths)
+        seen: dict[tuple[int, ...], Trial] = {}
+        for trial in training:
+            for sequence in self._sequences(trial, most):
+                seen.setdefault(sequence, trial)
+        pairs: list[Pair] = []
+        for trial in scored:
+            other = _shown_in(self._sequences(trial, most), seen)
+            longer = 0 if other is None else max(trial.n_frames, other.n_frames)
+            if other is not None and longer > most and len(pairs) < CONFIRMED:
+                longer = min(longer, MOST_FRAMES)
+                whole = dict.fromkeys(self._sequences(other, longer), other)
+                other = _shown_in(self._sequences(trial, longer), whole)
+            if other is not None:
+                pairs.append((trial, other))
+        return pairs
 
-def _by_frames(
-    recording: RecordingData, training: list[Trial], scored: list[Trial], frame_size: tuple[int, int]
-) -> list[tuple[Trial, Trial]]:
-    """Pairs of a scored and a training trial that show the same frames."""
-    if not training or not scored:
-        return []
-    trials = [*training, *scored]
-    together = sum(trial.n_frames for trial in trials)
-    most = max(SEQUENCE, MOST_FRAMES // len(trials)) if together > MOST_FRAMES else max(t.n_frames for t in trials)
-    seen: dict[tuple[int, ...], Trial] = {}
-    for trial in training:
-        for sequence in _sequences(recording, trial, most, frame_size):
-            seen.setdefault(sequence, trial)
-    pairs: list[tuple[Trial, Trial]] = []
-    for trial in scored:
-        other = _shown_in(_sequences(recording, trial, most, frame_size), seen)
-        if other is None:
-            continue
-        longer = max(trial.n_frames, other.n_frames)
-        if longer > most and len(pairs) < CONFIRMED:
-            whole = dict.fromkeys(_sequences(recording, other, min(longer, MOST_FRAMES), frame_size), other)
-            other = _shown_in(_sequences(recording, trial, min(longer, MOST_FRAMES), frame_size), whole)
-        if other is not None:
-            pairs.append((trial, other))
-    return pairs
+    def _sequences(self, trial: Trial, most: int) -> Iterator[tuple[int, ...]]:
+        """Stretches of different frames in a row at the beginning of a trial; uniform ones, blanks, do not count."""
+        frames = list(self._frames(trial, most))
+        changes = [frame for number, frame in enumerate(frames) if number == 0 or frame != frames[number - 1]]
+        length = min(SEQUENCE, len(changes))
+        for first in range(len(changes) - length + 1 if length else 0):
+            yield tuple(changes[first : first + length])
+
+    def _frames(self, trial: Trial, most: int) -> Iterator[int]:
+        """Hashes of the frames of a trial that are not uniform, up to some number of frames."""
+        n = min(trial.n_frames, most)
+        for low in range(0, n, 256):
+            within = np.arange(low, min(low + 256, n))
+            try:
+                with np.errstate(over="ignore"):  # numbers that are no grey levels are told by whoever checks them
+                    pictures = self.recording.screen._trial_frames(trial, within, *self.frame_size)
+                    pictures = np.asarray(pictures, dtype=np.float32)
+            except (ValueError, IndexError, OSError):  # whoever looks at this stimulus says what is wrong with it
+                return
+            for picture in pictures.reshape(-1, *self.frame_size):
+                # Whole grey levels, off the ties: frames that are resized differ in the last digits.
+                levels = np.nan_to_num(np.floor(picture + np.float32(0.37)), nan=-1.0, posinf=-1.0, neginf=-1.0)
+                if levels.min() < levels.max():
+                    digest = hashlib.blake2b(levels.astype("<f4").tobytes(), digest_size=8).digest()
+                    yield int.from_bytes(digest, "little")
 
 
 def _shown_in(sequences: Iterable[tuple[int, ...]], seen: dict[tuple[int, ...], Trial]) -> Trial | None:
@@ -133,32 +153,3 @@ def _shown_in(sequences: Iterable[tuple[int, ...]], seen: dict[tuple[int, ...], 
     found = [seen.get(sequence) for sequence in sequences]
     there = [trial for trial in found if trial is not None]
     return there[0] if there and len(there) >= ENOUGH * len(found) else None
-
-
-def _sequences(
-    recording: RecordingData, trial: Trial, most: int, frame_size: tuple[int, int]
-) -> Iterator[tuple[int, ...]]:
-    """Stretches of different frames in a row at the beginning of a trial; uniform ones, blanks, do not count."""
-    frames = list(_frames(recording, trial, most, frame_size))
-    changes = [frame for number, frame in enumerate(frames) if number == 0 or frame != frames[number - 1]]
-    length = min(SEQUENCE, len(changes))
-    for first in range(len(changes) - length + 1 if length else 0):
-        yield tuple(changes[first : first + length])
-
-
-def _frames(recording: RecordingData, trial: Trial, most: int, frame_size: tuple[int, int]) -> Iterator[int]:
-    """Hashes of the frames of a trial that are not uniform, up to some number of frames."""
-    n = min(trial.n_frames, most)
-    for low in range(0, n, 256):
-        within = np.arange(low, min(low + 256, n))
-        try:
-            with np.errstate(over="ignore"):  # numbers that are no grey levels are told by whoever checks them
-                pictures = np.asarray(recording.screen._trial_frames(trial, within, *frame_size), dtype=np.float32)
-        except (ValueError, IndexError, OSError):  # whoever looks at this stimulus says what is wrong with it
-            return
-        for picture in pictures.reshape(-1, *frame_size):
-            # Whole grey levels, off the ties: frames that are resized differ in the last digits.
-            levels = np.nan_to_num(np.floor(picture + np.float32(0.37)), nan=-1.0, posinf=-1.0, neginf=-1.0)
-            if levels.min() < levels.max():
-                digest = hashlib.blake2b(levels.astype("<f4").tobytes(), digest_size=8).digest()
-                yield int.from_bytes(digest, "little")

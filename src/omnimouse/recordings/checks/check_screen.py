@@ -3,179 +3,134 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from omnimouse.recordings.data.findings import Findings, Tally
-from omnimouse.recordings.data.frames import GreyLevels
+from omnimouse.recordings.checks.check_pixels import Pixels, check_contrast
+from omnimouse.recordings.checks.kinds import Kind, listed, merged
+from omnimouse.recordings.data.findings import Finding, Findings, Tally
 from omnimouse.recordings.data.plausible import identity
 from omnimouse.recordings.data.reading import open_array, read_mapping, shown
 from omnimouse.recordings.data.recording_data import UNUSED_TIER
 from omnimouse.recordings.data.screen import Screen, Trial
 
 KNOWN_TIERS = (
-    "train",
-    "validation",
-    "oracle",
-    "test",
-    "final_test",
-    "final_test_1",
-    "final_test_2",
-    "final_test_3",
-    "live_test_main",
-    "live_test_bonus",
-    "final_test_main",
-    "final_test_bonus",
-    UNUSED_TIER,
-)
+    "train", "validation", "oracle", "test", "final_test", "final_test_1", "final_test_2", "final_test_3",
+    "live_test_main", "live_test_bonus", "final_test_main", "final_test_bonus", UNUSED_TIER,
+)  # fmt: skip
 
 SAMPLED_FRAMES = 5
 """Frames of each stimulus file whose pixels are looked at."""
 
+# fmt: off
+UNTIERED = Kind("warning", "tier", "a tier on every image and video trial",
+                "The published profiles take them for blanks, the strict profile leaves them out; add their tier.")
+NO_TIERS = Kind("fatal", "tier", "trials with a tier", "Add `tier: train` and others.")
+UNKNOWN_TIERS = Kind("info", "tier", f"one of {', '.join(KNOWN_TIERS)}", "They can be used under these names.")
+NAMELESS = Kind("warning", "tier", "the name of a tier", "Name the tiers of these trials.")
+NO_TRAINING = Kind("warning", "tier", "'train' among the tiers",
+                   "Nothing to train on, unless other tiers are named (train_tiers). "
+                   "Call the tier for training 'train'{meant}.")
+INVALID = Kind("info", "modality", "no INVALID periods",
+               "The strict profile leaves them out; the published profiles take them for blanks and show NaN.")
+NO_GREY = Kind("warning", "interleave_value", "a grey level from 0 to 255",
+               "It is shown to the model as it is; write the grey level that was on screen, usually 128.0.")
+SCALED_GREY = Kind("warning", "interleave_value", "a grey level from 0 to 255",
+                   "The grey levels look scaled to 0-1; write them times 255.")
+NO_SCREEN = Kind("info", "modality", "'screen'", "It is not used here, but experanto itself needs it.")
+OTHER_FILES = Kind("warning", "file names", "five digits and .yml",
+                   "These files are ignored, as in experanto; rename them if they are trials.")
+GAPS = Kind("warning", "numbering", "consecutive trials from {first} to {last}",
+            "Trials may have been lost in copying.")
+CACHE = Kind("info", "cache", "the content of screen/meta/*.yml",
+             "It is ignored here, but experanto itself trusts it: delete it.")
+LATE_FRAMES = Kind("info", "late frames", "regular intervals within a video",
+                   "Nothing: frames are looked up by their own times.")
+SIZES = Kind("warning", "frame sizes", "one size", "Resize the stimuli to one size.")
+COLOUR = Kind("fatal", "colour", "{wanted}", "Convert the stimuli to grey.")
+SHAPE = Kind("fatal", "shape", "{wanted}", "{do}")
+TOO_FEW = Kind("fatal", "frames", "{n}, the trial's num_frames", "The file is truncated or num_frames is wrong.")
+TOO_MANY = Kind("warning", "frames", "{n}, the trial's num_frames", "The surplus frames are never shown.")
+OTHER_SIZE = Kind("warning", "image_size", "{size}, the trial's image_size (height, width)", "{do}")
+FRAME_SIZE = Kind("fatal", "frame size", "{height} x {width} (height x width)", "{do}")
+# fmt: on
 
-def check_trials(screen: Screen, findings: Findings) -> None:
+
+def check_trials(screen: Screen) -> Iterator[Finding]:
     """Tiers, INVALID periods, file names and caches: everything about trials but their pixels."""
-    check_tiers(screen, screen.folder / "meta", findings)
-    _check_device(screen, findings)
-    _check_files(screen, findings)
-    _check_rate(screen, findings)
+    yield from check_tiers(screen, screen.folder / "meta")
+    yield from _check_files(screen)
+    steps = np.diff(screen.timestamps)
+    spans = (steps[t.first_frame : t.first_frame + t.n_frames - 1] for t in _with_frames(screen))
+    late = sum(int(np.count_nonzero(within > 1.5 * np.median(within))) for within in spans if len(within))
+    if late:
+        yield LATE_FRAMES(screen.folder / "timestamps.npy", f"{late} intervals above 1.5 times their video's median")
 
 
-def check_tiers(screen: Screen, meta: Path, findings: Findings) -> None:
+def _with_frames(screen: Screen) -> list[Trial]:
+    return [trial for trial in screen.trials if trial.modality in ("video", "image")]
+
+
+def check_tiers(screen: Screen, meta: Path) -> Iterator[Finding]:
     """Tiers and INVALID periods; `meta` is where trials are stored, a folder of one file each or one file."""
-    stimuli = [trial for trial in screen.trials if trial.modality in ("video", "image")]
+
+    def stored(name: str) -> Path:
+        return meta if meta.suffix else meta / f"{name}.yml"
+
+    stimuli = _with_frames(screen)
     untiered = [trial.name for trial in stimuli if trial.tier is None]
     if untiered:
-        findings.warning(
-            _stored_trial(meta, untiered[0]),
-            "tier",
-            expected="a tier on every image and video trial",
-            found=f"{len(untiered)} of {len(stimuli)} without: {_listed(untiered)}",
-            do="The published profiles take them for blanks, the strict profile leaves them out; add their tier.",
-        )
+        found = f"{len(untiered)} of {len(stimuli)} without: {listed(untiered, 5)}"
+        yield UNTIERED(stored(untiered[0]), found)
     tiers = list(dict.fromkeys(trial.tier for trial in screen.trials if trial.tier is not None))
     if not tiers:
-        findings.fatal(meta, "tier", expected="trials with a tier", found="none", do="Add `tier: train` and others.")
+        yield NO_TIERS(meta, "none")
     unknown = [tier for tier in tiers if tier not in KNOWN_TIERS]
     if unknown:
-        findings.info(
-            meta,
-            "tier",
-            expected=f"one of {', '.join(KNOWN_TIERS)}",
-            found=", ".join(map(repr, unknown)),
-            do="They can be used under these names.",
-        )
-    check_names_of_tiers(tiers, meta, findings)
-    _check_invalid(screen, meta, findings)
-    _check_blanks(screen, meta, findings)
-
-
-def check_names_of_tiers(tiers: Sequence[str], where: Path, findings: Findings) -> None:
-    """Whether one tier is trained on and standardised by, and all have a name ("none" is one, of SENSORIUM)."""
-    nameless = [tier for tier in tiers if identity(tier) is None and tier != "none"]
-    if nameless:
-        found = f"{', '.join(map(repr, nameless))}, which names none"
-        do = "Name the tiers of these trials."
-        findings.warning(where, "tier", expected="the name of a tier", found=found, do=do)
-    if tiers and "train" not in tiers:
-        meant = next((tier for tier in tiers if tier.strip().lower() in ("train", "training")), None)
-        findings.warning(
-            where,
-            "tier",
-            expected="'train' among the tiers",
-            found=", ".join(tiers),
-            do="Nothing to train on, unless other tiers are named (train_tiers). Call the tier for training 'train'"
-            + (f"; it may be {meant!r}." if meant is not None else "."),
-        )
-
-
-def _stored_trial(meta: Path, name: str) -> Path:
-    return meta if meta.suffix else meta / f"{name}.yml"
-
-
-def _check_invalid(screen: Screen, meta: Path, findings: Findings) -> None:
+        yield UNKNOWN_TIERS(meta, ", ".join(map(repr, unknown)))
+    yield from check_names_of_tiers(tiers, meta)
     invalid = [trial for trial in screen.trials if trial.modality == "invalid"]
-    if not invalid:
-        return
-    last = float(screen.timestamps[-1])
-    seconds = sum(min(trial.end, last) - trial.start for trial in invalid)
-    findings.info(
-        _stored_trial(meta, invalid[0].name),
-        "modality",
-        expected="no INVALID periods",
-        found=f"{len(invalid)} trials, {seconds:.1f} s",
-        do="The strict profile leaves them out; the published profiles take them for blanks and show NaN.",
-    )
-
-
-def _check_blanks(screen: Screen, meta: Path, findings: Findings) -> None:
+    if invalid:
+        last = float(screen.timestamps[-1])
+        seconds = sum(min(trial.end, last) - trial.start for trial in invalid)
+        yield INVALID(stored(invalid[0].name), f"{len(invalid)} trials, {seconds:.1f} s")
     greys = {trial.interleave_value: trial.name for trial in screen.trials if trial.modality == "blank"}
     outside = [value for value in greys if value is not None and not 0 <= value <= 255]
     if outside:
-        findings.warning(
-            _stored_trial(meta, greys[outside[0]]),
-            "interleave_value",
-            expected="a grey level from 0 to 255",
-            found=_listed(outside),
-            do="It is shown to the model as it is; write the grey level that was on screen, usually 128.0.",
-        )
+        yield NO_GREY(stored(greys[outside[0]]), listed(outside, 5))
     elif greys and all(value is not None and value <= 1 for value in greys) and set(greys) != {0}:
-        findings.warning(
-            _stored_trial(meta, next(iter(greys.values()))),
-            "interleave_value",
-            expected="a grey level from 0 to 255",
-            found=f"{_listed(list(greys))} on every blank",
-            do="The grey levels look scaled to 0-1; write them times 255.",
-        )
+        yield SCALED_GREY(stored(next(iter(greys.values()))), f"{listed(greys, 5)} on every blank")
 
 
-def _check_device(screen: Screen, findings: Findings) -> None:
-    """The metadata of the device itself, which nothing here needs."""
-    problems = Findings()
-    meta = read_mapping(screen.folder / "meta.yml", problems)
-    if meta is None or str(shown(meta.get("modality"))).lower() != "'screen'":
-        findings.info(
-            screen.folder / "meta.yml",
-            "modality",
-            expected="'screen'",
-            found=problems[0].found if meta is None else shown(meta.get("modality", "no such key")),
-            do="It is not used here, but experanto itself needs it.",
-        )
+def check_names_of_tiers(tiers: Sequence[str], where: Path) -> Iterator[Finding]:
+    """Whether one tier is trained on and standardised by, and all have a name ("none" is one, of SENSORIUM)."""
+    nameless = [tier for tier in tiers if identity(tier) is None and tier != "none"]
+    if nameless:
+        yield NAMELESS(where, f"{', '.join(map(repr, nameless))}, which names none")
+    if tiers and "train" not in tiers:
+        meant = next((tier for tier in tiers if tier.strip().lower() in ("train", "training")), None)
+        yield NO_TRAINING(where, ", ".join(tiers), meant="" if meant is None else f"; it may be {meant!r}")
 
 
-def _check_files(screen: Screen, findings: Findings) -> None:
+def _check_files(screen: Screen) -> Iterator[Finding]:
+    """Metadata that nothing here needs, names of the trials' files, and a cache of them."""
+    file, problems = screen.folder / "meta.yml", Findings()
+    device = read_mapping(file, problems)
+    if device is None or str(shown(device.get("modality"))).lower() != "'screen'":
+        yield NO_SCREEN(file, problems[0].found if device is None else shown(device.get("modality", "no such key")))
     meta, known = screen.folder / "meta", {f"{trial.name}.yml" for trial in screen.trials}
-    entries = [entry.name for entry in meta.iterdir() if entry.suffix in (".yml", ".yaml")]
-    ignored = sorted(set(entries) - known)
+    ignored = sorted({entry.name for entry in meta.iterdir() if entry.suffix in (".yml", ".yaml")} - known)
     if ignored:
-        findings.warning(
-            meta,
-            "file names",
-            expected="five digits and .yml",
-            found=_listed(ignored),
-            do="These files are ignored, as in experanto; rename them if they are trials.",
-        )
+        yield OTHER_FILES(meta, listed(ignored, 5))
     numbers = [int(trial.name) for trial in screen.trials]
     gaps = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers)) if numbers else []
     if gaps:
-        findings.warning(
-            meta,
-            "numbering",
-            expected=f"consecutive trials from {numbers[0]} to {numbers[-1]}",
-            found=f"{len(gaps)} missing: {_listed(gaps)}",
-            do="Trials may have been lost in copying.",
-        )
+        yield GAPS(meta, f"{len(gaps)} missing: {listed(gaps, 5)}", first=numbers[0], last=numbers[-1])
     cache = screen.folder / "combined_meta.json"
     if cache.is_file() and not _cache_agrees(cache, screen):
-        findings.info(
-            cache,
-            "cache",
-            expected="the content of screen/meta/*.yml",
-            found="something else",
-            do="It is ignored here, but experanto itself trusts it: delete it.",
-        )
+        yield CACHE(cache, "something else")
 
 
 def _cache_agrees(cache: Path, screen: Screen) -> bool:
@@ -194,175 +149,60 @@ def _cache_agrees(cache: Path, screen: Screen) -> bool:
     )
 
 
-def _check_rate(screen: Screen, findings: Findings) -> None:
-    steps = np.diff(screen.timestamps)
-    late = 0
-    for trial in screen.trials:
-        if trial.modality not in ("video", "image"):
-            continue
-        within = steps[trial.first_frame : trial.first_frame + trial.n_frames - 1]
-        if len(within):
-            late += int(np.count_nonzero(within > 1.5 * np.median(within)))
-    if late:
-        findings.info(
-            screen.folder / "timestamps.npy",
-            "late frames",
-            expected="regular intervals within a video",
-            found=f"{late} intervals above 1.5 times their video's median",
-            do="Nothing: frames are looked up by their own times.",
-        )
-
-
-def check_stimuli(screen: Screen, findings: Findings, *, frame_size: tuple[int, int]) -> None:
+def check_stimuli(screen: Screen, *, frame_size: tuple[int, int]) -> Iterator[Finding]:
     """Headers of all stimulus files and the pixels of a few frames of each.
 
     Args:
         screen: an open screen.
-        findings: what is found goes here.
         frame_size: (height, width) that windows need.
     """
-    tally = Tally()
-    sizes: set[tuple[int, ...]] = set()
-    highest: dict[Path, float] = {}
-    levels = GreyLevels()
-    for trial in screen.trials:
-        if trial.modality not in ("video", "image"):
-            continue
-        path = screen.folder / "data" / f"{trial.name}.npy"
-        problems = Findings()
+    tally, sizes, pixels, data = Tally(), set(), Pixels(), screen.folder / "data"
+    for trial in _with_frames(screen):
+        path, problems = data / f"{trial.name}.npy", Findings()
         stimulus = open_array(path, problems)
-        if stimulus is None:
-            problem = problems[0]
-            tally.add(
-                "fatal", problem.field, path, expected=problem.expected, found=problem.found, do=problem.what_to_do
-            )
-            continue
-        if not _check_shape(trial, path, stimulus, frame_size, tally):
+        if stimulus is not None:
+            problems.extend(_check_shape(trial, path, stimulus, frame_size))
+        tally.extend(problems[:1] if stimulus is None else problems)
+        if stimulus is None or any(finding.field in ("colour", "shape") for finding in problems):
             continue
         sizes.add(stimulus.shape[-2:])
-        highest[path] = _check_pixels(trial, path, stimulus, levels, tally)
-    if max(highest.values(), default=0) > 1:
-        check_scale(highest, tally)
-    tally.report(findings)
-    levels.report_contrast(screen.folder / "data", findings)
+        if trial.modality == "video":
+            stimulus = stimulus[np.unique(np.linspace(0, len(stimulus) - 1, SAMPLED_FRAMES).astype(int))]
+        tally.extend(pixels.look(np.asarray(stimulus), path, "the sampled frames", what="stimuli"))
+    tally.extend(pixels.dark(data, where=" in the sampled frames", what="The stimuli", black="every frame"))
+    yield from merged(tally)
+    yield from check_contrast(pixels.levels, data)
     if len(sizes) > 1:
-        found = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
-        findings.warning(
-            screen.folder / "data",
-            "frame sizes",
-            expected="one size",
-            found=found,
-            do="Resize the stimuli to one size.",
-        )
-    if 0 < max(highest.values(), default=0) <= 1:
-        findings.warning(
-            screen.folder / "data",
-            "value range",
-            expected="grey levels from 0 to 255",
-            found=f"at most {max(highest.values()):.3g} in the sampled frames",
-            do="The stimuli look scaled to 0-1; store them times 255, or every frame is nearly black to the model.",
-        )
+        yield SIZES(data, ", ".join(f"{height} x {width}" for height, width in sorted(sizes)))
 
 
-def check_scale(highest: dict[Path, float], tally: Tally) -> None:
-    """Single stimuli that look scaled to 0-1 among others that are not; `highest` are their highest grey levels."""
-    for path, level in highest.items():
-        if 0 < level <= 1:
-            tally.add(
-                "warning",
-                "value range",
-                path,
-                expected="grey levels from 0 to 255, as other stimuli have",
-                found=f"at most {level:.3g}",
-                do="They look scaled to 0-1; store them times 255, or they are nearly black to the model.",
-            )
-
-
-def _check_shape(trial: Trial, path: Path, stimulus: np.ndarray, frame_size: tuple[int, int], tally: Tally) -> bool:
-    video = trial.modality == "video"
-    height, width = frame_size
+def _check_shape(trial: Trial, path: Path, stimulus: np.ndarray, frame_size: tuple[int, int]) -> Iterator[Finding]:
+    """One finding of "colour" or "shape" where the file holds no frames, else what is odd about these."""
+    video, shape, (height, width) = trial.modality == "video", stimulus.shape, frame_size
     wanted = f"({trial.n_frames}, {height}, {width})" if video else f"({height}, {width})"
-    if stimulus.ndim == (4 if video else 3) and stimulus.shape[-1] == 3:
-        tally.add(
-            "fatal", "colour", path, expected=wanted, found=str(stimulus.shape), do="Convert the stimuli to grey."
-        )
-        return False
+    do = None
+    if stimulus.ndim == (4 if video else 3) and shape[-1] == 3:
+        yield COLOUR(path, shape, wanted=wanted)
+        return
     if stimulus.ndim != (3 if video else 2):
-        tally.add(
-            "fatal", "shape", path, expected=wanted, found=str(stimulus.shape), do="Store (frames, height, width)."
-        )
-        return False
-    if 0 in stimulus.shape:
-        tally.add("fatal", "shape", path, expected=wanted, found=str(stimulus.shape), do="Copy the file again.")
-        return False
-    if video and stimulus.shape[-1] == trial.n_frames != len(stimulus):
+        do = "Store (frames, height, width)."
+    elif 0 in shape:
+        do = "Copy the file again."
+    elif video and shape[-1] == trial.n_frames != len(stimulus):
         do = "Time comes last here: store (frames, height, width)."
-        tally.add("fatal", "shape", path, expected=wanted, found=str(stimulus.shape), do=do)
-        return False
+    if do is not None:
+        yield SHAPE(path, shape, wanted=wanted, do=do)
+        return
     if video and len(stimulus) != trial.n_frames:
-        short = len(stimulus) < trial.n_frames
-        tally.add(
-            "fatal" if short else "warning",
-            "frames",
-            path,
-            expected=f"{trial.n_frames}, the trial's num_frames",
-            found=str(len(stimulus)),
-            do="The file is truncated or num_frames is wrong." if short else "The surplus frames are never shown.",
-        )
-    size = stimulus.shape[-2:]
+        kind = TOO_FEW if len(stimulus) < trial.n_frames else TOO_MANY
+        yield kind(path, len(stimulus), n=trial.n_frames)
+    size = shape[-2:]
     if trial.image_size is not None and size != trial.image_size:
-        tally.add(
-            "warning",
-            "image_size",
-            path,
-            expected=f"{trial.image_size}, the trial's image_size (height, width)",
-            found=str(size),
-            do="Height and width are swapped." if size == trial.image_size[::-1] else "Correct image_size.",
-        )
+        swapped = size == trial.image_size[::-1]
+        do = "Height and width are swapped." if swapped else "Correct image_size."
+        yield OTHER_SIZE(path, size, size=trial.image_size, do=do)
     if size != frame_size:
-        swapped = size == frame_size[::-1]
-        tally.add(
-            "fatal",
-            "frame size",
-            path,
-            expected=f"{height} x {width} (height x width)",
-            found=f"{size[0]} x {size[1]}",
-            do="Height and width are swapped: transpose the frames."
-            if swapped
-            else "Resize the stimuli; nothing is resized here.",
-        )
-    return True
-
-
-def _check_pixels(trial: Trial, path: Path, stimulus: np.ndarray, levels: GreyLevels, tally: Tally) -> float:
-    """Look at a few frames; returns the highest grey level among them."""
-    if trial.modality == "video":
-        sampled = np.asarray(stimulus[np.unique(np.linspace(0, len(stimulus) - 1, SAMPLED_FRAMES).astype(int))])
-    else:
-        sampled = np.asarray(stimulus)
-    levels.add(sampled)
-    finite = np.isfinite(sampled)
-    if not finite.all():
-        tally.add(
-            "warning",
-            "pixels",
-            path,
-            expected="finite grey levels",
-            found=f"{np.count_nonzero(~finite) / finite.size:.2%} NaN or infinite in the sampled frames",
-            do="They reach the model as they are; repair the stimuli.",
-        )
-    values = sampled[finite]
-    if values.size and (values.min() < 0 or values.max() > 255):
-        tally.add(
-            "warning",
-            "grey levels",
-            path,
-            expected="0 to 255",
-            found=f"{values.min():.4g} to {values.max():.4g}",
-            do="Store grey levels from 0 to 255, not normalised ones.",
-        )
-    return float(values.max()) if values.size else -np.inf
-
-
-def _listed(names: Sequence[object], limit: int = 5) -> str:
-    return ", ".join(map(str, names[:limit])) + (", ..." if len(names) > limit else "")
+        do = "Resize the stimuli; nothing is resized here."
+        if size == frame_size[::-1]:
+            do = "Height and width are swapped: transpose the frames."
+        yield FRAME_SIZE(path, f"{size[0]} x {size[1]}", height=height, width=width, do=do)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.checks.check_arrays import channel_order
+from omnimouse.recordings.checks.channel_order import channel_order
 from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.data.missing import usable
 from omnimouse.recordings.data.recording_data import RecordingData

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.checks.check_pixels import check_movie
 from omnimouse.recordings.data.frames import GreyLevels
 
 BYTES = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
@@ -27,18 +27,16 @@ BYTES = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
     ],
 )
 def test_each_way_of_being_no_grey_level_is_one_finding(frames, fields):
-    levels, findings = GreyLevels(), Findings()
+    levels = GreyLevels()
     for block in frames:
         levels.add(block)
-    levels.report(Path("movie"), findings)
-    assert [finding.field for finding in findings] == fields
+    assert [finding.field for finding in check_movie(levels, Path("movie"))] == fields
 
 
 def test_a_range_that_somebody_stated_is_meant_and_shares_are_counted():
-    levels, findings = GreyLevels(), Findings()
+    levels = GreyLevels()
     levels.add(BYTES / 255.0)
-    levels.report(Path("movie"), findings, range_is_meant=True)
-    assert not findings
+    assert not list(check_movie(levels, Path("movie"), range_is_meant=True))
     levels.add(np.full(BYTES.shape, np.nan))
-    levels.report(Path("movie"), findings, range_is_meant=True)
+    findings = list(check_movie(levels, Path("movie"), range_is_meant=True))
     assert findings[0].found == "50.00% NaN or infinite"
