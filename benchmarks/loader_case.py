@@ -203,7 +203,7 @@ def model(case: dict[str, Any]) -> dict[str, Any]:
     """Training steps, each with its wait for the loader; the first one is left out of the medians."""
     import torch
 
-    from omnimouse.training.pretraining.step import train_step
+    from omnimouse.training.pretraining.step import pretraining_step
 
     start = time.perf_counter()
     run = prepare(case, case["steps"], fresh=True)
@@ -214,7 +214,7 @@ def model(case: dict[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
         batch = next(batches)
         waits.append(time.perf_counter() - start)
-        train_step(run, step, batch, wants_to_stop=False)
+        pretraining_step(run, step, batch, wants_to_stop=False)
         if cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start - waits[-1])
@@ -266,14 +266,14 @@ def train_memory(case: dict[str, Any]) -> dict[str, Any]:
     import omnimouse
     from omnimouse.training.pretraining import train as pretraining
 
-    step_of_package, samples = pretraining.train_step, Samples(case["every"])
+    step_of_package, samples = pretraining.pretraining_step, Samples(case["every"])
 
     def counted(run: Any, step: int, *arguments: Any, **options: Any) -> Any:
         result = step_of_package(run, step, *arguments, **options)
         samples.note(step + 1)
         return result
 
-    pretraining.train_step = counted
+    pretraining.pretraining_step = counted
     steps = case["steps"]
     with tempfile.TemporaryDirectory(dir=case["work"]) as output:
         omnimouse.train(

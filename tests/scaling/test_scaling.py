@@ -140,7 +140,12 @@ def test_from_runs_to_a_report(runs, tmp_path):
     assert report.points[2].flops == whole and report.points[2].tokens > 0
     end = [row for row in fork if row["kind"] == "evaluation"][-1]
     assert report.points[3].loss == end["loss"] and report.points[3].scores.keys() == {"stimulus+behavior"}
+    assert (
+        repr(report).startswith("ScalingReport(4 cores, 1 curves over data, 0 over size: ") and len(repr(report)) < 600
+    )
+    assert "sessions-1/step-00000006-1-sqrt-3 *</td>" in report._repr_html_() and "too few" not in report._repr_html_()
     (curve,) = report.data_curves
+    assert repr(curve).startswith("Curve(3 points from 1 to 3 sessions, ") and len(repr(curve.laws[LOSS])) < 80
     assert curve.x == [1, 2, 3] and report.size_curves == ()
     written = report.save(tmp_path / "out")
     assert [path.name for path in written] == ["scaling.json", "scaling.md", "data-size.svg"]

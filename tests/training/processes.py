@@ -106,7 +106,7 @@ def train(rank, *, recipe, kill_at=None, kill_saving=None, poison=None, terminat
 
 
 def _before_step(step, act):
-    original = pretraining_step.train_step
+    original = pretraining_step.pretraining_step
 
     def acting(run, number, *args, **kwargs):
         if number == step:
@@ -114,7 +114,7 @@ def _before_step(step, act):
             kwargs["wants_to_stop"] = False  # read before the signal came
         return original(run, number, *args, **kwargs)
 
-    pretraining.train_step = acting
+    pretraining.pretraining_step = acting
 
 
 def _poison(step):

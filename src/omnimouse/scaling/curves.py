@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from omnimouse.scaling.fits import COVERAGE, PowerLaw, fit_power_law
-from omnimouse.scaling.points import ScalingPoint, best_points
-
-Axis = Literal["sessions", "neurons", "parameters"]
+from omnimouse.scaling.points import Axis, ScalingPoint, best_points
 
 LOSS = "loss"
 """Name of the measure that all masks are averaged in; the others are names of masks."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Curve:
     """Points that differ in one thing.
 
@@ -33,10 +31,13 @@ class Curve:
     points: tuple[ScalingPoint, ...]
     laws: dict[str, PowerLaw | None]
 
+    def __repr__(self) -> str:
+        return f"Curve({len(self.points)} points from {self.x[0]:,.0f} to {self.x[-1]:,.0f} {self.axis}, {self.title})"
+
     @property
     def x(self) -> list[float]:
         """Places of the points."""
-        return [place(point, self.axis) for point in self.points]
+        return [point.place(self.axis) for point in self.points]
 
     @property
     def title(self) -> str:
@@ -44,7 +45,7 @@ class Curve:
         return f"{self.fixed:,} {'sessions' if self.axis == 'parameters' else 'parameters'}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """Which of data and size limits, as far as the points tell.
 
@@ -66,10 +67,8 @@ class Verdict:
     limit: Literal["data", "size", "open"]
     text: str
 
-
-def place(point: ScalingPoint, axis: Axis) -> float:
-    """Where a point lies on an axis."""
-    return float({"sessions": len(point.sessions), "neurons": point.neurons, "parameters": point.parameters}[axis])
+    def __repr__(self) -> str:
+        return f"Verdict({self.limit}: {self.text})"
 
 
 def make_curves(
@@ -94,17 +93,17 @@ def make_curves(
 def _group(
     points: Sequence[ScalingPoint],
     axis: Axis,
-    key: Callable[[ScalingPoint], object],
+    key: Callable[[ScalingPoint], Hashable],
     fixed: Callable[[ScalingPoint], int],
 ) -> list[Curve]:
-    groups: dict[object, list[ScalingPoint]] = {}
-    for point in points:
+    """A curve over an axis for each key that points have in common."""
+    groups: dict[Hashable, list[ScalingPoint]] = {}
+    for point in sorted(points, key=lambda point: point.place(axis)):
         groups.setdefault(key(point), []).append(point)
     curves = []
     for members in groups.values():
-        members = sorted(members, key=lambda point: place(point, axis))
-        x = [place(point, axis) for point in members]
-        if len(set(x)) < 2:
+        x = [point.place(axis) for point in members]
+        if x[0] == x[-1]:
             continue
         laws = {LOSS: fit_power_law(x, [point.loss for point in members])}
         for mask in members[0].scores:
@@ -120,51 +119,41 @@ def judge(data: Sequence[Curve], size: Sequence[Curve]) -> Verdict:
         data: curves over data, see `make_curves`.
         size: curves over size.
     """
-    data_law, size_law = (curves[0].laws[LOSS] if curves else None for curves in (data, size))
-    data_change, data_draws, data_interval = _doubling(data_law)
-    size_change, size_draws, size_interval = _doubling(size_law)
+    data_change, data_draws, data_interval, data_text = _doubling("the data", data)
+    size_change, size_draws, size_interval, size_text = _doubling("the parameters", size)
     share: float | None = None
     limit: Literal["data", "size", "open"] = "open"
+    conclusion = "Which of the two limits cannot be said."
     if data_interval is not None and size_interval is not None:
         # The samples of both were drawn alike; shuffled, they are independent.
         shuffled = np.random.default_rng(1).permutation(size_draws)
         share = float(np.mean(data_draws < shuffled))
         edge = (1 + COVERAGE) / 2
         limit = "data" if share >= edge else "size" if share <= 1 - edge else "open"
-    parts = [
-        _in_words("the data", data[0] if data else None, data_change, data_interval),
-        _in_words("the parameters", size[0] if size else None, size_change, size_interval),
-        _conclusion(limit, share),
-    ]
-    return Verdict(data_change, data_interval, size_change, size_interval, share, limit, " ".join(parts))
+        found = {"data": "Data limits these cores", "size": "Size limits these cores"}
+        conclusion = (
+            f"{found.get(limit, 'These points do not tell which of the two limits')}: in {100 * share:.0f} % of the "
+            "bootstrap samples more data helps more than a larger core."
+        )
+    text = f"{data_text} {size_text} {conclusion}"
+    return Verdict(data_change, data_interval, size_change, size_interval, share, limit, text)
 
 
-def _doubling(law: PowerLaw | None) -> tuple[float | None, np.ndarray, tuple[float, float] | None]:
+def _doubling(what: str, curves: Sequence[Curve]) -> tuple[float | None, np.ndarray, tuple[float, float] | None, str]:
+    """What twice as much does to the loss at the end of the longest curve: change, draws of it, interval, in words."""
+    law = curves[0].laws[LOSS] if curves else None
     if law is None:
-        return None, np.empty(0), None
+        unknown = (
+            f"How the loss depends on {what} is not known: that takes runs at three values at least, all else equal."
+        )
+        return None, np.empty(0), None, unknown
     change, draws = law.step(max(law.x))
-    return change, draws, law.interval(draws)
-
-
-def _in_words(what: str, curve: Curve | None, change: float | None, interval: tuple[float, float] | None) -> str:
-    if curve is None or change is None:
-        return f"How the loss depends on {what} is not known: that takes runs at three values at least, all else equal."
-    where = f"at {curve.title}, from {max(curve.x):,.0f} {curve.axis}"
+    interval = law.interval(draws)
+    where = f"at {curves[0].title}, from {max(law.x):,.0f} {curves[0].axis}"
     if change == 0.0:
         text = f"By these points, twice {what} would not lower the loss ({where})"
     else:
         text = f"Twice {what} would change the loss by {change:+.2g} ({where})"
     if interval is None:
-        return f"{text}; how sure that is, three points do not tell."
-    return f"{text}; 95 % interval {interval[0]:+.2g} to {interval[1]:+.2g}."
-
-
-def _conclusion(limit: str, share: float | None) -> str:
-    if share is None:
-        return "Which of the two limits cannot be said."
-    said = f"in {100 * share:.0f} % of the bootstrap samples more data helps more than a larger core"
-    if limit == "data":
-        return f"Data limits these cores: {said}."
-    if limit == "size":
-        return f"Size limits these cores: {said}."
-    return f"These points do not tell which of the two limits: {said}."
+        return change, draws, interval, f"{text}; how sure that is, three points do not tell."
+    return change, draws, interval, f"{text}; 95 % interval {interval[0]:+.2g} to {interval[1]:+.2g}."

@@ -19,7 +19,7 @@ MIN_POINTS = 3
 DRAWS, COVERAGE = 1000, 0.95
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PowerLaw:
     """`y = limit + scale * (x / smallest x) ** -exponent`: falls (or, with a negative scale, rises) towards a limit.
 
@@ -40,6 +40,10 @@ class PowerLaw:
     y: tuple[float, ...]
     draws: np.ndarray
 
+    def __repr__(self) -> str:
+        numbers = f"{self.limit:.3f} {self.scale:+.3g} * (x / {min(self.x):g}) ** -{self.exponent:.2f}"
+        return f"PowerLaw({numbers}, {len(self.x)} points)"
+
     def __call__(self, x: np.ndarray | float) -> np.ndarray:
         """Values of the fitted law."""
         return self.limit + self.scale * (np.asarray(x, dtype=np.float64) / min(self.x)) ** -self.exponent
@@ -55,6 +59,10 @@ class PowerLaw:
             return None
         low, high = np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
         return float(low), float(high)
+
+    def intervals(self) -> dict[str, tuple[float, float] | None]:
+        """The intervals of limit, scale and exponent, by name."""
+        return {name: self.interval(self.draws[:, i]) for i, name in enumerate(("limit", "scale", "exponent"))}
 
     def step(self, x: float) -> tuple[float, np.ndarray]:
         """How much y changes from x to twice x: by the fitted law, and by that of every bootstrap sample `[D]`."""

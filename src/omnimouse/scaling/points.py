@@ -7,18 +7,20 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
-import yaml
 
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.pretrained.session_files import read_index
-from omnimouse.support.files import read_json
+from omnimouse.support.yaml_fields import read_yaml
 from omnimouse.training.runs.run_folder import RunFolder, read_history
 
+Axis = Literal["sessions", "neurons", "parameters"]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class ScalingPoint:
     """One trained core: what went in, and how it scores.
 
@@ -48,6 +50,14 @@ class ScalingPoint:
     scores: dict[str, float]
     evaluated: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        data = f"{len(self.sessions)} sessions with {self.neurons:,} neurons"
+        return f"ScalingPoint({self.name}: {self.parameters:,} parameters, {data}, loss {self.loss:.4f})"
+
+    def place(self, axis: Axis) -> float:
+        """Where it lies on an axis."""
+        return float(len(self.sessions) if axis == "sessions" else getattr(self, axis))
+
 
 def collect_points(runs: Iterable[str | os.PathLike[str]]) -> list[ScalingPoint]:
     """Reads the annealed ends of pre-trainings.
@@ -67,7 +77,7 @@ def collect_points(runs: Iterable[str | os.PathLike[str]]) -> list[ScalingPoint]
     points: dict[Path, ScalingPoint] = {}
     for run in runs:
         for folder in _ends(RunFolder(Path(run))):
-            points.setdefault(folder.path.absolute(), _read(folder))
+            points.setdefault(folder.path.absolute(), _read_point(folder))
     if not points:
         raise ValueError("No run was given; name at least one folder of a run of `omnimouse train`.")
     found = sorted(points.values(), key=lambda p: (p.parameters, len(p.sessions), p.sessions, p.steps, p.name))
@@ -95,15 +105,15 @@ def _ends(run: RunFolder) -> list[RunFolder]:
         if not run.model.is_dir():
             raise ValueError(f"The anneal {run.path} is not finished; give `omnimouse anneal` again to go on with it.")
         return [run]
-    forks = [RunFolder(path) for path in sorted(run.anneals.iterdir()) if path.is_dir()] if run.anneals.is_dir() else []
-    finished = [fork for fork in forks if fork.model.is_dir()]
-    for fork in forks:
-        if not fork.model.is_dir():
+    finished = []
+    for fork in run.forks():
+        if fork.model.is_dir():
+            finished.append(fork)
+        else:
             warnings.warn(f"The anneal {fork.path} is not finished and was left out.", stacklevel=4)
     if finished:
         return finished
-    recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
-    if run.model.is_dir() and recipe["schedule"]["decay_steps"]:
+    if run.model.is_dir() and read_yaml(run.recipe, "recipe", example="steps: 1000")["schedule"]["decay_steps"]:
         return [run]
     raise ValueError(
         f"{run.path} has no finished anneal. Cores are compared after their learning rate fell: `omnimouse anneal "
@@ -111,61 +121,38 @@ def _ends(run: RunFolder) -> list[RunFolder]:
     )
 
 
-def _read(folder: RunFolder) -> ScalingPoint:
-    rows = _training_rows(folder)
-    evaluation = _last_evaluation(folder)
-    index = read_index(folder.model)
-    scores = evaluation["scores"]
-    return ScalingPoint(
-        name=_name(folder),
-        parameters=_count_parameters(folder.model),
-        sessions=tuple(sorted(index)),
-        neurons=sum(entry["neurons"] for entry in index.values()),
-        steps=max(int(row["step"]) for row in rows),
-        tokens=float(sum(row["tokens"] for row in rows)),
-        flops=float(sum(row["flops"] for row in rows)) if all("flops" in row for row in rows) else None,
-        loss=float(evaluation["loss"]),
-        losses={name: entry["loss"] for name, entry in scores.items() if entry["loss"] is not None},
-        scores={name: entry["score"] for name, entry in scores.items() if entry["score"] is not None},
-        evaluated=tuple(evaluation.get("sessions", ())),
-    )
-
-
-def _training_rows(folder: RunFolder) -> list[dict[str, Any]]:
-    """Rows of training of a run, or of a fork together with those of its run before it."""
-    rows = [row for row in read_history(folder.history) if row["kind"] == "training"]
-    if folder.fork.exists():
-        at = int(read_json(folder.fork, "what a run was forked from")["at"])
+def _read_point(folder: RunFolder) -> ScalingPoint:
+    """What a finished run or fork says of itself; a fork goes on where the history of its run was at that step."""
+    history, fork, name, before = read_history(folder.history), folder.fork_of(), folder.path.name, []
+    if fork is not None:
         trunk = RunFolder(folder.path.parent.parent)
-        before = [row for row in read_history(trunk.history) if row["kind"] == "training" and row["step"] <= at]
-        rows = before + rows
-    if not rows:
+        name = f"{trunk.path.name}/{name}"
+        before = [row for row in read_history(trunk.history) if row["step"] <= int(fork["at"])]
+    training = [row for row in (*before, *history) if row["kind"] == "training"]
+    if not training:
         raise ValueError(f"{folder.history} tells of no training; the folder is not that of a whole run.")
-    return rows
-
-
-def _last_evaluation(folder: RunFolder) -> dict[str, Any]:
-    history = read_history(folder.history)
     last = max((row["step"] for row in history), default=0)
-    rows = [row for row in history if row["kind"] == "evaluation" and row["step"] == last and row["loss"] is not None]
-    if not rows:
+    ends = [row for row in history if row["kind"] == "evaluation" and row["step"] == last and row["loss"] is not None]
+    if not ends:
         raise ValueError(
             f"{folder.path} was not scored at its end. Anneal again, with evaluation: `--set evaluation.every=N`."
         )
-    return rows[-1]
-
-
-def _name(folder: RunFolder) -> str:
-    if folder.fork.exists():
-        return f"{folder.path.parent.parent.name}/{folder.path.name}"
-    return folder.path.name
-
-
-def _count_parameters(model: Path) -> int:
-    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
-
+    index, scores = read_index(folder.model), ends[-1]["scores"]
     with torch.device("meta"):
-        return OmniMouseModel(OmniMouseConfig.from_pretrained(model)).num_core_parameters()
+        parameters = OmniMouseModel(OmniMouseConfig.from_pretrained(folder.model)).num_core_parameters()
+    return ScalingPoint(
+        name=name,
+        parameters=parameters,
+        sessions=tuple(sorted(index)),
+        neurons=sum(entry["neurons"] for entry in index.values()),
+        steps=max(int(row["step"]) for row in training),
+        tokens=float(sum(row["tokens"] for row in training)),
+        flops=float(sum(row["flops"] for row in training)) if all("flops" in row for row in training) else None,
+        loss=float(ends[-1]["loss"]),
+        losses={name: entry["loss"] for name, entry in scores.items() if entry["loss"] is not None},
+        scores={name: entry["score"] for name, entry in scores.items() if entry["score"] is not None},
+        evaluated=tuple(ends[-1].get("sessions", ())),
+    )
 
 
 def best_points(points: Sequence[ScalingPoint]) -> list[ScalingPoint]:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from omnimouse.scaling.curves import LOSS, Curve, Verdict, judge, make_curves
+from omnimouse.scaling.figures import draw_curves
 from omnimouse.scaling.fits import PowerLaw
 from omnimouse.scaling.points import ScalingPoint, best_points, collect_points
 from omnimouse.support.files import write_json, write_text
-from omnimouse.support.text_tables import markdown_table
+from omnimouse.support.text_tables import html_table, markdown_table
+
+Table: TypeAlias = tuple[list[str], list[list[str]]]
+"""Header and rows."""
+
+FORMS = (".3f", ".3g", ".2f")
+"""Of limit, scale and exponent in tables."""
 
 FILES = ("scaling.json", "scaling.md", "data-size.svg", "model-size.svg")
 """What a report may consist of; a figure is written where there is a curve to draw."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScalingReport:
     """Scaling curves over finished pre-trainings.
 
@@ -34,6 +41,13 @@ class ScalingReport:
     size_curves: tuple[Curve, ...]
     verdict: Verdict
 
+    def __repr__(self) -> str:
+        curves = f"{len(self.data_curves)} curves over data, {len(self.size_curves)} over size"
+        return f"ScalingReport({len(self.points)} cores, {curves}: {self.verdict.text})"
+
+    def _repr_html_(self) -> str:
+        return f"{html_table(*self._points_table())}{html_table(*self._laws_table())}<p>{self.verdict.text}</p>"
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the figures."""
         return {
@@ -44,8 +58,42 @@ class ScalingReport:
 
     def to_markdown(self) -> str:
         """Tables of points and laws, and what they say."""
-        lines = [*_points_table(self.points), "", *_laws_table((*self.data_curves, *self.size_curves))]
-        return "\n".join([*lines, "", self.verdict.text, ""])
+        laws = ["No two cores differ in one thing only, so there are no curves."]
+        if self.data_curves or self.size_curves:
+            laws = markdown_table(*self._laws_table())
+        note = "\\* lowest loss of its size and sessions: the one that curves go through."
+        return "\n".join([*markdown_table(*self._points_table()), "", note, "", *laws, "", self.verdict.text, ""])
+
+    def _points_table(self) -> Table:
+        masks, best = list(self.points[0].losses), best_points(self.points)
+        header = ["core", "parameters", "sessions", "neurons", "steps", "tokens", "FLOPs", "loss"]
+        rows = [
+            [
+                point.name + (" *" if point in best else ""),
+                f"{point.parameters:,}",
+                str(len(point.sessions)),
+                f"{point.neurons:,}",
+                f"{point.steps:,}",
+                f"{point.tokens:.3g}",
+                "-" if point.flops is None else f"{point.flops:.3g}",
+                f"{point.loss:.4f}",
+                *(f"{point.scores[mask]:.3f}" if mask in point.scores else "-" for mask in masks),
+            ]
+            for point in self.points
+        ]
+        return [*header, *(f"r `{mask}`" for mask in masks)], rows
+
+    def _laws_table(self) -> Table:
+        rows = []
+        for curve in (*self.data_curves, *self.size_curves):
+            for measure, law in curve.laws.items():
+                name = "loss" if measure == LOSS else f"r `{measure}`"
+                row = [f"{name} over {curve.axis}", curve.title]
+                for (number, interval), form in zip(law.intervals().items(), FORMS, strict=True) if law else ():
+                    text = "" if interval is None else f" ({interval[0]:{form}} to {interval[1]:{form}})"
+                    row.append(f"{getattr(law, number):{form}}{text}")
+                rows.append(row if law else [*row, "too few points", "", ""])
+        return ["limit + scale * (x / smallest x) ^ -exponent", "at", "limit", "scale", "exponent"], rows
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Writes JSON, Markdown and the figures, each replaced as a whole.
@@ -59,20 +107,14 @@ class ScalingReport:
         Raises:
             ImportError: matplotlib is missing.
         """
-        from omnimouse.scaling.figures import draw_curves
-
-        figures = {
-            name: draw_curves(curves)
-            for name, curves in zip(FILES[2:], (self.data_curves, self.size_curves), strict=True)
-            if curves
-        }
+        named = zip(FILES[2:], (self.data_curves, self.size_curves), strict=True)
+        texts = {FILES[1]: self.to_markdown(), **{name: draw_curves(curves) for name, curves in named if curves}}
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         write_json(place / FILES[0], self.to_json())
-        write_text(place / FILES[1], self.to_markdown())
-        for name, svg in figures.items():
-            write_text(place / name, svg)
-        return [place / name for name in FILES if name in FILES[:2] or name in figures]
+        for name, text in texts.items():
+            write_text(place / name, text)
+        return [place / FILES[0], *(place / name for name in texts)]
 
 
 def scaling(
@@ -112,41 +154,6 @@ def _curve_json(curve: Curve) -> dict[str, Any]:
 
 
 def _law_json(law: PowerLaw) -> dict[str, Any]:
-    names = ("limit", "scale", "exponent")
-    intervals = {f"{name}_interval": law.interval(law.draws[:, i]) for i, name in enumerate(names)}
-    return {**{name: getattr(law, name) for name in names}, **intervals, "y": law.y}
-
-
-def _points_table(points: Sequence[ScalingPoint]) -> list[str]:
-    masks = list(points[0].losses)
-    best = best_points(points)
-    header = ["core", "parameters", "sessions", "neurons", "steps", "tokens", "FLOPs", "loss"]
-    rows = []
-    for point in points:
-        row = [point.name + (" *" if point in best else ""), f"{point.parameters:,}", str(len(point.sessions))]
-        row += [f"{point.neurons:,}", f"{point.steps:,}", f"{point.tokens:.3g}"]
-        row += ["-" if point.flops is None else f"{point.flops:.3g}", f"{point.loss:.4f}"]
-        rows.append(row + [f"{point.scores[mask]:.3f}" if mask in point.scores else "-" for mask in masks])
-    lines = markdown_table([*header, *(f"r `{mask}`" for mask in masks)], rows)
-    return [*lines, "", "\\* lowest loss of its size and sessions: the one that curves go through."]
-
-
-def _laws_table(curves: Sequence[Curve]) -> list[str]:
-    rows = []
-    for curve in curves:
-        for measure, law in curve.laws.items():
-            name = "loss" if measure == LOSS else f"r `{measure}`"
-            row = [f"{name} over {curve.axis}", curve.title]
-            if law is None:
-                rows.append([*row, "too few points", "", ""])
-                continue
-            numbers = [(law.limit, 0, ".3f"), (law.scale, 1, ".3g"), (law.exponent, 2, ".2f")]
-            for value, column, form in numbers:
-                interval = law.interval(law.draws[:, column])
-                row.append(
-                    f"{value:{form}}" + ("" if interval is None else f" ({interval[0]:{form}} to {interval[1]:{form}})")
-                )
-            rows.append(row)
-    if not rows:
-        return ["No two cores differ in one thing only, so there are no curves."]
-    return markdown_table(["limit + scale * (x / smallest x) ^ -exponent", "at", "limit", "scale", "exponent"], rows)
+    intervals = law.intervals()
+    numbers = {name: getattr(law, name) for name in intervals}
+    return {**numbers, **{f"{name}_interval": interval for name, interval in intervals.items()}, "y": law.y}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 Rows = Sequence[Sequence[str]]
@@ -29,6 +30,13 @@ def markdown_table(header: Sequence[str], rows: Rows) -> list[str]:
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (header, *rows)]
     lines.insert(1, ["-" * width for width in widths])
     return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def html_table(header: Sequence[str], rows: Rows) -> str:
+    """A table for notebooks; text of the cells is escaped."""
+    lines = [("th", header), *(("td", row) for row in rows)]
+    cells = ["".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) for tag, row in lines]
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
 
 
 def _widths(header: Sequence[str], rows: Rows) -> list[int]:

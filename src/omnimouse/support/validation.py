@@ -178,16 +178,9 @@ def require(condition: bool, owner: object, name: str, value: object, expected: 
 
 
 def require_counts(owner: object, minimum: int, *names: str, optional: str | None = None) -> None:
-    """Refuses fields of `owner` that are no whole numbers of at least `minimum`.
+    """Raises ValueError naming a field of `owner` that is no whole number of at least `minimum`.
 
-    Args:
-        owner: has the fields.
-        minimum: the smallest count there may be.
-        names: of the fields.
-        optional: what None is called where that is allowed too ("null" in YAML).
-
-    Raises:
-        ValueError: naming the field.
+    Where None is allowed too, `optional` is what it is called ("null" in YAML).
     """
     for name in names:
         value = getattr(owner, name)

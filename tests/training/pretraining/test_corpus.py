@@ -120,9 +120,7 @@ def test_what_lies_outside_the_collections_does_not_matter(mixed_path, tmp_path)
 
 
 def lender(sessions, capacity):
-    return OpenRecordings(
-        sessions, ("train",), stride=1, include_blanks=True, processor=PROCESSOR, capacity=capacity
-    )  # fmt: skip
+    return OpenRecordings(RecordingsRecipe(paths=("unused",)), sessions, PROCESSOR, capacity=capacity)
 
 
 def test_no_more_recordings_stay_open_than_asked_for(corpus_path):

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnimouse.training.pretraining.assignment import assign_sessions
-from omnimouse.training.pretraining.corpus_order import corpus_plan, mask_at, session_at, step_seed
+from omnimouse.training.pretraining.corpus_order import assign_sessions, corpus_plan, mask_at, session_at, step_seed
 from omnimouse.training.shared.data import ahead
 
 POPULATIONS = st.dictionaries(st.text("abcdef-123", min_size=1, max_size=6), st.integers(1, 10_000), max_size=40)

@@ -15,8 +15,7 @@ from omnimouse import OmniMouseModel
 from omnimouse.model.masks import usable_masks
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import open_recording
-from omnimouse.training.pretraining.assignment import assign_sessions
-from omnimouse.training.pretraining.corpus_order import corpus_plan, session_at, step_seed
+from omnimouse.training.pretraining.corpus_order import assign_sessions, corpus_plan, session_at, step_seed
 from omnimouse.training.pretraining.corpus_recordings import find_sessions
 from omnimouse.training.pretraining.corpus_sessions import FirstVectors, session_spec
 from omnimouse.training.pretraining.pretraining_recipe import load_recipe

@@ -19,7 +19,7 @@ from omnimouse.training.runs.monitor import STEP_NUMBERS, Monitor, count_tokens,
 from omnimouse.training.runs.run_folder import (
     RunFolder,
     clear_run,
-    newest_checkpoint,
+    newest_whole,
     read_history,
     steps_to_keep,
     trim_history,
@@ -74,20 +74,20 @@ def test_the_newest_those_to_anneal_and_multiples_stay(tmp_path, alone):
 def test_a_round_trip_and_a_damaged_checkpoint_is_passed_over(tmp_path, alone):
     for step in (1, 2):
         write(tmp_path, alone, step)
-    found = newest_checkpoint(RunFolder(tmp_path), alone)
+    found = newest_whole(RunFolder(tmp_path), alone)
     assert found.step == 2 and torch.equal(found.core()["w"], torch.full((3,), 2.0))
     assert torch.equal(found.session("a-1-1")["neuron_bias"], torch.ones(2)) and found.state["processes"] == 1
     assert found.state["windows"] == {"a-1-1": "3 windows"}
     damaged = found.path / "sessions" / "a-1-1.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.warns(UserWarning, match="damaged checkpoint.*a-1-1.safetensors differs"):
-        assert newest_checkpoint(RunFolder(tmp_path), alone).step == 1
+        assert newest_whole(RunFolder(tmp_path), alone).step == 1
     write(tmp_path, alone, 2)
-    assert newest_checkpoint(RunFolder(tmp_path), alone).step == 2
+    assert newest_whole(RunFolder(tmp_path), alone).step == 2
     for content in ("", "[]", '{"format_version": 1}'):
         (found.path / "state.json").write_text(content)
         with pytest.warns(UserWarning, match="damaged checkpoint"):
-            assert newest_checkpoint(RunFolder(tmp_path), alone).step == 1
+            assert newest_whole(RunFolder(tmp_path), alone).step == 1
 
 
 def test_everything_is_on_the_disk_before_the_checkpoint_has_its_name(tmp_path, alone, monkeypatch):

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from omnimouse.support.files import write_json
-from omnimouse.support.validation import is_count, is_number, require
-from omnimouse.training.pretraining.pretraining_recipe import load_recipe
+from omnimouse.support.validation import is_number, require, require_counts
+from omnimouse.training.pretraining.pretraining_recipe import PretrainingRecipe, load_recipe
 from omnimouse.training.pretraining.train import PretrainingResult, carry_out
 from omnimouse.training.runs.distributed import Processes
-from omnimouse.training.runs.run_folder import RunFolder, alone, newest_checkpoint, open_checkpoint, read_checkpoint
+from omnimouse.training.runs.run_folder import RunCheckpoint, RunFolder, alone, newest_whole
 from omnimouse.training.shared.accelerators import start_accelerator
-from omnimouse.training.shared.recipe import ScheduleRecipe
 
 DecayShape = Literal["inverse-sqrt", "1-sqrt", "power"]
 SHAPES: tuple[DecayShape, ...] = ("inverse-sqrt", "1-sqrt", "power")
@@ -49,11 +48,10 @@ class AnnealSchedule:
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        owner = type(self).__name__
-        require(is_count(self.steps, 1), owner, "steps", self.steps, "a whole number, 1 or more")
-        require(self.shape in SHAPES, owner, "shape", self.shape, f"one of {', '.join(SHAPES)}")
+        require_counts(self, 1, "steps")
+        require(self.shape in SHAPES, self, "shape", self.shape, f"one of {', '.join(SHAPES)}")
         good = is_number(self.power) and self.power > 0
-        require(good, owner, "power", self.power, "a finite number above 0")
+        require(good, self, "power", self.power, "a finite number above 0")
 
     def factor(self, step: int) -> float:
         """Returns the factor at step t of the decay, 0 for its first; in (0, 1)."""
@@ -112,44 +110,41 @@ def anneal(
     accelerator = start_accelerator(recipe.mixed_precision, cpu=recipe.cpu)
     processes = Processes(accelerator)
     with processes.together("find the checkpoints"):
-        there = folder.checkpoint_steps()
-        missing = [step for step in wanted if step not in there]
-        if missing:
-            raise ValueError(
-                f"{folder.path} has no checkpoint at step {', '.join(map(str, missing))}; it has "
-                f"{', '.join(map(str, there)) or 'none'}. Choose of these; outputs.keep_every of the recipe decides "
-                "which ones are kept."
-            )
-        if processes.is_main:
-            folder.add_anneal_sources(wanted)
-            for step in wanted:
-                read_checkpoint(folder.checkpoint(step))
+        _keep_sources(folder, wanted, is_main=processes.is_main)
     results = []
     for step in wanted:
         fork = RunFolder(folder.anneals / f"step-{step:08d}-{schedule.name}")
         with alone(fork, processes):
-            start = newest_checkpoint(fork, processes) or open_checkpoint(folder, step)
+            start = newest_whole(fork, processes) or RunCheckpoint.open(folder.checkpoint(step))
             with processes.together("begin a fork"):
                 if processes.is_main:
                     write_json(fork.fork, {"run": str(folder.path.absolute()), "at": step, **asdict(schedule)})
-            results.append(
-                carry_out(
-                    replace(recipe, output=str(fork.path)),
-                    fork,
-                    accelerator,
-                    start,
-                    rate=_rate(recipe.schedule, recipe.steps, schedule, step),
-                    last=step + steps,
-                    progress=progress,
-                )
-            )
+            rate, own = _rate(recipe, schedule, step), replace(recipe, output=str(fork.path))
+            last = step + steps
+            results.append(carry_out(own, fork, accelerator, start, rate=rate, last=last, progress=progress))
     return results
 
 
-def _rate(trunk: ScheduleRecipe, trunk_steps: int, schedule: AnnealSchedule, at: int) -> Callable[[float, int], float]:
+def _keep_sources(folder: RunFolder, wanted: Sequence[int], *, is_main: bool) -> None:
+    """Makes sure that checkpoints to fork from are there, and, in the main process, whole and kept from now on."""
+    there = folder.checkpoint_steps()
+    missing = [step for step in wanted if step not in there]
+    if missing:
+        raise ValueError(
+            f"{folder.path} has no checkpoint at step {', '.join(map(str, missing))}; it has "
+            f"{', '.join(map(str, there)) or 'none'}. Choose of these; outputs.keep_every of the recipe decides "
+            "which ones are kept."
+        )
+    if is_main:
+        folder.add_anneal_sources(wanted)
+        for step in wanted:
+            RunCheckpoint.check(folder.checkpoint(step))
+
+
+def _rate(recipe: PretrainingRecipe, schedule: AnnealSchedule, at: int) -> Callable[[float, int], float]:
     """Returns (peak, step) -> learning rate of a fork: the run's rate where it was forked, times the decay."""
 
     def rate(peak: float, step: int) -> float:
-        return trunk.learning_rate(peak, at, trunk_steps) * schedule.factor(step - at)
+        return recipe.schedule.learning_rate(peak, at, recipe.steps) * schedule.factor(step - at)
 
     return rate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +13,67 @@ from omnimouse.evaluation.accumulate import TaskRun
 from omnimouse.evaluation.inputs import finite_windows, run_model, usable
 from omnimouse.evaluation.rotation import Rotation
 from omnimouse.evaluation.scores import TaskScore
-from omnimouse.model.masks import Mask, fit_masks
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.masks import Mask, as_mask, fit_masks
+from omnimouse.model.processing_omnimouse import OmniMouseProcessor
+from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.support.spreading import spread
-from omnimouse.training.pretraining.corpus_recordings import OpenRecordings
+from omnimouse.training.pretraining.corpus_recordings import OpenRecordings, SessionInfo, matching_sessions
+from omnimouse.training.pretraining.pretraining_recipe import AUTO, EVALUATION_TIERS, PretrainingRecipe
 from omnimouse.training.runs.distributed import Processes
 
-if TYPE_CHECKING:
-    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
-
 _KINDS = ("loss", "score", "behavior_loss")
+
+
+def choose_evaluation(
+    recipe: PretrainingRecipe,
+    sessions: Mapping[str, SessionInfo],
+    owned: Sequence[Sequence[str]],
+    rank: int,
+    config: OmniMouseConfig,
+    processor: OmniMouseProcessor,
+) -> CorpusEvaluation | None:
+    """Chooses what one process scores in between; None where nothing is to be, or no session has such a tier.
+
+    `owned` are the sessions of every process, `rank` is the number of this one.
+
+    Raises:
+        ValueError: no recording has the tier asked for, a session asked for is not there, or has no window.
+    """
+    wanted = recipe.evaluation
+    if wanted.every is None:
+        return None
+    preferred = EVALUATION_TIERS if wanted.tier == AUTO else (wanted.tier,)
+    candidates = [tier for tier in preferred if tier not in recipe.recordings.tiers]
+    found = {key: next((t for t in candidates if t in info.tiers), None) for key, info in sessions.items()}
+    held_out = {key: (tier,) for key, tier in found.items() if tier is not None}
+    if not held_out and wanted.tier == AUTO:
+        return None
+    if not held_out:
+        tiers = sorted({tier for info in sessions.values() for tier in info.tiers})
+        raise ValueError(
+            f"No recording has the tier {wanted.tier!r} to evaluate on; there are {', '.join(tiers)}. Set "
+            "evaluation.tier to one of them, or evaluation.every to null."
+        )
+    named = matching_sessions(held_out, wanted.sessions, "evaluation.sessions")
+    chosen = []
+    for keys in owned:
+        keys = [key for key in keys if key in (named or held_out)]
+        chosen.append(keys if named or not keys else [keys[i] for i in spread(len(keys), wanted.max_sessions)])
+    mine = {key: sessions[key] for key in owned[rank]}
+    capacity = recipe.loader.open_recordings
+    recordings = OpenRecordings(recipe.recordings, mine, processor, capacity=capacity, tiers=held_out)
+    for key in chosen[rank]:
+        with recordings.lend(key):
+            pass  # a tier without windows is found out now rather than at the first evaluation
+    return CorpusEvaluation(
+        recordings,
+        chosen[rank],
+        [key for keys in chosen for key in keys],
+        {name: as_mask(name, config) for name in wanted.masks},
+        max_windows=wanted.max_windows,
+        batch_size=recipe.batch_size,
+    )
 
 
 class CorpusEvaluation:
@@ -59,65 +111,52 @@ class CorpusEvaluation:
             mask -> {"loss" (as in training), "score" (correlation), "behavior_loss", "n_sessions"}; None where the mask
             has no such number or no session can serve it. The model is left in eval mode.
         """
-        totals = {name: {kind: [0.0, 0] for kind in _KINDS} for name in self.masks}
+        # [mask, kind, (sum, sessions that have it)]
+        totals = np.zeros((len(self.masks), len(_KINDS), 2))
         with processes.together("evaluate"):
             model.eval()
             for key in self.keys:
-                for name, score in self._score(model, accelerator, key).items():
-                    for kind, value in _numbers(score, model.config.behavior_loss_weight).items():
-                        if value is not None:
-                            totals[name][kind][0] += value
-                            totals[name][kind][1] += 1
-        flat = [number for entry in totals.values() for kind in _KINDS for number in entry[kind]]
-        added = iter(processes.add_numbers(flat))
+                scores = self._score(model, accelerator, key)
+                for row, name in zip(totals, self.masks, strict=True):
+                    if name in scores:
+                        values = _numbers(scores[name], model.config.behavior_loss_weight)
+                        row += [(0.0, 0.0) if value is None else (value, 1.0) for value in values]
+        added = np.reshape(processes.add_numbers(totals.flatten().tolist()), totals.shape).tolist()
         result: dict[str, dict[str, Any]] = {}
-        for name in self.masks:
-            entry: dict[str, Any] = {}
-            for kind in _KINDS:
-                total, count = next(added), next(added)
-                entry[kind] = total / count if count else None
-                if kind == "loss":
-                    entry["n_sessions"] = round(count)
-            result[name] = entry
+        for name, pairs in zip(self.masks, added, strict=True):
+            means = {kind: total / count if count else None for kind, (total, count) in zip(_KINDS, pairs, strict=True)}
+            result[name] = {**means, "n_sessions": round(pairs[0][1])}
         return result
 
     def _score(self, model: OmniMouseModel, accelerator: Accelerator, key: str) -> dict[str, TaskScore]:
         """Scores one session: mask -> score, of the masks that it can serve."""
         with self.recordings.lend(key) as windows:
-            n_neurons, absent = windows.recording.n_neurons, windows.missing_channels
+            n_neurons, absent, ids = windows.recording.n_neurons, windows.missing_channels, windows.recording.unit_ids
             fitted, _ = fit_masks(self.masks, n_neurons, model.config, windows.missing)
-            runs = [
-                TaskRun(
-                    name,
-                    mask,
-                    mask.resolve(n_neurons, model.config),
-                    model.config,
-                    None,
-                    absent,
-                    Rotation.of(mask, key, n_neurons, windows.recording.unit_ids),
-                )
-                for name, mask in fitted.items()
-            ]
+            runs = []
+            for name, mask in fitted.items():
+                resolved, rotation = mask.resolve(n_neurons, model.config), Rotation.of(mask, key, n_neurons, ids)
+                runs.append(TaskRun(name, mask, resolved, model.config, None, absent, rotation))
             indices = spread(len(windows), self.max_windows)
             with torch.no_grad():
                 for start in range(0, len(indices), self.batch_size):
                     chosen = indices[start : start + self.batch_size]
                     batch = windows.batch(chosen)
-                    finite = finite_windows(batch, windows.missing_channels)
+                    finite = finite_windows(batch, absent)
                     for run in runs:
                         rows = usable(finite, run.needs.inputs)
                         if rows.any():
                             part = {name: batch[name][rows].to(accelerator.device) for name in run.needs.passed}
                             starts = windows.starts[np.asarray(chosen)[rows.numpy()]]
-                            ids = None if run.rotation is None else run.rotation.neuron_ids(starts)
+                            order = None if run.rotation is None else run.rotation.neuron_ids(starts)
                             with accelerator.autocast():
-                                output = run_model(model, key, run.mask, part, neuron_ids=ids)
-                            run.update(output, part, None, finite.get("behavior", rows)[rows], ids)
+                                output = run_model(model, key, run.mask, part, neuron_ids=order)
+                            run.update(output, part, None, finite.get("behavior", rows)[rows], order)
         return {run.name: run.finish() for run in runs if run.n_windows}
 
 
-def _numbers(score: TaskScore, behavior_weight: float) -> dict[str, float | None]:
-    """The numbers of a score that are averaged."""
+def _numbers(score: TaskScore, behavior_weight: float) -> tuple[float | None, ...]:
+    """The numbers of a score that are averaged, in the order of `_KINDS`."""
     terms = [score.response_loss, None if score.behavior_loss is None else behavior_weight * score.behavior_loss]
     known = [term for term in terms if term is not None]
-    return {"loss": sum(known) if known else None, "score": score.score, "behavior_loss": score.behavior_loss}
+    return sum(known) if known else None, score.score, score.behavior_loss

@@ -1,4 +1,6 @@
-"""Which session, windows, mask and neurons at which step in which process: a pure function of (seed, step, process).
+"""Who owns which session, and which session, windows, mask and neurons come at which step: pure functions.
+
+All depends on (seed, step, process) alone.
 
 * Sessions: a process cycles through those it owns, in rounds; each round visits every session as often as its weight
   says (once by default), in an order of its own.
@@ -39,12 +41,7 @@ _MASK_DRAWS = 64
 
 @dataclass(frozen=True)
 class CorpusPlan(BatchPlan):
-    """What one step of one process trains on.
-
-    Attributes:
-        session: key of the session.
-        visit: how often the session was visited before.
-    """
+    """What one step of one process trains on: also which session, and how often it was visited before."""
 
     session: str
     visit: int
@@ -56,14 +53,35 @@ def name_words(name: str) -> tuple[int, ...]:
     return tuple(int.from_bytes(digest[i : i + 4], "little") for i in (0, 4))
 
 
+def assign_sessions(n_neurons: Mapping[str, int], n_processes: int) -> list[list[str]]:
+    """Shares sessions (key -> neurons) out to processes: for each the keys it owns, sorted; with few sessions, none.
+
+    Sessions are dealt in blocks of `n_processes`, from the one with most neurons on, the largest of a block to the
+    process that has fewest neurons so far. So processes own equally many sessions or one more, which makes every
+    session be visited about equally often, and their neurons differ by no more than those of the largest session.
+    A run that is continued on another number of processes deals anew.
+
+    Raises:
+        ValueError: no process.
+    """
+    if n_processes < 1:
+        raise ValueError(f"n_processes is {n_processes}; expected 1 or more.")
+    owned: list[list[str]] = [[] for _ in range(n_processes)]
+    loads = [0] * n_processes
+    keys = sorted(n_neurons, key=lambda key: (-n_neurons[key], key))
+    for start in range(0, len(keys), n_processes):
+        # The loads before the block decide, so that no process gets two sessions of a block.
+        by_load = sorted(range(n_processes), key=lambda process: (loads[process], process))
+        for process, key in zip(by_load, keys[start : start + n_processes], strict=False):
+            owned[process].append(key)
+            loads[process] += n_neurons[key]
+    return [sorted(keys) for keys in owned]
+
+
 def session_at(seed: int, step: int, process: int, visits: Mapping[str, int]) -> tuple[str, int]:
     """Returns the session of one step, and how often it was visited before.
 
-    Args:
-        seed: seed of the run.
-        step: 0 for the first step.
-        process: number of the process.
-        visits: session of the process -> visits in each round.
+    `visits` says how often each session of the process is visited in a round.
     """
     entries = [key for key in sorted(visits) for _ in range(visits[key])]
     turn, position = divmod(step, len(entries))
@@ -97,26 +115,20 @@ def corpus_plan(
     n_neurons: int,
     max_population: int,
 ) -> CorpusPlan:
-    """Plans one step of one process; the same arguments always give the same plan.
+    """Plans one step (0 for the first) of one process; the same arguments always give the same plan.
 
     Args:
-        seed: seed of the run.
-        step: 0 for the first step.
-        process: number of the process.
-        session: see `session_at`.
-        visit: see `session_at`.
-        n_windows: windows of the session.
+        seed, step, process: of the run, and of what is planned.
+        session, visit: see `session_at`.
+        n_windows, n_neurons: of the session.
         batch_size: B.
-        mask_weights: one weight for each mask of the run.
-        usable_masks: the masks that the session's population can serve.
-        n_neurons: neurons of the session.
+        mask_weights, usable_masks: see `mask_at`.
         max_population: the most neurons a window is trained with.
     """
+    source = name_words(session)
     return CorpusPlan(
         step=step,
-        window_indices=window_indices(
-            seed, visit, n_windows=n_windows, batch_size=batch_size, source=name_words(session)
-        ),
+        window_indices=window_indices(seed, visit, n_windows=n_windows, batch_size=batch_size, source=source),
         mask_index=mask_at(seed, step, mask_weights, usable_masks),
         neuron_ids=shuffled_neurons(batch_size, n_neurons, max_population, seed, STREAM_NEURONS, step, process),
         session=session,

@@ -51,14 +51,9 @@ class SessionInfo:
 
 
 def find_sessions(recipe: RecordingsRecipe, *, warn: bool = True) -> dict[str, SessionInfo]:
-    """Looks the recordings of a recipe up; reads metadata only.
+    """Looks the recordings of a recipe up, by sorted keys as the recordings have them; reads metadata only.
 
-    Args:
-        recipe: where to look, and for what.
-        warn: whether to warn of sessions that are missing where the recipe allows it.
-
-    Returns:
-        Session key, as the recording has it -> what is known, sorted by key.
+    Where the recipe allows for sessions that are missing, it may `warn` of them.
 
     Raises:
         ValueError: a path or glob that matches no folder, a folder that is no recording, two recordings of one session,
@@ -69,10 +64,9 @@ def find_sessions(recipe: RecordingsRecipe, *, warn: bool = True) -> dict[str, S
     channels = OmniMouseProcessor(profile=recipe.profile).behavior_channels
     found: dict[str, SessionInfo] = {}
     places: dict[str, Path] = {}
-    animals: list[str] = []
     for path in recording_folders(recipe.paths):
         recording = open_recording(path)
-        key = recording.session_key
+        key, animal = recording.session_key, str(recording.animal_id)
         # Collections name sessions by short keys, which a session has in common with one under its published key.
         name = short_key(key) if wanted else key
         if wanted and name not in wanted:
@@ -89,14 +83,17 @@ def find_sessions(recipe: RecordingsRecipe, *, warn: bool = True) -> dict[str, S
                 f"Recording {recording.path} has no tier {', '.join(missing)}; it has {', '.join(recording.tiers)}. "
                 "Change recordings.tiers, or leave the recording out of recordings.paths."
             )
-        animal = str(recording.animal_id)
-        animal = next((known for known in animals if same_animal(known, animal)), animal)
-        animals.append(animal)
         found[key] = SessionInfo(
-            key, recording.path, recording.n_neurons, animal, hash_unit_ids(recording.unit_ids),
-            tuple(tier for tier in recording.tiers if tier not in recording.withheld_tiers),
-            _visits(key, recipe.weights), missing_modalities(recording, channels),
-        )  # fmt: skip
+            key=key,
+            path=recording.path,
+            n_neurons=recording.n_neurons,
+            animal_id=next((i.animal_id for i in found.values() if same_animal(i.animal_id, animal)), animal),
+            unit_ids_hash=hash_unit_ids(recording.unit_ids),
+            tiers=tuple(tier for tier in recording.tiers if tier not in recording.withheld_tiers),
+            # Of several entries that match, the last one counts.
+            visits=next((n for pattern, n in reversed(recipe.weights.items()) if matches_glob(key, pattern)), 1),
+            missing=missing_modalities(recording, channels),
+        )
     if wanted:
         _check_collections(recipe, sorted(wanted), places, warn=warn)
     matching_sessions(found, recipe.weights, "recordings.weights")
@@ -166,36 +163,25 @@ def matching_sessions(keys: Iterable[str], patterns: Iterable[str], where: str) 
     return matched
 
 
-def _visits(key: str, weights: Mapping[str, int]) -> int:
-    """The weight of the last entry that matches."""
-    return next((weight for name, weight in reversed(list(weights.items())) if matches_glob(key, name)), 1)
-
-
 class OpenRecordings:
-    """Windows of sessions, lent to one user at a time; those used longest ago are closed.
+    """Windows of sessions, cut as the recipe says and lent to one user at a time; those used longest ago are closed.
 
     Args:
-        sessions: the sessions that can be asked for.
-        tiers: tiers of the trials, of all sessions or of each by its key.
-        stride: see `Windows`.
-        include_blanks: see `Windows`.
-        processor: see `Windows`.
         capacity: the most recordings that stay open while nobody uses them.
+        tiers: session -> tiers of the trials; those of the recipe by default.
     """
 
     def __init__(
         self,
+        recipe: RecordingsRecipe,
         sessions: Mapping[str, SessionInfo],
-        tiers: Sequence[str] | Mapping[str, Sequence[str]],
-        *,
-        stride: int,
-        include_blanks: bool,
         processor: OmniMouseProcessor,
+        *,
         capacity: int,
+        tiers: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self.sessions, self.processor = dict(sessions), processor
-        self.tiers = dict(tiers) if isinstance(tiers, Mapping) else dict.fromkeys(self.sessions, tuple(tiers))
-        self.stride, self.include_blanks, self.capacity = stride, include_blanks, capacity
+        self.recipe, self.sessions, self.processor, self.capacity = recipe, dict(sessions), processor, capacity
+        self.tiers = dict.fromkeys(self.sessions, recipe.tiers) if tiers is None else tiers
         self._idle: OrderedDict[str, Windows] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -211,8 +197,8 @@ class OpenRecordings:
         with self._lock:
             windows = self._idle.pop(key, None)
         if windows is None:
-            recording = open_recording(self.sessions[key].path)
-            windows = open_windows(recording, self.tiers[key], self.stride, self.include_blanks, self.processor)
+            recording, recipe = open_recording(self.sessions[key].path), self.recipe
+            windows = open_windows(recording, self.tiers[key], recipe.stride, recipe.include_blanks, self.processor)
         yield windows
         # Only what was used without an error goes back.
         with self._lock:

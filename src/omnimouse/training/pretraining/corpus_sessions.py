@@ -6,7 +6,6 @@ Shape letters: n neurons of a session, E identity size.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,16 +14,15 @@ from torch import nn
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.model.session_names import match_keys, same_animal
 from omnimouse.model.sessions import TENSORS, SessionSpec, inverse_softplus
+from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.pretrained.session_files import read_index, read_tensors
 from omnimouse.recordings import mean_responses, open_recording
 from omnimouse.training.pretraining.corpus_order import name_words
 from omnimouse.training.pretraining.corpus_recordings import SessionInfo
+from omnimouse.training.pretraining.pretraining_recipe import PretrainingRecipe
 from omnimouse.training.shared.data import STREAM_VECTORS, random_words
 from omnimouse.training.shared.optimizers import ParameterGroup, build_group, pack_moments, restore_moments
 from omnimouse.training.shared.recipe import OptimizerRecipe
-
-if TYPE_CHECKING:
-    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
 ANIMAL = TENSORS[3]
 
@@ -37,12 +35,13 @@ class FirstVectors:
     sessions and animals keep their vectors, and the others start at the mean of those it was trained on.
 
     Args:
-        model: without sessions; its `_source` tells which sessions it came with.
+        model: without sessions; its `_source` tells which ones it came with.
         seed: of the run.
     """
 
     def __init__(self, model: OmniMouseModel, seed: int) -> None:
         self.model, self.seed = model, seed
+        self._is_untrained = not bool(model.identity.initial.any())
         source = model._source
         self.index = {} if source is None else read_index(source.folder)
 
@@ -57,9 +56,8 @@ class FirstVectors:
         """
         known = match_keys(info.key, self.index)
         if known:
-            stored = self._stored(known[0])
             self._check(info, known[0])
-            return {**stored, ANIMAL: self.animal(info)}
+            return {**self._stored(known[0]), ANIMAL: self.animal(info)}
         neuron, session, _ = self.model.identity.initial.float().cpu()
         if self._is_untrained:
             neurons = self._random(info.n_neurons, "neurons", info.key)
@@ -77,10 +75,6 @@ class FirstVectors:
         if self._is_untrained:
             return self._random(1, "animal", info.animal_id)[0]
         return self.model.identity.initial[2].float().cpu().clone()
-
-    @property
-    def _is_untrained(self) -> bool:
-        return not bool(self.model.identity.initial.any())
 
     def _random(self, rows: int, kind: str, name: str) -> torch.Tensor:
         """Returns `[rows, E]` random vectors."""
@@ -124,15 +118,25 @@ def session_spec(info: SessionInfo, tiers: Sequence[str] = ()) -> SessionSpec:
     return SessionSpec(info.key, info.n_neurons, info.animal_id, info.unit_ids_hash, training)
 
 
-def table_parameters(model: OmniMouseModel, key: str) -> dict[str, nn.Parameter]:
-    """The parameters that a session alone owns, by the names of `TENSORS`."""
-    table = model.sessions.table(key)
-    return {name: getattr(table, name) for name in TENSORS[:3]}
+def add_sessions(
+    model: OmniMouseModel, infos: Iterable[SessionInfo], recipe: PretrainingRecipe, *, fresh: bool
+) -> None:
+    """Adds sessions at their first vectors, or at zeros where those of a checkpoint will take their place."""
+    first, tiers, size = FirstVectors(model, recipe.seed), recipe.recordings.tiers, model.config.identity_size
+    assert model.processor is not None
+    for info in infos:
+        if fresh:
+            tensors = first.tensors(info, tiers, model.processor)
+        else:
+            shapes = ((info.n_neurons, size), (info.n_neurons,), (size,), (size,))
+            tensors = dict(zip(TENSORS, map(torch.zeros, shapes), strict=True))
+        model.sessions.add(session_spec(info, tiers), tensors, device="cpu", dtype=torch.float32)
 
 
 def table_groups(model: OmniMouseModel, keys: Iterable[str], recipe: OptimizerRecipe) -> dict[str, ParameterGroup]:
-    """An optimizer for each session."""
-    return {key: build_group(recipe, table_parameters(model, key)) for key in keys}
+    """An optimizer for the parameters that each session alone owns, by the names of `TENSORS`."""
+    tables = {key: model.sessions.table(key) for key in keys}
+    return {key: build_group(recipe, {name: getattr(t, name) for name in TENSORS[:3]}) for key, t in tables.items()}
 
 
 def animal_groups(
@@ -149,7 +153,7 @@ def pack_session(table: ParameterGroup, animal: ParameterGroup) -> dict[str, tor
     return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
 
-def restore_session(table: ParameterGroup, animal: ParameterGroup, tensors: Mapping[str, Any]) -> None:
+def restore_session(table: ParameterGroup, animal: ParameterGroup, tensors: Mapping[str, torch.Tensor]) -> None:
     """Puts back what `pack_session` gave."""
     for group in (table, animal):
         with torch.no_grad():

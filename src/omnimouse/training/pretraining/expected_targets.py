@@ -51,7 +51,8 @@ def expect_responses(
     hidden = hidden_neurons(mask)
     if hidden.start >= hidden.stop or not mask.predicts_responses:
         return responses
-    truth, factors = _truth(windows)
+    truth = required_truth(windows.recording.path)
+    factors = (1 / response_scale(windows.recording, windows.processor)).astype(np.float32)  # stored to model's units
     source = truth.given_everything if mask.shows_responses else truth.given_stimulus_and_behavior
     expected = responses.clone()
     for row, index in enumerate(indices):
@@ -61,18 +62,13 @@ def expect_responses(
     return expected
 
 
-def require_truth(windows: Windows) -> None:
-    """Raises ValueError when a recording has no truth beside it."""
-    _truth(windows)
-
-
-def _truth(windows: Windows) -> tuple[Truth, np.ndarray]:
-    recording = windows.recording
-    return _read(recording.path), _factors(windows)
-
-
 @functools.lru_cache(maxsize=64)
-def _read(path: Path) -> Truth:
+def required_truth(path: Path) -> Truth:
+    """Returns what the simulator knows of a recording.
+
+    Raises:
+        ValueError: the recording has no truth beside it.
+    """
     truth = load_truth(path)
     if truth is None:
         raise ValueError(
@@ -80,8 +76,3 @@ def _read(path: Path) -> Truth:
             "were expected to be. Set recordings.targets to recorded, or train on recordings of `omnimouse simulate`."
         )
     return truth
-
-
-def _factors(windows: Windows) -> np.ndarray:
-    """From stored units to those of the model, float32 [N]."""
-    return (1 / response_scale(windows.recording, windows.processor)).astype(np.float32)

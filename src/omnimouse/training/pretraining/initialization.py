@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
+from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
 BRANCH_SCALE = 0.1
 """Of the output maps of blocks: how much a block adds to what passes it at first."""

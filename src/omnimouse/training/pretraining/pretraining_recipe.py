@@ -92,7 +92,6 @@ class RecordingsRecipe:
     targets: Literal["recorded", "expected"] = "recorded"
 
     def __post_init__(self) -> None:
-        owner = type(self).__name__
         require(bool(self.paths), self, "paths", self.paths, "at least one session folder or glob")
         require(bool(self.tiers), self, "tiers", self.tiers, "at least one tier, e.g. [train]")
         require(self.profile in PROFILES, self, "profile", self.profile, f"one of {', '.join(PROFILES)}")
@@ -103,7 +102,7 @@ class RecordingsRecipe:
             try:
                 collection(name)
             except ValueError as error:
-                raise ValueError(f"{owner}.collections: {error}") from None
+                raise ValueError(f"RecordingsRecipe.collections: {error}") from None
 
 
 @dataclass(frozen=True)

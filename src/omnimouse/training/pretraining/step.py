@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from omnimouse.support.files import write_json
 from omnimouse.support.tensor_files import write_tensors
+from omnimouse.support.validation import to_mapping
 from omnimouse.training.pretraining.corpus_order import CorpusPlan, corpus_plan, session_at, step_seed
 from omnimouse.training.pretraining.expected_targets import expect_responses
 from omnimouse.training.pretraining.setup import PretrainingRun
@@ -27,13 +27,7 @@ from omnimouse.training.shared.optimizers import ParameterGroup
 
 @dataclass(frozen=True)
 class StepBatch:
-    """What one process trains on in one step.
-
-    Attributes:
-        plan: session, windows, mask and neurons.
-        arrays: the windows.
-        starts: when they start in the recording, in seconds.
-    """
+    """What one process trains on in one step: what was drawn, the windows, and when they start (seconds)."""
 
     plan: CorpusPlan
     arrays: dict[str, torch.Tensor]
@@ -42,13 +36,7 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did.
-
-    Attributes:
-        numbers: `STEP_NUMBERS`, added up over processes.
-        rates: learning rates.
-        core_norm: norm of the core's mean gradient, before it was clipped.
-    """
+    """What a step did: `STEP_NUMBERS` over all processes, learning rates, norm of the core's gradient unclipped."""
 
     numbers: dict[str, float]
     rates: dict[str, float]
@@ -62,30 +50,29 @@ def load_step(run: PretrainingRun, step: int) -> StepBatch | ValueError | None:
     """
     if not run.owned:
         return None
-    process = run.processes.rank
+    recipe, process = run.recipe, run.processes.rank
     visits = {key: info.visits for key, info in run.owned.items()}
-    key, visit = session_at(run.recipe.seed, step, process, visits)
+    key, visit = session_at(recipe.seed, step, process, visits)
     try:
         with run.recordings.lend(key) as windows:
             plan = corpus_plan(
-                run.recipe.seed,
+                recipe.seed,
                 step,
                 process,
                 session=key,
                 visit=visit,
                 n_windows=len(windows),
-                batch_size=run.recipe.batch_size,
+                batch_size=recipe.batch_size,
                 mask_weights=run.masks.weights,
                 usable_masks=run.masks.usable[key],
                 n_neurons=run.owned[key].n_neurons,
                 max_population=run.model.config.max_population,
             )
             arrays = cut_batch(windows, plan.window_indices, needs=run.masks.needs[key])
-            if run.recipe.recordings.targets == "expected" and "responses" in arrays:
-                mask = run.masks.of(key, plan.mask_index).resolve(plan.neuron_ids.shape[1], run.model.config)
-                arrays["responses"] = expect_responses(
-                    arrays["responses"], windows, plan.window_indices, plan.neuron_ids, mask
-                )
+            if recipe.recordings.targets == "expected" and "responses" in arrays:
+                mask = run.masks.usable[key][plan.mask_index].resolve(plan.neuron_ids.shape[1], run.model.config)
+                responses = arrays["responses"]
+                arrays["responses"] = expect_responses(responses, windows, plan.window_indices, plan.neuron_ids, mask)
             return StepBatch(plan, arrays, [float(windows.starts[i]) for i in plan.window_indices])
     except ValueError as error:
         return error
@@ -98,16 +85,10 @@ def load_steps(run: PretrainingRun, first: int) -> Generator[StepBatch | ValueEr
     return ahead(lambda step: load_step(run, step), range(first, run.last), workers=run.recipe.loader.workers)
 
 
-def train_step(
+def pretraining_step(
     run: PretrainingRun, step: int, batch: StepBatch | ValueError | None, *, wants_to_stop: bool
 ) -> StepResult:
-    """Does one step.
-
-    Args:
-        run: model, optimizers and recipe.
-        step: 0 for the first step of the run.
-        batch: what `load_step` gave.
-        wants_to_stop: whether this process was asked to stop; all processes hear of it.
+    """Does one step, 0 for the first, with what `load_step` gave; all processes hear of it if one `wants_to_stop`.
 
     Raises:
         ValueError: in all processes, when the data, the loss or a gradient of one of them is not finite, or the loss is
@@ -131,12 +112,11 @@ def train_step(
         problem, added["problem"] = f"The norm of the core's mean gradient is {core_norm}", 1.0
     if added["problem"]:
         _refuse(run, step, trained, problem)
-    touched = [run.core, *(run.animals[name] for name in sorted(reduced.animals & run.animals.keys()))]
-    for group in touched[1:]:
+    animals = [run.animals[name] for name in sorted(reduced.animals & run.animals.keys())]
+    for group in animals:
         _clip(group)
-    if trained is not None:
-        touched.append(run.tables[trained.plan.session])
-    for group in touched:
+    tables = [] if trained is None else [run.tables[trained.plan.session]]
+    for group in (run.core, *animals, *tables):
         group.optimizer.step()
         group.optimizer.zero_grad(set_to_none=True)
     return StepResult(added, rates, core_norm)
@@ -158,13 +138,9 @@ def _clip(group: ParameterGroup) -> float:
 
 
 def _backward(run: PretrainingRun, batch: StepBatch, numbers: dict[str, float]) -> str | None:
-    """Computes the gradients of one batch, clips the session's, and fills in `numbers`.
-
-    Returns:
-        What is wrong, or None.
-    """
+    """Computes the gradients of one batch, clips the session's, and fills in `numbers`; returns what is wrong."""
     plan = batch.plan
-    mask = run.masks.of(plan.session, plan.mask_index)
+    mask = run.masks.usable[plan.session][plan.mask_index]
     run.model.train()
     with seeded_torch(step_seed(run.recipe.seed, plan.step, run.processes.rank), run.accelerator.device):
         output = forward_batch(run.model, run.accelerator, plan.session, batch.arrays, mask, plan.neuron_ids)
@@ -186,12 +162,8 @@ def _backward(run: PretrainingRun, batch: StepBatch, numbers: dict[str, float]) 
     numbers["session_norm"] = norm
     n_windows, population = plan.neuron_ids.shape
     numbers["tokens"] = n_windows * count_tokens(mask, population, run.model.config)
-    numbers["flops"] = training_flops(
-        run.model.window_plan(mask, population),
-        run.model.config,
-        n_windows=n_windows,
-        n_neurons=run.owned[plan.session].n_neurons,
-    )
+    layout, n_neurons = run.model.window_plan(mask, population), run.owned[plan.session].n_neurons
+    numbers["flops"] = training_flops(layout, run.model.config, n_windows=n_windows, n_neurons=n_neurons)
     return None
 
 
@@ -209,18 +181,11 @@ def _refuse(run: PretrainingRun, step: int, batch: StepBatch | None, problem: st
 
 
 def write_failure(run: PretrainingRun, batch: StepBatch, problem: str) -> Path:
-    """Writes a batch that training could not go on from: what was drawn as JSON, the windows beside it.
-
-    Returns:
-        The JSON file.
-    """
+    """Writes a batch that training could not go on from: what was drawn as JSON, which is returned, and the windows."""
     plan = batch.plan
     stem = run.folder.failures / f"step-{plan.step + 1:08d}-process-{run.processes.rank}"
-    write_tensors(
-        stem.with_suffix(".safetensors"),
-        {**{name: array.contiguous() for name, array in batch.arrays.items()},
-         "neuron_ids": torch.from_numpy(plan.neuron_ids).contiguous()},
-    )  # fmt: skip
+    tensors = stem.with_suffix(".safetensors")
+    write_tensors(tensors, {**batch.arrays, "neuron_ids": torch.from_numpy(plan.neuron_ids)})
     document: dict[str, Any] = {
         "problem": problem,
         "step": plan.step + 1,
@@ -229,10 +194,10 @@ def write_failure(run: PretrainingRun, batch: StepBatch, problem: str) -> Path:
         "session": plan.session,
         "recording": os.fspath(run.owned[plan.session].path),
         "mask": run.masks.names[plan.mask_index],
-        "mask_fields": json.loads(json.dumps(asdict(run.masks.of(plan.session, plan.mask_index)))),
+        "mask_fields": to_mapping(run.masks.usable[plan.session][plan.mask_index]),
         "window_indices": plan.window_indices.tolist(),
         "window_starts_s": batch.starts,
-        "arrays": stem.with_suffix(".safetensors").name,
+        "arrays": tensors.name,
     }
     write_json(stem.with_suffix(".json"), document)
     return stem.with_suffix(".json")

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from accelerate import Accelerator
 
-from omnimouse.model.sessions import TENSORS
 from omnimouse.support.files import write_text
 from omnimouse.support.outputs import check_output
-from omnimouse.support.tensor_files import hash_tensors
 from omnimouse.support.validation import to_mapping
 from omnimouse.training.pretraining.corpus_recordings import recording_folders
-from omnimouse.training.pretraining.corpus_sessions import pack_session, restore_session, session_spec
+from omnimouse.training.pretraining.pretraining_checkpoint import (
+    check_continues,
+    check_core,
+    restore_run,
+    save_run,
+    write_model,
+)
 from omnimouse.training.pretraining.pretraining_recipe import EVALUATION_TIERS, PretrainingRecipe, load_recipe
-from omnimouse.training.pretraining.setup import PretrainingRun, build_model, prepare_run
-from omnimouse.training.pretraining.step import StepResult, load_steps, train_step
+from omnimouse.training.pretraining.setup import PretrainingRun, prepare_run
+from omnimouse.training.pretraining.step import load_steps, pretraining_step
 from omnimouse.training.runs.distributed import Processes
 from omnimouse.training.runs.monitor import Monitor
 from omnimouse.training.runs.run_folder import (
@@ -30,18 +32,13 @@ from omnimouse.training.runs.run_folder import (
     RunFolder,
     alone,
     clear_run,
-    newest_checkpoint,
-    open_checkpoint,
+    newest_whole,
     read_history,
     trim_history,
-    write_checkpoint,
 )
 from omnimouse.training.runs.trackers import choose_trackers, start_trackers
 from omnimouse.training.shared.accelerators import start_accelerator
-from omnimouse.training.shared.checkpoint import PARTIAL
 from omnimouse.training.shared.forward import ECHO_SECONDS, StopRequest
-from omnimouse.training.shared.identity import identity_differences, warn_of_unknown
-from omnimouse.training.shared.optimizers import pack_moments, restore_moments
 
 
 @dataclass(frozen=True)
@@ -104,8 +101,7 @@ def train(
     if resume not in (True, False, "auto"):
         raise ValueError(f"resume is {resume!r}; expected 'auto', True or False.")
     accelerator = start_accelerator(recipe.mixed_precision, cpu=recipe.cpu)
-    processes = Processes(accelerator)
-    folder = RunFolder(Path(recipe.output))
+    processes, folder = Processes(accelerator), RunFolder(Path(recipe.output))
 
     def rate(peak: float, step: int) -> float:
         return recipe.schedule.learning_rate(peak, step, recipe.steps)
@@ -119,7 +115,7 @@ def train(
         with processes.together("begin"):
             if not resume and processes.is_main:
                 clear_run(folder)
-        checkpoint = newest_checkpoint(folder, processes)
+        checkpoint = newest_whole(folder, processes)
         return carry_out(recipe, folder, accelerator, checkpoint, rate=rate, last=recipe.steps, progress=progress)
 
 
@@ -129,41 +125,42 @@ def carry_out(
     accelerator: Accelerator,
     checkpoint: RunCheckpoint | None,
     *,
-    rate: Any,
+    rate: Callable[[float, int], float],
     last: int,
     progress: bool,
 ) -> PretrainingResult:
-    """Trains from a checkpoint, or from the start, to the last step, and writes the model.
+    """Trains from a checkpoint, or from the start, to the `last` step of the run, and writes the model.
 
-    Args:
-        recipe: how to train.
-        folder: where results go; a fork's is not that of its checkpoint.
-        accelerator: of this process.
-        checkpoint: where to begin; None for the start.
-        rate: (peak, step) -> learning rate.
-        last: steps of the whole run.
-        progress: see `train`.
+    Results go to `folder`, which for a fork is not that of its checkpoint; `rate` is (peak, step) -> learning rate.
     """
-    recipe = _resolve(recipe, accelerator)
+    # What this machine decides: the precision, and what relative paths stand for.
+    paths = tuple(str(Path(path).expanduser().absolute()) for path in recipe.recordings.paths)
+    recipe = replace(
+        recipe,
+        output=str(Path(recipe.output).absolute()),
+        recordings=replace(recipe.recordings, paths=paths),
+        mixed_precision=accelerator.mixed_precision,
+    )
     with Processes(accelerator).together("find the trackers"):
         trackers = choose_trackers(recipe.outputs.trackers)
     run = prepare_run(recipe, folder, accelerator, fresh=checkpoint is None, rate=rate, last=last)
-    processes = run.processes
     monitor = _begin(run, checkpoint, trackers, progress=progress)
+    resumed_from = None if checkpoint is None else checkpoint.step
     try:
-        newest = _run_steps(run, monitor, 0 if checkpoint is None else checkpoint.step)
+        newest = _run_steps(run, monitor, resumed_from or 0)
     finally:
         monitor.close()
-    final = open_checkpoint(folder, newest) if checkpoint is None or newest > checkpoint.step else checkpoint
-    with processes.together("write the model"):
-        if processes.is_main:
-            write_model(run, final)
+    if checkpoint is None or newest > checkpoint.step:
+        checkpoint = RunCheckpoint.open(folder.checkpoint(newest))
+    with run.processes.together("write the model"):
+        if run.processes.is_main:
+            write_model(run, checkpoint)
     return PretrainingResult(
         output=folder.path,
         model=folder.model,
         steps=newest,
-        resumed_from=None if checkpoint is None else checkpoint.step,
-        n_processes=processes.count,
+        resumed_from=resumed_from,
+        n_processes=run.processes.count,
         history=read_history(folder.history),
     )
 
@@ -182,8 +179,8 @@ def _begin(
         )
     with processes.together("restore a checkpoint"):
         if checkpoint is not None:
-            _check_identity(checkpoint, run)
-            restore(run, checkpoint)
+            check_continues(checkpoint, run)
+            restore_run(run, checkpoint)
     check_core(run)
     with processes.together("begin"):
         if processes.is_main:
@@ -203,93 +200,27 @@ def _begin(
         trackers=start_trackers(used, folder.trackers, run=folder.path.name, config=to_mapping(recipe)),
         progress=progress,
     )
-    n_neurons = sum(info.n_neurons for info in run.sessions.values())
+    _introduce(run, monitor)
+    return monitor
+
+
+def _introduce(run: PretrainingRun, monitor: Monitor) -> None:
+    """Says what is trained on, and what is not."""
+    n_neurons, count = sum(info.n_neurons for info in run.sessions.values()), run.processes.count
     monitor.say(
-        f"{len(run.sessions)} sessions with {n_neurons:,} neurons on {processes.count} "
-        f"process{'es' * (processes.count > 1)} ({processes.device}), to step {run.last:,}"
+        f"{len(run.sessions)} sessions with {n_neurons:,} neurons on {count} process{'es' * (count > 1)} "
+        f"({run.processes.device}), to step {run.last:,}"
     )
     if run.evaluation is None and run.recipe.evaluation.every is not None:
         monitor.say(
             f"no recording has a tier {' or '.join(EVALUATION_TIERS)} that is not trained on: none is evaluated"
         )
-    if run.masks.left_out:
-        most = max(run.masks.left_out.values())
-        lacking = " or lack video or behavior" if run.masks.missing else ""
+    left_out = run.masks.left_out
+    if left_out:
+        lacking = " or lack video or behavior" if any(info.missing for info in run.sessions.values()) else ""
         monitor.say(
-            f"{len(run.masks.left_out)} of the sessions have too few neurons{lacking} for some of the "
-            f"{len(run.masks.masks)} masks ({most} at most), and draw from the others"
-        )
-    return monitor
-
-
-def _resolve(recipe: PretrainingRecipe, accelerator: Accelerator) -> PretrainingRecipe:
-    """Returns the recipe with what this machine decides: the precision, and what relative paths stand for."""
-    paths = tuple(str(Path(path).expanduser().absolute()) for path in recipe.recordings.paths)
-    return replace(
-        recipe,
-        output=str(Path(recipe.output).absolute()),
-        recordings=replace(recipe.recordings, paths=paths),
-        mixed_precision=accelerator.mixed_precision,
-    )
-
-
-def _check_identity(checkpoint: RunCheckpoint, run: PretrainingRun) -> None:
-    """Refuses to continue a run other than the one the checkpoint belongs to."""
-    if checkpoint.step > run.last:
-        raise ValueError(
-            f"The checkpoint {checkpoint.path} is beyond the {run.last} steps asked for. Raise steps, anneal from an "
-            "earlier checkpoint with `omnimouse anneal`, or choose another output."
-        )
-    differences = identity_differences(checkpoint.state["identity"], run.identity)
-    differences += [
-        f"  windows of {key}: {checkpoint.state['windows'].get(key)} in the checkpoint, {found} now"
-        for key, found in run.windows.items()
-        if checkpoint.state["windows"].get(key) != found
-    ]
-    noted = checkpoint.state.get("recordings")
-    if noted is None:  # a run begun before recordings had fingerprints
-        if run.processes.is_main:
-            warn_of_unknown(checkpoint.path, ["recordings"])
-    else:
-        differences += [
-            f"  {part} of {key}: {noted.get(key, {}).get(part)} in the checkpoint, {text} now"
-            for key, parts in run.data.items()
-            for part, text in parts.items()
-            if noted.get(key, {}).get(part) != text
-        ]
-    if differences:
-        raise ValueError(
-            f"The checkpoint {checkpoint.path} belongs to another run:\n"
-            + "\n".join(differences)
-            + "\nGive the recipe the checkpoint's values (and its recordings) to continue that run, pass "
-            "resume=False (--no-resume) to discard it and begin anew, or choose another output."
-        )
-
-
-def restore(run: PretrainingRun, checkpoint: RunCheckpoint) -> None:
-    """Puts weights and moments of the core and of this process's sessions back."""
-    stored = checkpoint.core()
-    state = run.model.core_state_dict()
-    with torch.no_grad():
-        for name, tensor in state.items():
-            tensor.copy_(stored[name])
-    restore_moments(run.core, stored)
-    for key, info in run.owned.items():
-        restore_session(run.tables[key], run.animals[info.animal_id], checkpoint.session(key))
-
-
-def check_core(run: PretrainingRun) -> None:
-    """Makes sure that all processes hold the same core: diverged copies would show nowhere else.
-
-    Raises:
-        RuntimeError: they do not.
-    """
-    digest = bytes.fromhex(hash_tensors(run.model.core_state_dict()))
-    words = [int.from_bytes(digest[i : i + 2], "big") for i in range(0, len(digest), 2)]
-    if not run.processes.agree(words):
-        raise RuntimeError(
-            "The processes hold different cores. They have to run on the same kind of device with the same versions of "
-            "PyTorch; go on from the last checkpoint."
+            f"{len(left_out)} of the sessions have too few neurons{lacking} for some of the {len(run.masks.names)} "
+            f"masks ({max(left_out.values())} at most), and draw from the others"
         )
 
 
@@ -299,95 +230,24 @@ def _run_steps(run: PretrainingRun, monitor: Monitor, step: int) -> int:
     Raises:
         KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM in any process, after a checkpoint.
     """
-    every, last = run.recipe.outputs.checkpoint_every, run.last
+    checkpoint_every, evaluate_every, last = run.recipe.outputs.checkpoint_every, run.recipe.evaluation.every, run.last
     if step >= last:
         return step
     with StopRequest(grace_seconds=ECHO_SECONDS) as stop:
         stream = load_steps(run, step)
         try:
             for batch in stream:
-                result = train_step(run, step, batch, wants_to_stop=stop.signal_number is not None)
+                result = pretraining_step(run, step, batch, wants_to_stop=stop.signal_number is not None)
                 step += 1
-                _after_step(run, monitor, step, result)
+                monitor.note(step, result.numbers, result.rates, result.core_norm)
+                if run.evaluation is not None and evaluate_every and (step % evaluate_every == 0 or step == last):
+                    scores = run.evaluation(run.model, run.accelerator, run.processes)
+                    monitor.note_evaluation(step, scores, run.evaluation.sessions)
                 stopping = result.numbers["stop"] > 0
-                if stopping or step == last or step % every == 0:
-                    save(run, monitor, step)
+                if stopping or step == last or step % checkpoint_every == 0:
+                    save_run(run, step, seconds=monitor.seconds, log=monitor.sums)
                 if stopping and step < last:
                     stop.leave()
         finally:
             stream.close()
     return step
-
-
-def _after_step(run: PretrainingRun, monitor: Monitor, step: int, result: StepResult) -> None:
-    """Notes a step, and evaluates when it is time to."""
-    monitor.note(step, result.numbers, result.rates, result.core_norm)
-    every = run.recipe.evaluation.every
-    if run.evaluation is not None and every is not None and (step % every == 0 or step == run.last):
-        scores = run.evaluation(run.model, run.accelerator, run.processes)
-        monitor.note_evaluation(step, scores, run.evaluation.sessions)
-
-
-def save(run: PretrainingRun, monitor: Monitor, step: int) -> Path:
-    """Writes a checkpoint of all processes."""
-    check_core(run)
-    core = {**run.model.core_state_dict(), **pack_moments(run.core)} if run.processes.is_main else {}
-    return write_checkpoint(
-        run.folder,
-        run.processes,
-        core={name: tensor.detach().cpu() for name, tensor in core.items()},
-        sessions={key: pack_session(run.tables[key], run.animals[info.animal_id]) for key, info in run.owned.items()},
-        windows=run.windows,
-        data=run.data,
-        state={
-            "step": step,
-            "last": run.last,
-            "seconds": monitor.seconds,
-            "identity": run.identity,
-            "log": monitor.sums,
-            "sessions": {
-                key: {"animal": info.animal_id, "neurons": info.n_neurons} for key, info in run.sessions.items()
-            },
-        },
-        keep_newest=run.recipe.outputs.keep_newest,
-        keep_every=run.recipe.outputs.keep_every,
-    )
-
-
-def _in_words(run: PretrainingRun, step: int) -> dict[str, Any]:
-    """The recipe of a run, for the card of its model."""
-    recipe, names = run.recipe, run.masks.names
-    return {
-        "pre-training on": f"{len(run.sessions)} sessions with "
-        f"{sum(info.n_neurons for info in run.sessions.values()):,} neurons",
-        "steps": step,
-        "processes": run.processes.count,
-        "windows per step and process": recipe.batch_size,
-        "peak learning rate of the core": recipe.optimizer.core.learning_rate,
-        "peak learning rate of the sessions": recipe.optimizer.session.learning_rate,
-        "masks": ", ".join(names) if len(names) <= 8 else f"{len(names)} masks",
-        "precision": "bfloat16 autocast" if recipe.mixed_precision == "bf16" else "float32",
-    }
-
-
-def write_model(run: PretrainingRun, checkpoint: RunCheckpoint) -> Path:
-    """Writes the model of a checkpoint with all sessions, read from its files, as a model folder of the run.
-
-    New sessions will start at the means over these ones.
-    """
-    model = build_model(run.recipe, run.recordings.processor)
-    stored = checkpoint.core()
-    with torch.no_grad():
-        for name, tensor in model.core_state_dict().items():
-            tensor.copy_(stored[name])
-    for key, info in run.sessions.items():
-        tensors = checkpoint.session(key)
-        spec = session_spec(info, run.recipe.recordings.tiers)
-        model.sessions.add(spec, {name: tensors[name].clone() for name in TENSORS}, device="cpu")
-    model.update_initial_vectors()
-    partial = run.folder.path / f"{PARTIAL}model"
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial, training=_in_words(run, checkpoint.step))
-    shutil.rmtree(run.folder.model, ignore_errors=True)
-    os.replace(partial, run.folder.model)
-    return run.folder.model

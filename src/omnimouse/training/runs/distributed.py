@@ -19,16 +19,7 @@ from torch import nn
 
 
 class Processes:
-    """The processes of a run, seen from one of them.
-
-    Args:
-        accelerator: of this process.
-
-    Attributes:
-        rank: number of this process, 0 for the main one.
-        count: how many there are.
-        device: where tensors have to be to be exchanged.
-    """
+    """The processes of a run, seen from one of them: its rank (0 for the main one), and where it exchanges tensors."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.rank: int = accelerator.process_index
@@ -53,10 +44,6 @@ class Processes:
     def from_main(self, number: int) -> int:
         """The whole number (below 2**53 in size) that the main process gives."""
         return int(self.add_numbers([number if self.is_main else 0])[0])
-
-    def wait(self) -> None:
-        """Waits until all processes are here."""
-        self.add_numbers([0.0])
 
     @contextmanager
     def together(self, what: str) -> Iterator[None]:
@@ -88,13 +75,7 @@ class Processes:
 
 @dataclass(frozen=True)
 class Reduced:
-    """What a step's sum brings.
-
-    Attributes:
-        n_active: processes that trained on a session.
-        animals: ids of the animals that any process has a gradient for.
-        extra: the numbers given by each process, added up.
-    """
+    """Processes that trained, animals that any of them has a gradient for, and the numbers beside, added up."""
 
     n_active: int
     animals: frozenset[str]
@@ -127,37 +108,29 @@ class GradientSum:
         identity_size: int,
         n_extra: int,
     ) -> None:
-        self.processes, self.core, self.animals = processes, list(core), dict(animals)
-        self.animal_ids = list(animal_ids)
+        self.processes, self.animals, self.animal_ids = processes, dict(animals), list(animal_ids)
+        n_animals, sizes = len(self.animal_ids), [parameter.numel() for parameter in core]
         kind = torch.float64 if core[0].device.type == "cpu" else torch.float32
-        n_core = sum(parameter.numel() for parameter in core)
-        n_animals = len(self.animal_ids)
-        self._flat = torch.zeros(
-            n_core + n_animals * (identity_size + 1) + 1 + n_extra, dtype=kind, device=core[0].device
-        )
-        ends = [n_core, n_animals * identity_size, n_animals, 1, n_extra]
-        self._core, vectors, self._counts, self._active, self._extra = self._flat.split(ends)
+        lengths = [*sizes, n_animals * identity_size, n_animals, 1, n_extra]
+        self._flat = torch.zeros(sum(lengths), dtype=kind, device=core[0].device)
+        *parts, vectors, self._counts, self._active, self._extra = self._flat.split(lengths)
+        self._core = [(parameter, part.view_as(parameter)) for parameter, part in zip(core, parts, strict=True)]
         self._vectors = vectors.view(n_animals, identity_size)
 
     def fill(self, *, active: bool, animal: str | None) -> bool:
-        """Takes this process's gradients in.
+        """Takes this process's gradients in, and returns whether all of them are finite.
 
         Args:
             active: whether this process has a session to train.
             animal: the animal of the session trained in this step; None without gradients.
-
-        Returns:
-            Whether all of them are finite.
         """
         self._flat.zero_()
-        if active:
-            self._active.fill_(1.0)
+        self._active.fill_(float(active))
         if animal is None:
             return True
-        parts = self._core.split([parameter.numel() for parameter in self.core])
-        for parameter, part in zip(self.core, parts, strict=True):
+        for parameter, part in self._core:
             if parameter.grad is not None:
-                part.copy_(parameter.grad.flatten())
+                part.copy_(parameter.grad)
         gradient = self.animals[animal].grad
         if gradient is not None:
             index = self.animal_ids.index(animal)
@@ -171,14 +144,11 @@ class GradientSum:
         self._extra.copy_(torch.tensor(list(extra), dtype=self._flat.dtype))
         self.processes.add(self._flat)
         n_active = round(float(self._active))
-        counts = self._counts.tolist()
-        parts = self._core.split([parameter.numel() for parameter in self.core])
-        for parameter, part in zip(self.core, parts, strict=True):
-            parameter.grad = (part / max(n_active, 1)).to(parameter.dtype).view_as(parameter)
-        for index, name in enumerate(self.animal_ids):
+        for parameter, part in self._core:
+            parameter.grad = (part / max(n_active, 1)).to(parameter.dtype)
+        counts = dict(zip(self.animal_ids, self._counts.tolist(), strict=True))
+        for total, (name, count) in zip(self._vectors, counts.items(), strict=True):
             if name in self.animals:
                 vector = self.animals[name]
-                mean = self._vectors[index] / max(counts[index], 1.0)
-                vector.grad = mean.to(vector.dtype) if counts[index] else None
-        touched = frozenset(name for name, count in zip(self.animal_ids, counts, strict=True) if count)
-        return Reduced(n_active, touched, self._extra.tolist())
+                vector.grad = (total / count).to(vector.dtype) if count else None
+        return Reduced(n_active, frozenset(name for name in counts if counts[name]), self._extra.tolist())

@@ -39,12 +39,7 @@ def identity_flops(n_neurons: int, config: OmniMouseConfig) -> int:
 
 
 def forward_flops(plan: WindowPlan, config: OmniMouseConfig) -> int:
-    """Operations of the forward pass of one window, without the identity map.
-
-    Args:
-        plan: plan of the window: mask and population.
-        config: the model's configuration.
-    """
+    """Operations of the forward pass of one window, without the identity map."""
     size, channels = config.hidden_size, len(config.behavior_channels)
     heads = config.num_attention_heads
     narrow = (config.num_key_value_heads or heads) * config.head_dim

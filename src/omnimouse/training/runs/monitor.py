@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,15 @@ from omnimouse.model.masks import Mask
 from omnimouse.training.runs.trackers import Tracker, log_to
 from omnimouse.training.shared.checkpoint import append_history
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 FAMILIES = ("forecasting", "population", "stimulus", "behavior")
 """Of masks, by what a prediction can rely on."""
+
+LOSSES = ("response_loss", "behavior_loss")
 
 STEP_NUMBERS = (
     "problem",
@@ -29,7 +37,7 @@ STEP_NUMBERS = (
     "flops",
     "session_norm",
     *(f"{family}/{what}" for family in FAMILIES for what in ("loss", "count")),
-    *(f"{kind}/{what}" for kind in ("response_loss", "behavior_loss") for what in ("sum", "count")),
+    *(f"{kind}/{what}" for kind in LOSSES for what in ("sum", "count")),
 )
 """What every process says of a step, to be added up; see `GradientSum.exchange`."""
 
@@ -69,9 +77,12 @@ class Monitor:
         log_every: steps that one row sums up.
         last: last step of the run.
         seconds: time spent in earlier sittings.
-        sums: of steps that no row has summed up yet, as `state` gave them.
+        sums: of steps that no row has summed up yet, as the attribute of this name.
         trackers: where rows go too.
         progress: whether to print them.
+
+    Attributes:
+        sums: what no row has summed up yet.
     """
 
     def __init__(
@@ -87,7 +98,7 @@ class Monitor:
     ) -> None:
         self.history, self.log_every, self.last = history, log_every, last
         self.trackers, self.progress = list(trackers), progress and history is not None
-        self._sums: dict[str, float] = dict(sums or {})
+        self.sums: dict[str, float] = dict(sums or {})
         self._earlier, self._begun = seconds, time.perf_counter()
         # Speed is that of this sitting, from its second step on: the first one compiles and opens files.
         self._timed: tuple[int, float] | None = None
@@ -97,11 +108,6 @@ class Monitor:
     def seconds(self) -> float:
         """Time spent on the run, over all its sittings."""
         return self._earlier + time.perf_counter() - self._begun
-
-    @property
-    def sums(self) -> dict[str, float]:
-        """What no row has summed up yet."""
-        return dict(self._sums)
 
     def say(self, text: str) -> None:
         """Prints a line, in the main process."""
@@ -118,70 +124,53 @@ class Monitor:
             core_norm: norm of the core's mean gradient, before it was clipped.
         """
         for name, value in {**numbers, "core_norm": core_norm, "steps": 1.0}.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+            self.sums[name] = self.sums.get(name, 0.0) + value
         self._tokens += numbers["tokens"]
         if self._timed is None:
             self._timed, self._tokens = (step, time.perf_counter()), 0.0
         if step % self.log_every == 0 or step == self.last:
-            self._write_row(self._row(step, rates))
-            self._sums = {}
+            self._write(self._row(step, rates))
+            self.sums = {}
 
     def note_evaluation(self, step: int, scores: Mapping[str, Mapping[str, Any]], sessions: Sequence[str] = ()) -> None:
         """Writes a row of evaluation scores: mask -> {"loss", "score", "behavior_loss", "n_sessions"}."""
         losses = [entry["loss"] for entry in scores.values() if entry["loss"] is not None]
-        row = {
-            "kind": "evaluation",
-            "step": step,
-            "loss": sum(losses) / len(losses) if losses else None,
-            "sessions": list(sessions),
-            "scores": {name: dict(entry) for name, entry in scores.items()},
-        }
-        self._write_row(row)
+        row = {"kind": "evaluation", "step": step, "loss": _mean(sum(losses), len(losses)), "sessions": list(sessions)}
+        self._write({**row, "scores": {name: dict(entry) for name, entry in scores.items()}})
 
     def _row(self, step: int, rates: Mapping[str, float]) -> dict[str, Any]:
-        sums = self._sums
-        families = {name: _mean(sums[f"{name}/loss"], sums[f"{name}/count"]) for name in FAMILIES}
-        count = sum(sums[f"{name}/count"] for name in FAMILIES)
-        losses = {
-            kind: _mean(sums[f"{kind}/sum"], sums[f"{kind}/count"]) for kind in ("response_loss", "behavior_loss")
-        }
+        sums = self.sums
+        total, count = (sum(sums[f"{name}/{what}"] for name in FAMILIES) for what in ("loss", "count"))
+        elapsed, steps = (time.perf_counter() - self._timed[1], step - self._timed[0]) if self._timed else (0.0, 0)
+        is_known = steps > 0 and elapsed > 0
         return {
             "kind": "training",
             "step": step,
-            "loss": _mean(sum(sums[f"{name}/loss"] for name in FAMILIES), count),
-            "losses": families,
-            **losses,
+            "loss": _mean(total, count),
+            "losses": {name: _mean(sums[f"{name}/loss"], sums[f"{name}/count"]) for name in FAMILIES},
+            **{kind: _mean(sums[f"{kind}/sum"], sums[f"{kind}/count"]) for kind in LOSSES},
             "learning_rate": dict(rates),
             "gradient_norm": {"core": sums["core_norm"] / sums["steps"], "session": sums["session_norm"] / count},
             "tokens": sums["tokens"],
             "flops": sums["flops"],
-            **self._speed(step),
-        }
-
-    def _speed(self, step: int) -> dict[str, float | None]:
-        """What differs from run to run: time, speed, time left and memory."""
-        elapsed, steps = 0.0, 0
-        if self._timed is not None:
-            elapsed, steps = time.perf_counter() - self._timed[1], step - self._timed[0]
-        known = steps > 0 and elapsed > 0
-        return {
+            # What differs from run to run.
             "seconds": self.seconds,
-            "tokens_per_second": self._tokens / elapsed if known else None,
-            "seconds_left": elapsed / steps * (self.last - step) if known else None,
+            "tokens_per_second": self._tokens / elapsed if is_known else None,
+            "seconds_left": elapsed / steps * (self.last - step) if is_known else None,
             "memory_gib": peak_memory() / 2**30,
         }
 
-    def _write_row(self, row: dict[str, Any]) -> None:
-        if self.history is None:
-            return
-        append_history(self.history, row)
-        self.trackers = log_to(self.trackers, row)
-        self.say(evaluation_line(row) if row["kind"] == "evaluation" else training_line(row, self.last))
+    def _write(self, row: dict[str, Any]) -> None:
+        if self.history is not None:
+            append_history(self.history, row)
+            self.trackers = log_to(self.trackers, row)
+            self.say(evaluation_line(row) if row["kind"] == "evaluation" else training_line(row, self.last))
 
     def close(self) -> None:
         """Ends the trackers."""
-        for tracker in self.trackers:
-            tracker.close()
+        with redirect_stdout(sys.stderr):
+            for tracker in self.trackers:
+                tracker.close()
 
 
 def _mean(total: float, count: float) -> float | None:
@@ -222,9 +211,7 @@ def peak_memory() -> float:
     """Bytes this process has had in use at most: of the GPU if there is one, else of the machine's memory."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return float(torch.cuda.max_memory_allocated())
-    try:
-        import resource
-    except ImportError:  # Windows
+    if resource is None:
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak) * (1 if sys.platform == "darwin" else 1024)

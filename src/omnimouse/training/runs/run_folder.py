@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from omnimouse.support.files import explained_writing, hash_file, read_json, sync, write_json, write_text
+from omnimouse.support.files import explained_writing, hash_file, read_json, write_json, write_text
 from omnimouse.support.tensor_files import write_tensors
 from omnimouse.training.runs.distributed import Processes
 from omnimouse.training.shared.checkpoint import (
@@ -49,48 +49,19 @@ FORMAT_VERSION = 1
 CORE_FILE, SESSIONS_FOLDER = "core.safetensors", "sessions"
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """Where the parts of a run lie.
+    """Where the parts of a run lie, see above; and which checkpoints there are.
 
-    Attributes:
+    Args:
         path: the folder itself.
     """
 
-    path: Path
-
-    @property
-    def recipe(self) -> Path:
-        return self.path / "recipe.yaml"
-
-    @property
-    def history(self) -> Path:
-        return self.path / "history.jsonl"
-
-    @property
-    def model(self) -> Path:
-        return self.path / "model"
-
-    @property
-    def anneals(self) -> Path:
-        return self.path / "anneals"
-
-    @property
-    def failures(self) -> Path:
-        return self.path / "failures"
-
-    @property
-    def trackers(self) -> Path:
-        return self.path / "trackers"
-
-    @property
-    def fork(self) -> Path:
-        """Says of a fork what it is one of; a run of its own has no such file."""
-        return self.path / "fork.json"
-
-    @property
-    def _sources(self) -> Path:
-        return self.path / "anneal_sources.json"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe, self.history, self.model = path / "recipe.yaml", path / "history.jsonl", path / "model"
+        self.anneals, self.failures, self.trackers = path / "anneals", path / "failures", path / "trackers"
+        self.fork = path / "fork.json"
+        self._sources = path / "anneal_sources.json"
 
     def anneal_sources(self) -> list[int]:
         """Steps whose checkpoints are kept because forks were made from them."""
@@ -102,16 +73,30 @@ class RunFolder:
         """Has the checkpoints of some steps kept from now on."""
         write_json(self._sources, sorted({*self.anneal_sources(), *steps}))
 
+    def forks(self) -> list[RunFolder]:
+        """Folders of the anneals, by name."""
+        return [RunFolder(path) for path in sorted(self.anneals.glob("*")) if path.is_dir()]
+
+    def fork_of(self) -> dict[str, Any] | None:
+        """Run, step and decay that a fork was made from; None of a run of its own."""
+        return read_json(self.fork, "what a run was forked from") if self.fork.exists() else None
+
     def checkpoint(self, step: int) -> Path:
         """Folder of the checkpoint of a step, whether it is there or not."""
         return self.path / checkpoint_name(step)
 
     def checkpoint_steps(self) -> list[int]:
         """Steps of the checkpoints there are, ascending; whether they are whole shows when they are read."""
-        if not self.path.is_dir():
-            return []
-        found = (CHECKPOINT_NAME.fullmatch(entry.name) for entry in self.path.iterdir())
+        found = (CHECKPOINT_NAME.fullmatch(entry.name) for entry in self.path.glob("*"))
         return sorted(int(match[1]) for match in found if match)
+
+    def remove_checkpoints(self, *, but: Iterable[int] = ()) -> None:
+        """Removes checkpoints that are not to be kept, and what earlier attempts left unfinished."""
+        for step in set(self.checkpoint_steps()).difference(but):
+            # Renamed first, so that a checkpoint half removed is none.
+            os.replace(self.checkpoint(step), self.path / f"{PARTIAL}removed-{uuid.uuid4().hex}")
+        for entry in self.path.glob(f"{PARTIAL}*"):
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -125,6 +110,30 @@ class RunCheckpoint:
 
     path: Path
     state: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> RunCheckpoint:
+        """Opens a checkpoint that was found whole before."""
+        return cls(path, read_json(path / STATE_FILE, "the state of a checkpoint"))
+
+    @classmethod
+    def check(cls, path: Path) -> RunCheckpoint:
+        """Opens a checkpoint and makes sure that it is whole.
+
+        Raises:
+            ValueError: a file is missing or is not what was written, or the checkpoint is of another format.
+        """
+        found = cls.open(path)
+        if not isinstance(found.state, dict) or found.state.get("format_version") != FORMAT_VERSION:
+            raise ValueError(f"{path / STATE_FILE} is not of format version {FORMAT_VERSION}.")
+        for name, expected in found.state["files"].items():
+            try:
+                is_whole = hash_file(path / name) == expected
+            except OSError as error:
+                raise ValueError(f"{path / name} cannot be read: {error}.") from None
+            if not is_whole:
+                raise ValueError(f"{path / name} differs from what was written.")
+        return found
 
     @property
     def step(self) -> int:
@@ -150,26 +159,7 @@ def alone(folder: RunFolder, processes: Processes) -> Iterator[None]:
         yield
 
 
-def read_checkpoint(path: Path) -> RunCheckpoint:
-    """Opens a checkpoint and makes sure that it is whole.
-
-    Raises:
-        ValueError: a file is missing or is not what was written, or the checkpoint is of another format.
-    """
-    state = read_json(path / STATE_FILE, "the state of a checkpoint")
-    if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{path / STATE_FILE} is not of format version {FORMAT_VERSION}.")
-    for name, expected in state["files"].items():
-        try:
-            found = hash_file(path / name)
-        except OSError as error:
-            raise ValueError(f"{path / name} cannot be read: {error}.") from None
-        if found != expected:
-            raise ValueError(f"{path / name} differs from what was written.")
-    return RunCheckpoint(path, state)
-
-
-def newest_checkpoint(folder: RunFolder, processes: Processes) -> RunCheckpoint | None:
+def newest_whole(folder: RunFolder, processes: Processes) -> RunCheckpoint | None:
     """Returns the newest whole checkpoint, the same for all processes, or None when there is none at all.
 
     The main process looks; a damaged checkpoint is passed over for the next older one, with a warning that names it.
@@ -181,7 +171,7 @@ def newest_checkpoint(folder: RunFolder, processes: Processes) -> RunCheckpoint 
     with processes.together("find a whole checkpoint"):
         for step in reversed(folder.checkpoint_steps() if processes.is_main else []):
             try:
-                chosen = read_checkpoint(folder.checkpoint(step)).step
+                chosen = RunCheckpoint.check(folder.checkpoint(step)).step
                 break
             except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
                 reasons.append(f"{error if str(error) else type(error).__name__} ({folder.checkpoint(step).name})")
@@ -189,13 +179,7 @@ def newest_checkpoint(folder: RunFolder, processes: Processes) -> RunCheckpoint 
         if reasons and chosen < 0:
             raise ValueError(nothing_whole(folder.path, reasons))
     chosen = processes.from_main(chosen)
-    return None if chosen < 0 else open_checkpoint(folder, chosen)
-
-
-def open_checkpoint(folder: RunFolder, step: int) -> RunCheckpoint:
-    """Opens a checkpoint that was found whole before."""
-    path = folder.checkpoint(step)
-    return RunCheckpoint(path, read_json(path / STATE_FILE, "the state of a checkpoint"))
+    return None if chosen < 0 else RunCheckpoint.open(folder.checkpoint(chosen))
 
 
 def write_checkpoint(
@@ -216,15 +200,13 @@ def write_checkpoint(
     folder of that name finds all of it, whenever any process was killed.
 
     Args:
-        folder: of the run.
-        processes: of the run.
+        folder, processes: of the run.
         core: stored name -> tensor; written by the main process.
         sessions: key -> stored name -> tensor, of the sessions that this process owns.
         windows: key -> fingerprint of the windows, of the same sessions.
         state: the rest of `state.json`, of the main process.
-        keep_newest: so many of the newest checkpoints are kept.
-        keep_every: those at multiples of it are kept too.
-        data: key -> fingerprint of the recording, of the same sessions as `windows`.
+        keep_newest, keep_every: see `steps_to_keep`.
+        data: key -> fingerprint of the recording, of the same sessions.
 
     Returns:
         The folder written.
@@ -234,6 +216,9 @@ def write_checkpoint(
     """
     target = folder.checkpoint(int(state["step"]))
     partial = folder.path / f"{PARTIAL}{target.name}"
+    tensors = {f"{SESSIONS_FOLDER}/{key}.safetensors": values for key, values in sessions.items()}
+    if processes.is_main:
+        tensors[CORE_FILE] = core
     try:
         with explained_writing(target):
             with processes.together("begin a checkpoint"):
@@ -241,31 +226,22 @@ def write_checkpoint(
                     shutil.rmtree(partial, ignore_errors=True)
                     (partial / SESSIONS_FOLDER).mkdir(parents=True)
             with processes.together("write a checkpoint"):
-                tensors = {f"{SESSIONS_FOLDER}/{key}.safetensors": values for key, values in sessions.items()}
-                if processes.is_main:
-                    tensors[CORE_FILE] = core
-                files = {name: _write(partial / name, values) for name, values in tensors.items()}
+                for name, values in tensors.items():
+                    write_tensors(partial / name, values)
+                files = {name: hash_file(partial / name) for name in tensors}
                 note = {"files": files, "windows": dict(windows), "recordings": dict(data or {})}
                 (partial / f"process-{processes.rank}.json").write_text(json.dumps(note), encoding="utf-8")
             with processes.together("complete a checkpoint"):
                 if processes.is_main:
                     _complete(partial, target, processes.count, state)
-                    kept = steps_to_keep(
-                        folder.checkpoint_steps(), newest=keep_newest, every=keep_every, sources=folder.anneal_sources()
-                    )
-                    _remove_others(folder, kept)
+                    steps, sources = folder.checkpoint_steps(), folder.anneal_sources()
+                    kept = steps_to_keep(steps, newest=keep_newest, every=keep_every, sources=sources)
+                    folder.remove_checkpoints(but=kept)
     except BaseException:
         if processes.is_main:  # a full disk keeps its room; all processes are past their writing here
             shutil.rmtree(partial, ignore_errors=True)
         raise
     return target
-
-
-def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> str:
-    """Writes tensors, flushes them to disk and returns the file's checksum."""
-    write_tensors(path, {name: tensor.detach() for name, tensor in tensors.items()})
-    sync(path)
-    return hash_file(path)
 
 
 def _complete(partial: Path, target: Path, n_processes: int, state: Mapping[str, Any]) -> None:
@@ -277,12 +253,8 @@ def _complete(partial: Path, target: Path, n_processes: int, state: Mapping[str,
         for name, entries in gathered.items():
             entries |= note[name]
         path.unlink()
-    document = {
-        "format_version": FORMAT_VERSION,
-        **state,
-        "processes": n_processes,
-        **{name: dict(sorted(entries.items())) for name, entries in gathered.items()},
-    }
+    found = {name: dict(sorted(entries.items())) for name, entries in gathered.items()}
+    document = {"format_version": FORMAT_VERSION, **state, "processes": n_processes, **found}
     complete_checkpoint(partial, target, document, written=[partial / SESSIONS_FOLDER])
 
 
@@ -296,18 +268,6 @@ def steps_to_keep(steps: Iterable[int], *, newest: int, every: int | None, sourc
     }
 
 
-def _remove_others(folder: RunFolder, kept: set[int]) -> None:
-    """Removes checkpoints that are not to be kept, and what earlier attempts left unfinished."""
-    for step in folder.checkpoint_steps():
-        if step not in kept:
-            # Renamed first, so that a checkpoint half removed is none.
-            doomed = folder.path / f"{PARTIAL}removed-{uuid.uuid4().hex}"
-            os.replace(folder.checkpoint(step), doomed)
-    for entry in folder.path.iterdir():
-        if entry.name.startswith(PARTIAL):
-            shutil.rmtree(entry, ignore_errors=True)
-
-
 def clear_run(folder: RunFolder) -> None:
     """Removes what a run that is begun anew would be mixed up with: checkpoints, history and model, but no fork.
 
@@ -319,7 +279,7 @@ def clear_run(folder: RunFolder) -> None:
             f"{folder.path} has anneals that were forked from its checkpoints; they would be lost. Choose another "
             "output, or delete the folder."
         )
-    _remove_others(folder, set())
+    folder.remove_checkpoints()
     folder.history.unlink(missing_ok=True)
     shutil.rmtree(folder.model, ignore_errors=True)
 

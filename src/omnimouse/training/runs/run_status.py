@@ -8,12 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from omnimouse.support.files import read_json
+from omnimouse.support.yaml_fields import read_yaml
 from omnimouse.training.runs.monitor import duration, evaluation_line, training_line
-from omnimouse.training.runs.run_folder import RunFolder
-from omnimouse.training.shared.checkpoint import STATE_FILE
+from omnimouse.training.runs.run_folder import RunCheckpoint, RunFolder
 
 _TAIL_BYTES = 1 << 18
 """Of a long history, only the end is read."""
@@ -35,29 +32,25 @@ def describe_run(folder: Path) -> dict[str, Any]:
     """
     run = RunFolder(folder)
     steps = run.checkpoint_steps()
-    state: dict[str, Any] = {}
-    if steps:
-        state = read_json(run.checkpoint(steps[-1]) / STATE_FILE, "the state of a checkpoint")
+    state: dict[str, Any] = RunCheckpoint.open(run.checkpoint(steps[-1])).state if steps else {}
     rows = _last_rows(run.history)
-    recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
-    fork = read_json(run.fork, "what a run was forked from") if run.fork.exists() else None
+    recipe = read_yaml(run.recipe, "recipe", example="steps: 1000")
+    fork = run.fork_of()
     # The recipe's steps may have been raised since the last checkpoint; those of a fork are its own.
     last = int(recipe["steps"]) if fork is None else int(fork["at"]) + int(fork["steps"])
     training = rows.get("training")
-    step = max(int(training["step"]) if training else 0, steps[-1] if steps else 0)
     sessions = state.get("sessions", {})
-    anneals = sorted(path for path in run.anneals.iterdir() if path.is_dir()) if run.anneals.is_dir() else []
     return {
         "kind": "training run",
         "path": str(folder),
         "fork": fork,
-        "step": step,
+        "step": max(int(training["step"]) if training else 0, steps[-1] if steps else 0),
         "last": last,
         "finished": bool(steps) and steps[-1] >= last and run.model.is_dir(),
         "checkpoints": steps,
         "anneal_sources": run.anneal_sources(),
-        "anneals": {path.name: RunFolder(path).model.is_dir() for path in anneals},
-        "failures": sorted(path.name for path in run.failures.glob("*.json")) if run.failures.is_dir() else [],
+        "anneals": {fork.path.name: fork.model.is_dir() for fork in run.forks()},
+        "failures": sorted(path.name for path in run.failures.glob("*.json")),
         "model": str(run.model) if run.model.is_dir() else None,
         "sessions": len(sessions),
         "neurons": sum(entry["neurons"] for entry in sessions.values()),

@@ -2,75 +2,56 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-TRACKERS = ("trackio", "tensorboard")
 PROJECT = "omnimouse"
 
 
-class Tracker(Protocol):
-    """Takes numbers step by step."""
+@dataclass(frozen=True)
+class Tracker:
+    """Takes numbers, by name, step by step, until it is closed."""
 
     name: str
-
-    def log(self, values: Mapping[str, float], step: int) -> None: ...
-
-    def close(self) -> None: ...
+    log: Callable[[Mapping[str, float], int], None]
+    close: Callable[[], None]
 
 
-class TrackioTracker:
+def _start_trackio(folder: Path, run: str, config: Mapping[str, Any]) -> Tracker:
     """Rows in a SQLite file below the run's folder; `trackio show` draws them."""
+    # Read when trackio is imported; a place that the user chose goes before.
+    os.environ.setdefault("TRACKIO_DIR", str((folder / "trackio").absolute()))
+    import trackio
 
-    name = "trackio"
-
-    def __init__(self, folder: Path, run: str, config: Mapping[str, Any]) -> None:
-        # Read when trackio is imported; a place that the user chose goes before.
-        os.environ.setdefault("TRACKIO_DIR", str((folder / "trackio").absolute()))
-        # It talks on standard output, which is for results.
-        with contextlib.redirect_stdout(sys.stderr):
-            import trackio
-
-            self._trackio = trackio
-            trackio.init(project=PROJECT, name=run, config=json.loads(json.dumps(config)), resume="allow")
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        with contextlib.redirect_stdout(sys.stderr):
-            self._trackio.log(dict(values), step=step)
-
-    def close(self) -> None:
-        with contextlib.redirect_stdout(sys.stderr):
-            self._trackio.finish()
+    trackio.init(project=PROJECT, name=run, config=json.loads(json.dumps(config)), resume="allow")
+    return Tracker("trackio", lambda values, step: trackio.log(dict(values), step=step), trackio.finish)
 
 
-class TensorboardTracker:
+def _start_tensorboard(folder: Path, run: str, config: Mapping[str, Any]) -> Tracker:
     """Event files below the run's folder; `tensorboard --logdir` draws them."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    name = "tensorboard"
+    writer = SummaryWriter(str(folder / "tensorboard"))
+    # Hyperparameters of TensorBoard may be neither lists nor None, so the recipe goes in as text.
+    writer.add_text("recipe", f"```\n{json.dumps(config, indent=2)}\n```")
 
-    def __init__(self, folder: Path, run: str, config: Mapping[str, Any]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
-        # Hyperparameters of TensorBoard may be neither lists nor None, so the recipe goes in as text.
-        self._writer.add_text("recipe", f"```\n{json.dumps(config, indent=2)}\n```")
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
+    def log(values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        self._writer.close()
+    return Tracker("tensorboard", log, writer.close)
 
 
-_CLASSES: dict[str, Any] = {"trackio": TrackioTracker, "tensorboard": TensorboardTracker}
+_STARTS = {"trackio": _start_trackio, "tensorboard": _start_tensorboard}
+TRACKERS = tuple(_STARTS)
 
 
 def choose_trackers(wanted: str | Sequence[str]) -> tuple[str, ...]:
@@ -80,11 +61,11 @@ def choose_trackers(wanted: str | Sequence[str]) -> tuple[str, ...]:
         ValueError: an unknown tracker, or one that is not installed; the message holds the command that installs it.
     """
     if wanted == "auto":
-        return ("trackio",) if _is_installed("trackio") else ()
+        return ("trackio",) if importlib.util.find_spec("trackio") else ()
     for name in wanted:
         if name not in TRACKERS:
             raise ValueError(f"outputs.trackers names {name!r}; expected 'auto' or a list of {', '.join(TRACKERS)}.")
-        if not _is_installed(name):
+        if importlib.util.find_spec(name) is None:
             raise ValueError(
                 f'The tracker {name} is not installed. Install it with: pip install "omnimouse[{name}]", or take it '
                 "out of outputs.trackers."
@@ -92,22 +73,12 @@ def choose_trackers(wanted: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(wanted)
 
 
-def _is_installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
-
-
 def start_trackers(names: Sequence[str], folder: Path, *, run: str, config: Mapping[str, Any]) -> list[Tracker]:
-    """Starts trackers that `choose_trackers` gave.
-
-    Args:
-        names: which.
-        folder: below which they write.
-        run: what they call the run.
-        config: the recipe as plain values.
-    """
+    """Starts trackers that `choose_trackers` gave: they write below `folder`, and call the run `run`."""
     if names:
         folder.mkdir(parents=True, exist_ok=True)
-    return [_CLASSES[name](folder, run, config) for name in names]
+    with redirect_stdout(sys.stderr):  # they talk on standard output, which is for results
+        return [_STARTS[name](folder, run, config) for name in names]
 
 
 def flat_numbers(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -128,7 +99,8 @@ def log_to(trackers: Sequence[Tracker], row: Mapping[str, Any]) -> list[Tracker]
     working: list[Tracker] = []
     for tracker in trackers:
         try:
-            tracker.log(numbers, row["step"])
+            with redirect_stdout(sys.stderr):
+                tracker.log(numbers, row["step"])
             working.append(tracker)
         except Exception as error:
             warnings.warn(f"The tracker {tracker.name} failed and is left out from now on: {error}", stacklevel=2)
