@@ -139,7 +139,10 @@ def test_baselines_and_ceilings_count_the_scored_samples_of_usable_windows_alone
     rng = np.random.default_rng(1)
     truth = {name: rng.random((300, 80)) for name in ("given_stimulus_and_behavior", "given_everything")}
     fakes.truth = SimpleNamespace(**truth)
-    mask = Mask(None, 0, 25, 0, 0, 25, None, 25, 35, 0, 0, "absent")
+    mask = Mask(
+        None, 0, 25, context_start=0, context_length=25, n_target_neurons=None,
+        target_start=25, target_length=35,
+    )  # fmt: skip
     with pytest.warns(UserWarning, match="mask 1: 1"):
         task = evaluate(fakes.model, fakes.recording, [mask], batch_size=3, **SILENT)["mask 1"]
     windows, usable = fakes.windows[0], [0, 2, 3, 4, 5, 6]
@@ -179,7 +182,10 @@ def test_all_lists_the_tasks_a_population_cannot_serve(fakes):
 
 
 def test_unscored_positions_of_a_mask_are_skipped(fakes):
-    mask = Mask(None, 0, 40, 0, 0, 40, None, 30, 30, 0, 0, "absent")
+    mask = Mask(
+        None, 0, 40, context_start=0, context_length=40, n_target_neurons=None,
+        target_start=30, target_length=30,
+    )  # fmt: skip
     resolved = mask.resolve(80, fakes.model.config)
     assert 0 < resolved.target_mask.sum() < resolved.target_mask.size
     task = evaluate(fakes.model, fakes.recording, [mask], **SILENT)["mask 1"]
@@ -299,7 +305,10 @@ def test_no_window_says_why(fakes):
 
 
 def test_impossible_task_asked_for_by_name_is_an_error(fakes):
-    mask = Mask(None, 30, 30, 0, 30, 30, None, 30, 30, 0, 0, "absent")
+    mask = Mask(
+        None, 30, 30, context_start=30, context_length=30, n_target_neurons=None,
+        target_start=30, target_length=30,
+    )  # fmt: skip
     with pytest.raises(ValueError, match="task 'mine' cannot be scored: Nothing to predict"):
         evaluate(fakes.model, fakes.recording, {"mine": mask}, **SILENT)
 

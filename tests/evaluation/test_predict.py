@@ -61,7 +61,10 @@ def test_behavior_has_times_and_names(fakes):
 
 
 def test_positions_without_prediction_are_nan(fakes):
-    mask = Mask(None, 0, 40, 0, 0, 40, None, 30, 30, 0, 0, "absent")
+    mask = Mask(
+        None, 0, 40, context_start=0, context_length=40, n_target_neurons=None,
+        target_start=30, target_length=30,
+    )  # fmt: skip
     result = predict(fakes.model, fakes.recording, mask, **SILENT)
     assert result.task == "mask 1"
     valid = mask.resolve(80, fakes.model.config).target_mask

@@ -17,7 +17,10 @@ from omnimouse.recordings import mean_responses
 
 N_NEURONS, KEY = 13, "turn-1-1"
 POPULATION = TASKS["population"]
-HELD = Mask(0.25, 0, 50, 20, 0, 60, 0.75, 25, 35, 0, 0, "absent")
+HELD = Mask(
+    0.25, 0, 50, full_population_prefix_length=20, context_start=0, context_length=60,
+    n_target_neurons=0.75, target_start=25, target_length=35,
+)  # fmt: skip
 """Shows every neuron up to sample 20, so that there is a last visible value of every target."""
 
 

@@ -13,8 +13,9 @@ from torch.backends import cuda
 from torch.nn.attention import SDPBackend
 
 from omnimouse import OmniMouseConfig, OmniMouseModel
-from omnimouse.model import attention, attention_kernels, video
-from omnimouse.model.attention_kernels import attend, attend_by_switches, passes, plain_attention
+from omnimouse.model import attention, attention_kernels, kernel_trials, video
+from omnimouse.model.attention_kernels import attend, attend_by_switches, passes
+from omnimouse.model.kernel_trials import plain_attention
 from omnimouse.model.masks import TRAINING_MASKS
 
 SWITCHES = ("flash", "mem_efficient", "math", "cudnn")
@@ -28,7 +29,7 @@ def switches():
 def fresh(monkeypatch):
     """No kernel was tried yet, trials are short, and all switches are on afterwards."""
     monkeypatch.setattr(attention_kernels, "_passed", {})
-    monkeypatch.setattr(attention_kernels, "ROWS", (2, 21))
+    monkeypatch.setattr(kernel_trials, "ROWS", (2, 21))
     before = switches()
     yield
     for name, is_on in before.items():

@@ -74,7 +74,10 @@ def test_nothing_hidden_is_seen_under_any_training_mask():
 @pytest.mark.parametrize(("first", "n_frames"), [(0, 30), (31, 10)])
 def test_video_is_seen_from_the_first_visible_frame_to_the_last(first, n_frames):
     # All training masks show video to the end of the window; what follows a visible range is hidden just as well.
-    mask = Mask(0, 0, 0, 0, 0, 0, None, 30, 30, first, n_frames, "absent")
+    mask = Mask(
+        0, 0, 0, context_start=0, context_length=0, n_target_neurons=None,
+        target_start=30, target_length=30, frames_start=first, n_frames=n_frames,
+    )  # fmt: skip
     model, inputs = build(), windows(1)
     before = predictions(model, inputs, mask)
     for frame in {first - 1, first, first + n_frames - 1, first + n_frames} & set(range(60)):
@@ -100,7 +103,10 @@ def test_what_is_shown_is_used(task):
 
 def test_the_published_layout_sees_hidden_frames():
     # The released weights scatter attention over time: a mask does not hide frames from the video features.
-    mask = Mask(0, 0, 0, 0, 0, 0, None, 30, 30, 30, 30, "encoded")
+    mask = Mask(
+        0, 0, 0, context_start=0, context_length=0, n_target_neurons=None,
+        target_start=30, target_length=30, frames_start=30, n_frames=30, behavior="encoded",
+    )  # fmt: skip
     for layout, leaks in (("published", True), ("spatial", False)):
         model, inputs = build(video_attention_layout=layout), windows()
         changed = inputs["video"].clone()
@@ -163,7 +169,10 @@ def test_total_loss_weighs_behaviour_and_leaves_out_what_is_not_predicted():
 
 def test_rows_where_nothing_is_predicted_are_nan_and_marked():
     model, inputs = build(), windows()
-    mask = Mask(8, 0, 35, 0, 0, 60, None, 20, 40, 0, 0, "encoded")
+    mask = Mask(
+        8, 0, 35, context_start=0, context_length=60, n_target_neurons=None,
+        target_start=20, target_length=40, behavior="encoded",
+    )  # fmt: skip
     out = model("mouse-1-1", **inputs, mask=mask, all_neurons=True)
     assert out.target_start == 20 and out.target_mask.shape == (40, NEURONS)
     assert torch.equal(out.response_predictions.isnan(), (~out.target_mask).expand(2, -1, -1))

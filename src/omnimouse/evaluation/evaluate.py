@@ -30,15 +30,8 @@ from omnimouse.evaluation.inputs import (
 from omnimouse.evaluation.rotation import Rotation
 from omnimouse.evaluation.scores import Scores, TaskScore
 from omnimouse.model.core_identity import scored_core
-from omnimouse.model.masks import (
-    Mask,
-    NotRecordedError,
-    ResolvedMask,
-    as_mask,
-    build_tasks,
-    fit_mask,
-    without_modalities,
-)
+from omnimouse.model.mask_fitting import NotRecordedError, fit_mask, without_modalities
+from omnimouse.model.masks import Mask, ResolvedMask, as_mask, build_tasks
 from omnimouse.recordings import Recording, mean_responses
 from omnimouse.recordings.simulation.simulated import load_truth
 from omnimouse.support.compute_devices import Device, computing_on, resolve_device

@@ -29,7 +29,7 @@ from omnimouse.evaluation.inputs import (
     usable,
 )
 from omnimouse.evaluation.rotation import Rotation, in_file_order
-from omnimouse.model.masks import fit_mask
+from omnimouse.model.mask_fitting import fit_mask
 from omnimouse.recordings.pooling import response_scale
 from omnimouse.support.compute_devices import Device, computing_on, resolve_device
 from omnimouse.support.files import atomic_path

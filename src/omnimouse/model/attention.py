@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -24,14 +24,7 @@ from omnimouse.model.attention_kernels import attend
 
 @dataclass(frozen=True)
 class Run:
-    """Contiguous rows with one time stamp and one interval.
-
-    Args:
-        rows: Number of rows.
-        time: Time stamp in ticks, for the rotary embedding.
-        start: First tick of the interval.
-        stop: First tick after it.
-    """
+    """Contiguous rows with one time stamp (in ticks, for the rotary embedding) and one interval `[start, stop)`."""
 
     rows: int
     time: int
@@ -70,26 +63,19 @@ def plan_attention(queries: Layout, keys: Layout, *, local: bool = True) -> tupl
     Returns:
         Groups that cover all query rows in order. Neighbouring runs that see the same keys share a group.
     """
-    if not local:
-        return (Group(0, n_rows(queries), ((0, n_rows(keys)),) if keys else ()),)
-    seen, start = [], 0
+    groups: list[Group] = []
     for query in queries:
         stretches: list[tuple[int, int]] = []
         row = 0
         for key in keys:
-            if key.overlaps(query):
-                if stretches and stretches[-1][1] == row:
-                    stretches[-1] = (stretches[-1][0], row + key.rows)
-                else:
-                    stretches.append((row, row + key.rows))
+            if not local or key.overlaps(query):
+                start = stretches.pop()[0] if stretches and stretches[-1][1] == row else row
+                stretches.append((start, row + key.rows))
             row += key.rows
-        seen.append((start, start + query.rows, tuple(stretches)))
-        start += query.rows
-    return tuple(
-        Group(members[0][0], members[-1][1], stretches)
-        for stretches, group in groupby(seen, key=lambda item: item[2])
-        for members in [list(group)]
-    )
+        first = groups[-1].stop if groups else 0
+        start = groups.pop().start if groups and groups[-1].keys == tuple(stretches) else first
+        groups.append(Group(start, first + query.rows, tuple(stretches)))
+    return tuple(groups)
 
 
 def rotary_table(
@@ -124,7 +110,7 @@ def rms_normalize(x: Tensor, eps: float) -> Tensor:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """`[B, rows, H * C]` to `[B, H, rows, C]`."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return rearrange(x, "b rows (heads c) -> b heads rows c", heads=heads)
 
 
 def dense_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -133,17 +119,18 @@ def dense_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     On a CPU it is computed in float32: attention kernels there are slower in bfloat16, their backward three times.
     Elsewhere, by kernels that passed a trial (`attention_kernels.py`).
     """
-    if value.device.type == "cpu" and value.dtype == torch.bfloat16:
-        with torch.autocast("cpu", enabled=False):
-            out = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
-        return out.to(value.dtype)
-    kernel = F.scaled_dot_product_attention if value.device.type == "cpu" else attend
-    return kernel(query.to(value.dtype), key.to(value.dtype), value)
+    if value.device.type != "cpu":
+        return attend(query.to(value.dtype), key.to(value.dtype), value)
+    if value.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(query.to(value.dtype), key.to(value.dtype), value)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(value.dtype)
 
 
-def _select(x: Tensor, stretches: Sequence[tuple[int, int]]) -> Tensor:
-    parts = [x[:, :, start:stop] for start, stop in stretches]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+def select_rows(x: Tensor, stretches: Sequence[tuple[int, int]], dim: int) -> Tensor:
+    """The stretches `[start, stop)` of rows, one after the other; a view where there is only one."""
+    parts = [x.narrow(dim, start, stop - start) for start, stop in stretches]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def windowed_attention(query: Tensor, key: Tensor, value: Tensor, plan: Sequence[Group]) -> Tensor:
@@ -165,11 +152,11 @@ def windowed_attention(query: Tensor, key: Tensor, value: Tensor, plan: Sequence
     for group in plan:
         rows = query[:, :, group.start : group.stop]
         if group.keys:
-            rows = dense_attention(rows, _select(key, group.keys), _select(value, group.keys))
+            parts.append(dense_attention(rows, *(select_rows(x, group.keys, dim=2) for x in (key, value))))
         else:
-            rows = torch.zeros_like(rows, dtype=value.dtype)
-        parts.append(rows)
-    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)).transpose(1, 2).flatten(2)
+            parts.append(torch.zeros_like(rows, dtype=value.dtype))
+    out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    return rearrange(out, "b heads rows c -> b rows (heads c)")
 
 
 def feed_forward_width(size: int, multiplier: float) -> int:
@@ -224,11 +211,9 @@ class SelfAttentionBlock(GradientCheckpointingLayer):
     def forward(self, x: Tensor, rotary: Tensor, plan: Sequence[Group]) -> Tensor:
         """`x [B, rows, D]` with its `rotary_table` and plan, to `[B, rows, D]`."""
         x = x.to(self.attention_norm.weight.dtype)  # under autocast the residual stream stays in full precision
-        size, narrow = x.shape[-1], self.key_value_heads * (x.shape[-1] // self.heads)
-        query, key, value = self.query_key_value(self.attention_norm(x)).split((size, narrow, narrow), dim=-1)
-        query = rotate(rms_normalize(split_heads(query, self.heads), self.eps), rotary)
-        key = rotate(rms_normalize(split_heads(key, self.key_value_heads), self.eps), rotary)
-        value = split_heads(value, self.key_value_heads)
+        heads = split_heads(self.query_key_value(self.attention_norm(x)), self.heads + 2 * self.key_value_heads)
+        query, key, value = heads.split((self.heads, self.key_value_heads, self.key_value_heads), dim=1)
+        query, key = (rotate(rms_normalize(part, self.eps), rotary) for part in (query, key))
         x = x + self.output(windowed_attention(query, key, value, plan))
         return x + self.feed_forward(self.feed_forward_norm(x))
 
@@ -282,11 +267,9 @@ class CrossAttentionBlock(GradientCheckpointingLayer):
         dtype = self.attention_norm.weight.dtype  # under autocast the residual stream stays in full precision
         x, context = x.to(dtype), context.to(dtype)
         query = rms_normalize(split_heads(self.query(self.attention_norm(x)), self.heads), self.eps)
-        key, value = self.key_value(self.context_norm(context)).chunk(2, dim=-1)
-        key = rotate(rms_normalize(split_heads(key, self.heads), self.eps), context_rotary)
-        value = split_heads(value, self.heads)
+        key, value = split_heads(self.key_value(self.context_norm(context)), 2 * self.heads).chunk(2, dim=1)
+        key = rotate(rms_normalize(key, self.eps), context_rotary)
         if spans is not None:
-            x = torch.cat([x[:, start:stop] for start, stop in spans], dim=1)
-            query = _select(query, spans)
+            x, query = select_rows(x, spans, dim=1), select_rows(query, spans, dim=2)
         x = x + self.output(windowed_attention(rotate(query, query_rotary), key, value, plan))
         return x + self.feed_forward(self.feed_forward_norm(x))

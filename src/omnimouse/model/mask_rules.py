@@ -6,8 +6,8 @@ under different masks. Lengths are in samples of the responses (or frames of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from functools import cached_property
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -15,11 +15,12 @@ import numpy as np
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 
 Count = int | float | None | Literal["all"]
+Behavior = Literal["encoded", "decoded", "absent"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Mask:
-    """What is visible in a window and what is predicted.
+    """What is visible in a window and what is predicted; what is not named is hidden and not predicted.
 
     Neuron counts are an integer, `None` or `"all"` for every neuron, or a fraction of the population strictly between
     0 and 1. Counts above the population mean every neuron. The *first* `n_visible_neurons` of the population are
@@ -47,15 +48,16 @@ class Mask:
     n_visible_neurons: Count
     prefix_start: int
     prefix_length: int
-    full_population_prefix_length: int
+    _: KW_ONLY
+    full_population_prefix_length: int = 0
     context_start: int
     context_length: int
-    n_target_neurons: Count
-    target_start: int
-    target_length: int
-    frames_start: int
-    n_frames: int
-    behavior: Literal["encoded", "decoded", "absent"]
+    n_target_neurons: Count = 0
+    target_start: int = 0
+    target_length: int = 0
+    frames_start: int = 0
+    n_frames: int = 0
+    behavior: Behavior = "absent"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -69,24 +71,38 @@ class Mask:
                 raise ValueError(f"Mask.{field.name} must be a whole number of samples >= 0, got {value!r}.")
             else:
                 object.__setattr__(self, field.name, int(value))
-        if (self.n_visible_neurons == 0) != (self.prefix_length == 0):
-            raise ValueError(
-                f"Mask has n_visible_neurons={self.n_visible_neurons} and prefix_length={self.prefix_length}: "
-                "either both are 0 (responses hidden) or neither is."
-            )
+        for count, length, meaning in (
+            ("n_visible_neurons", "prefix_length", "responses hidden"),
+            ("n_target_neurons", "target_length", "no responses predicted"),
+        ):
+            if (getattr(self, count) == 0) != (getattr(self, length) == 0):
+                raise ValueError(
+                    f"Mask has {count}={getattr(self, count)} and {length}={getattr(self, length)}: either both are 0 "
+                    f"({meaning}) or neither is."
+                )
         if self.full_population_prefix_length > self.prefix_length:
             raise ValueError(
                 f"Mask has full_population_prefix_length={self.full_population_prefix_length} longer than "
                 f"prefix_length={self.prefix_length}; it is the part of the prefix in which every neuron is visible."
             )
-        if (self.n_target_neurons == 0) != (self.target_length == 0):
-            raise ValueError(
-                f"Mask has n_target_neurons={self.n_target_neurons} and target_length={self.target_length}: "
-                "either both are 0 (no responses predicted) or neither is."
-            )
 
-    def __str__(self) -> str:
-        return "Mask(" + ", ".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self)) + ")"
+    def __repr__(self) -> str:
+        """The call that makes this mask, without what is as it is by default."""
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        usual = {field.name: field.default for field in fields(self)}
+        return f"Mask({', '.join(f'{name}={value!r}' for name, value in told.items() if value != usual[name])})"
+
+    @property
+    def shows_responses(self) -> bool:
+        return self.prefix_length > 0
+
+    @property
+    def shows_video(self) -> bool:
+        return self.n_frames > 0
+
+    @property
+    def encodes_behavior(self) -> bool:
+        return self.behavior == "encoded"
 
     def resolve(self, n_neurons: int, config: OmniMouseConfig) -> ResolvedMask:
         """Works out which samples of which neurons are visible and predicted.
@@ -99,7 +115,33 @@ class Mask:
             ValueError: The mask does not fit the window, its pieces cannot be tokenised, or it leaves nothing to
                 predict; the message names the mask, the population and what to change.
         """
-        return ResolvedMask(mask=self, n_neurons=int(n_neurons), config_key=_WindowRules.of(config))
+        n_neurons = int(n_neurons)
+        if n_neurons < 1:
+            raise ValueError(f"A population needs at least one neuron, got {n_neurons}.")
+        n_visible, n_target = _count(self.n_visible_neurons, n_neurons), _count(self.n_target_neurons, n_neurons)
+        size, context_stop = config.latent_window, self.context_start + self.context_length
+        resolved = ResolvedMask(
+            mask=self,
+            n_neurons=n_neurons,
+            n_visible=n_visible,
+            n_target=n_target,
+            segments=_segments(self, n_visible, n_neurons),
+            targets=_targets(self, n_visible, n_neurons - n_target, n_neurons, config),
+            latent_steps=tuple(
+                step for step in range(config.num_latent_steps) if self.context_start <= step * size < context_stop
+            ),
+            video_steps=_video_steps(self, config),
+        )
+        for what in _misfits(resolved, config):
+            raise ValueError(f"{what} in {self}, for {n_neurons} neurons.")
+        if not resolved.targets and not resolved.decodes_behavior:
+            raise ValueError(
+                f"Nothing to predict: no target is left in a population of {n_neurons} neurons ({n_visible} visible, "
+                f"{n_target} targets). Show fewer neurons (n_visible_neurons), predict samples further from visible "
+                "activity (target_start, target_length), use more neurons, or decode behaviour. The mask: "
+                f"{self}."
+            )
+        return resolved
 
 
 def _checked_count(name: str, value: Count) -> int | float | None:
@@ -115,43 +157,6 @@ def _checked_count(name: str, value: Count) -> int | float | None:
     )
 
 
-def _count(value: Count, n_neurons: int) -> int:
-    if value is None:
-        return n_neurons
-    if isinstance(value, float):
-        return min(max(1, round(value * n_neurons)), n_neurons)
-    return min(int(value), n_neurons)
-
-
-@dataclass(frozen=True)
-class _WindowRules:
-    """The numbers of a configuration that decide how a mask resolves (hashable, unlike the configuration)."""
-
-    samples: int
-    frames: int
-    token_window: int
-    token_stride: int
-    guard: int
-    skip: int
-    latent_window: int
-    video_stride: int
-    video_steps: int
-
-    @classmethod
-    def of(cls, config: OmniMouseConfig) -> _WindowRules:
-        return cls(
-            samples=config.num_response_samples,
-            frames=config.num_frames,
-            token_window=config.response_token_window,
-            token_stride=config.response_token_stride,
-            guard=config.guard_samples,
-            skip=config.skip_samples,
-            latent_window=config.latent_window,
-            video_stride=config.video_patch_stride[0],
-            video_steps=config.video_patch_grid[0],
-        )
-
-
 @dataclass(frozen=True)
 class Piece:
     """A rectangle of the response matrix: neurons `[first, last)` of the population over samples `[start, stop)`."""
@@ -161,79 +166,30 @@ class Piece:
     start: int
     stop: int
 
-    @property
-    def empty(self) -> bool:
-        return self.last <= self.first or self.stop <= self.start
-
 
 @dataclass(frozen=True)
 class ResolvedMask:
-    """A mask worked out for one population and window. Built by `Mask.resolve`; immutable and hashable."""
+    """A mask worked out for one population and window, by `Mask.resolve`; immutable and hashable.
+
+    Args:
+        mask: The mask.
+        n_neurons: Neurons of the population.
+        n_visible: Neurons visible over the whole prefix, the first of the population.
+        n_target: Neurons that are targets (Q), the last of the population.
+        segments: Visible responses: all neurons over the full-population prefix, then the visible ones over the rest.
+        targets: Predicted responses. A neuron is not predicted within the guard after samples in which it is visible.
+        latent_steps: Latent steps that take part: those that start inside the context.
+        video_steps: Visible video steps `[first, last)`: whole strides of visible frames, rounding down.
+    """
 
     mask: Mask
     n_neurons: int
-    config_key: _WindowRules
-
-    def __post_init__(self) -> None:
-        if self.n_neurons < 1:
-            raise ValueError(f"A population needs at least one neuron, got {self.n_neurons}.")
-        self._check_window()
-        self._check_lengths()
-        if not self.targets and not self.decodes_behavior:
-            raise ValueError(
-                f"Nothing to predict: no target is left in a population of {self.n_neurons} neurons ({self.n_visible} "
-                f"visible, {self.n_target} targets). Show fewer neurons (n_visible_neurons), predict samples further "
-                "from visible activity (target_start, target_length), use more neurons, or decode behaviour. The mask: "
-                f"{self.mask}."
-            )
-
-    def _error(self, what: str) -> ValueError:
-        return ValueError(f"{what} in {self.mask}, for {self.n_neurons} neurons.")
-
-    def _check_window(self) -> None:
-        mask, rules = self.mask, self.config_key
-        for name, start, length, limit in (
-            ("prefix", mask.prefix_start, mask.prefix_length, rules.samples),
-            ("context", mask.context_start, mask.context_length, rules.samples),
-            ("target", mask.target_start, mask.target_length, rules.samples),
-            ("video", mask.frames_start, mask.n_frames, rules.frames),
-        ):
-            if start + length > limit:
-                raise self._error(f"The {name} ends at {start + length} but the window has {limit} samples, ")
-        if mask.target_length and mask.target_start < rules.skip:
-            raise self._error(f"target_start is {mask.target_start}; targets may not begin before {rules.skip}, ")
-        if mask.n_frames and self.video_steps[0] == self.video_steps[1]:
-            raise self._error(
-                f"The {mask.n_frames} visible frames hold no whole step of {rules.video_stride} frames; show more "
-                "frames, or n_frames=0,"
-            )
-
-    def _check_lengths(self) -> None:
-        w, s = self.config_key.token_window, self.config_key.token_stride
-        for piece in self.segments:
-            length = piece.stop - piece.start
-            if length < w or (length - w) % s:
-                allowed = ", ".join(str(w + k * s) for k in range(4))
-                raise self._error(
-                    f"A visible segment of {length} samples cannot be tokenised (allowed: {allowed}, ...); change "
-                    "prefix_length or full_population_prefix_length,"
-                )
-        for piece in self.targets:
-            if (piece.stop - piece.start) % s:
-                raise self._error(
-                    f"Targets over samples {piece.start} to {piece.stop} are no multiple of {s}; change target_start "
-                    "or target_length,"
-                )
-
-    @property
-    def n_visible(self) -> int:
-        """Neurons visible over the whole prefix."""
-        return _count(self.mask.n_visible_neurons, self.n_neurons)
-
-    @property
-    def n_target(self) -> int:
-        """Neurons that are targets (Q)."""
-        return _count(self.mask.n_target_neurons, self.n_neurons)
+    n_visible: int
+    n_target: int
+    segments: tuple[Piece, ...]
+    targets: tuple[Piece, ...]
+    latent_steps: tuple[int, ...]
+    video_steps: tuple[int, int]
 
     @property
     def first_target_neuron(self) -> int:
@@ -250,15 +206,15 @@ class ResolvedMask:
 
     @property
     def shows_responses(self) -> bool:
-        return self.mask.prefix_length > 0
+        return self.mask.shows_responses
 
     @property
     def shows_video(self) -> bool:
-        return self.mask.n_frames > 0
+        return self.mask.shows_video
 
     @property
     def encodes_behavior(self) -> bool:
-        return self.mask.behavior == "encoded"
+        return self.mask.encodes_behavior
 
     @property
     def decodes_behavior(self) -> bool:
@@ -267,40 +223,6 @@ class ResolvedMask:
     @property
     def predicts_responses(self) -> bool:
         return bool(self.targets)
-
-    @cached_property
-    def segments(self) -> tuple[Piece, ...]:
-        """Visible responses: all neurons over the full-population prefix, then the visible ones over the rest."""
-        mask = self.mask
-        start, stop = mask.prefix_start, mask.prefix_start + mask.prefix_length
-        if not self.shows_responses:
-            return ()
-        if self.n_visible >= self.n_neurons:
-            return (Piece(0, self.n_neurons, start, stop),)
-        split = start + mask.full_population_prefix_length
-        pieces = (Piece(0, self.n_neurons, start, split), Piece(0, self.n_visible, split, stop))
-        return tuple(piece for piece in pieces if not piece.empty)
-
-    @cached_property
-    def targets(self) -> tuple[Piece, ...]:
-        """Predicted responses. A neuron is not predicted within the guard after samples in which it is visible."""
-        mask, rules = self.mask, self.config_key
-        if not mask.target_length:
-            return ()
-        a = mask.prefix_start + mask.full_population_prefix_length
-        b = mask.prefix_start + mask.prefix_length
-        a_guarded = min(a + rules.guard, rules.samples) if mask.full_population_prefix_length else 0
-        b_guarded = min(b + rules.guard, rules.samples) if mask.prefix_length else 0
-        start, stop = mask.target_start, mask.target_start + mask.target_length
-        first, last = self.first_target_neuron, self.n_neurons
-        if first >= self.n_visible or start >= b_guarded:
-            pieces = [Piece(first, last, max(start, a_guarded), stop)]
-        else:
-            pieces = [
-                Piece(self.n_visible, last, max(start, a_guarded), min(b_guarded, stop)),
-                Piece(first, last, b_guarded, stop),
-            ]
-        return tuple(piece for piece in pieces if not piece.empty)
 
     @property
     def target_mask(self) -> np.ndarray:
@@ -314,26 +236,79 @@ class ResolvedMask:
     @property
     def last_visible_sample(self) -> int | None:
         """Last sample before the targets in which every target neuron is visible, or `None`."""
-        mask = self.mask
-        stop = mask.prefix_start + (
-            mask.prefix_length if self.n_visible >= self.n_neurons else mask.full_population_prefix_length
-        )
+        mask, everyone = self.mask, self.n_visible >= self.n_neurons
+        stop = mask.prefix_start + (mask.prefix_length if everyone else mask.full_population_prefix_length)
         return stop - 1 if self.targets and mask.prefix_start < stop <= self.target_start else None
 
-    @property
-    def latent_steps(self) -> tuple[int, ...]:
-        """Latent steps that take part: those that start inside the context."""
-        size, mask = self.config_key.latent_window, self.mask
-        steps = range(self.config_key.samples // size)
-        return tuple(i for i in steps if mask.context_start <= i * size < mask.context_start + mask.context_length)
 
-    @property
-    def video_steps(self) -> tuple[int, int]:
-        """Visible video steps `[first, last)`: whole strides of visible frames, rounding down."""
-        mask, rules = self.mask, self.config_key
-        if not mask.n_frames:
-            return 0, 0
-        if mask.n_frames == rules.frames:
-            return 0, rules.video_steps
-        first = min(mask.frames_start // rules.video_stride, rules.video_steps)
-        return first, max(first, min((mask.frames_start + mask.n_frames) // rules.video_stride, rules.video_steps))
+def _count(value: Count, n_neurons: int) -> int:
+    if value is None:
+        return n_neurons
+    if isinstance(value, float):
+        return min(max(1, round(value * n_neurons)), n_neurons)
+    return min(int(value), n_neurons)
+
+
+def _pieces(*pieces: Piece) -> tuple[Piece, ...]:
+    """Those that are not empty."""
+    return tuple(piece for piece in pieces if piece.first < piece.last and piece.start < piece.stop)
+
+
+def _segments(mask: Mask, n_visible: int, n_neurons: int) -> tuple[Piece, ...]:
+    start, stop = mask.prefix_start, mask.prefix_start + mask.prefix_length
+    if n_visible >= n_neurons:
+        return _pieces(Piece(0, n_neurons, start, stop))
+    split = start + mask.full_population_prefix_length
+    return _pieces(Piece(0, n_neurons, start, split), Piece(0, n_visible, split, stop))
+
+
+def _targets(mask: Mask, n_visible: int, first: int, last: int, config: OmniMouseConfig) -> tuple[Piece, ...]:
+    """Targets are neurons `[first, last)`; `a` and `b` are where the guards of everyone and of the visible end."""
+    start, stop = mask.target_start, mask.target_start + mask.target_length
+    a, b = (
+        min(mask.prefix_start + length + config.guard_samples, config.num_response_samples) if length else 0
+        for length in (mask.full_population_prefix_length, mask.prefix_length)
+    )
+    if first >= n_visible or start >= b:
+        return _pieces(Piece(first, last, max(start, a), stop))
+    return _pieces(Piece(n_visible, last, max(start, a), min(b, stop)), Piece(first, last, b, stop))
+
+
+def _video_steps(mask: Mask, config: OmniMouseConfig) -> tuple[int, int]:
+    stride, steps = config.video_patch_stride[0], config.video_patch_grid[0]
+    if mask.n_frames == config.num_frames:
+        return 0, steps
+    first, last = (min(frame // stride, steps) for frame in (mask.frames_start, mask.frames_start + mask.n_frames))
+    return (first, max(first, last)) if mask.n_frames else (0, 0)
+
+
+def _misfits(resolved: ResolvedMask, config: OmniMouseConfig) -> Iterator[str]:
+    """In what a mask does not fit the window, or cannot be cut into tokens."""
+    mask, samples, skip = resolved.mask, config.num_response_samples, config.skip_samples
+    for name, start, length, limit in (
+        ("prefix", mask.prefix_start, mask.prefix_length, samples),
+        ("context", mask.context_start, mask.context_length, samples),
+        ("target", mask.target_start, mask.target_length, samples),
+        ("video", mask.frames_start, mask.n_frames, config.num_frames),
+    ):
+        if start + length > limit:
+            yield f"The {name} ends at {start + length} but the window has {limit} samples, "
+    if mask.target_length and mask.target_start < skip:
+        yield f"target_start is {mask.target_start}; targets may not begin before {skip}, "
+    if mask.n_frames and resolved.video_steps[0] == resolved.video_steps[1]:
+        n, stride = mask.n_frames, config.video_patch_stride[0]
+        yield f"The {n} visible frames hold no whole step of {stride} frames; show more frames, or n_frames=0,"
+    w, s = config.response_token_window, config.response_token_stride
+    for length in (piece.stop - piece.start for piece in resolved.segments):
+        if length < w or (length - w) % s:
+            allowed = ", ".join(str(w + k * s) for k in range(4))
+            yield (
+                f"A visible segment of {length} samples cannot be tokenised (allowed: {allowed}, ...); change "
+                "prefix_length or full_population_prefix_length,"
+            )
+    for piece in resolved.targets:
+        if (piece.stop - piece.start) % s:
+            yield (
+                f"Targets over samples {piece.start} to {piece.stop} are no multiple of {s}; change target_start or "
+                "target_length,"
+            )

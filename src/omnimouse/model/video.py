@@ -1,14 +1,18 @@
 """The video encoder: a two-stage hierarchical vision transformer over patches of 36x64 video.
 
-Shape letters: B batch, T time steps of patches, R rows and K columns of patches, D width, H heads.
+Shape letters, also those of the patterns: b batch, t time steps of patches, r rows and k columns of patches (or of mask
+units), u and v row and column inside a mask unit, p and q row and column inside a 2x2 neighbourhood that is pooled,
+n rows or units of a sequence, h heads, c head size, d width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -16,29 +20,61 @@ from omnimouse.model.attention import GatedFeedForward, dense_attention, rms_nor
 from omnimouse.model.configuration_omnimouse import MASK_UNIT, OmniMouseConfig
 
 
+@dataclass(frozen=True)
+class VideoLayout:
+    """Where video tokens stand, which of them attend to each other, and which are pooled, as patterns of einops.
+
+    Args:
+        tokens: From patches to tokens.
+        units: From the queries, keys and values of all tokens to those of mask units.
+        pooled_queries: From a unit's queries to the largest of four.
+        outputs: From the outputs of mask units back to tokens.
+        pooled: From tokens to the largest of each 2x2 neighbourhood.
+        steps: From tokens to those of each time step.
+        sees_hidden_frames: Whether features of visible steps depend on hidden frames; then all steps are computed.
+    """
+
+    tokens: str
+    units: str
+    pooled_queries: str
+    outputs: str
+    pooled: str
+    steps: str
+    sees_hidden_frames: bool
+
+
+LAYOUTS = {
+    # Mask units are neighbouring patches of one time step.
+    "spatial": VideoLayout(
+        tokens="b t (r p) (k q) d -> b t (r p) (k q) d",
+        units="b t (r u) (k v) (three h c) -> three b t r k h (u v) c",
+        pooled_queries="... h (u p v q) c -> ... h (u v) c",
+        outputs="b t r k h (u v) c -> b t (r u) (k v) (h c)",
+        pooled="b t (r p) (k q) d -> b t r k d",
+        steps="b t r k d -> b t (r k) d",
+        sees_hidden_frames=False,
+    ),
+    # What the released weights need. Tokens are one sequence with the offsets inside 2x2 neighbourhoods first; units
+    # and pooled queries are *consecutive* ones, and outputs are written back as if the unit were the fastest axis.
+    "published": VideoLayout(
+        tokens="b t (r p) (k q) d -> b (p q t r k) d",
+        units="b (n u v) (three h c) -> three b n h (u v) c",
+        pooled_queries="... h (u v p q) c -> ... h (u v) c",
+        outputs="b n h (u v) c -> b (u v n) (h c)",
+        pooled="b (p q n) d -> b n d",
+        steps="b (t n) d -> b t n d",
+        sees_hidden_frames=True,
+    ),
+}
+"""By their names in `OmniMouseConfig.video_attention_layout`; another layout is another entry here and there."""
+
+
 def stochastic_depth(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Drops a residual branch `[B, ...]` for whole batch items with probability `rate`, rescaling the others."""
+    """Drops a residual branch `[b, ...]` for whole batch items with probability `rate`, rescaling the others."""
     if not training or rate == 0.0:
         return x
     keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= rate
     return x * keep.to(x.dtype) / (1.0 - rate)
-
-
-def _spatial_units(x: Tensor, unit: int) -> Tensor:
-    """`[B, T, R, K, ...]` to mask units of `unit` x `unit` neighbours: `[B, T, R/u, K/u, u, u, ...]`."""
-    batch, steps, rows, columns, *rest = x.shape
-    return x.reshape(batch, steps, rows // unit, unit, columns // unit, unit, *rest).transpose(3, 4)
-
-
-def _max_pool(x: Tensor) -> Tensor:
-    """Largest of each 2x2 neighbourhood: `[B, T, R, K, D]` to `[B, T, R/2, K/2, D]`."""
-    batch, steps, rows, columns, size = x.shape
-    return x.reshape(batch, steps, rows // 2, 2, columns // 2, 2, size).amax(dim=(3, 5))
-
-
-def _triple(values: Sequence[int]) -> tuple[int, int, int]:
-    steps, rows, columns = values
-    return steps, rows, columns
 
 
 class MaskUnitAttention(nn.Module):
@@ -51,53 +87,27 @@ class MaskUnitAttention(nn.Module):
         pool: Whether queries are max-pooled by 4 before they are normalised.
         unit: Side of a mask unit before pooling, in patches.
         eps: Epsilon of the norms.
-        layout: `video_attention_layout` of the configuration.
+        layout: Where tokens stand.
     """
 
-    def __init__(self, size: int, out_size: int, heads: int, *, pool: bool, unit: int, eps: float, layout: str):
+    def __init__(self, size: int, out_size: int, heads: int, *, pool: bool, unit: int, eps: float, layout: VideoLayout):
         super().__init__()
         self.heads, self.pool, self.unit, self.eps, self.layout = heads, pool, unit, eps, layout
         self.query_key_value = nn.Linear(size, 3 * out_size)
         self.output = nn.Linear(out_size, out_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, T, R, K, D]` (or its reordered sequence `[B, rows, D]` under `"published"`) to the pooled shape."""
-        attend = self._published if self.layout == "published" else self._spatial
-        return self.output(attend(self.query_key_value(x)))
-
-    def _dense(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention of `[units, rows, H, C]` tensors, to `[units, rows, H * C]`."""
-        query, key = (rms_normalize(part, self.eps) for part in (query, key))
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        return dense_attention(query, key, value).transpose(1, 2).flatten(2)
-
-    def _spatial(self, qkv: Tensor) -> Tensor:
-        batch, steps, rows, columns, _ = qkv.shape
-        units = _spatial_units(qkv, self.unit).reshape(-1, self.unit, self.unit, 3, self.heads, self._head_size(qkv))
-        query, key, value = units.unbind(dim=3)
+        """Tokens as the layout has them, `[b, ..., d]`, to as many or, with pooling, a quarter as many."""
+        sizes = {"three": 3, "h": self.heads, "u": self.unit, "v": self.unit}
+        query, key, value = rearrange(self.query_key_value(x), self.layout.units, **sizes)
         side = self.unit
         if self.pool:
             side //= 2
-            query = query.reshape(-1, side, 2, side, 2, *query.shape[3:]).amax(dim=(2, 4))
-            rows, columns = rows // 2, columns // 2
-        out = self._dense(*(part.flatten(1, 2) for part in (query, key, value)))
-        out = out.reshape(batch, steps, rows // side, columns // side, side, side, -1)
-        return out.transpose(3, 4).reshape(batch, steps, rows, columns, -1)
-
-    def _published(self, qkv: Tensor) -> Tensor:
-        batch, length, _ = qkv.shape
-        size = self.unit**2
-        n_units = length // size
-        units = qkv.reshape(batch * n_units, size, 3, self.heads, self._head_size(qkv))
-        query, key, value = units.unbind(dim=2)
-        if self.pool:
-            query = query.unflatten(1, (size // 4, 4)).amax(dim=2)
-        out = self._dense(query, key, value).unflatten(0, (batch, n_units))
-        # The released code writes outputs back as if the unit index were the fastest one.
-        return out.transpose(1, 2).flatten(1, 2)
-
-    def _head_size(self, qkv: Tensor) -> int:
-        return qkv.shape[-1] // (3 * self.heads)
+            query = reduce(query, self.layout.pooled_queries, "max", u=side, v=side, p=2, q=2)
+        units = query.shape[:-3]
+        query, key = rms_normalize(query, self.eps), rms_normalize(key, self.eps)
+        out = dense_attention(*(part.flatten(0, -4) for part in (query, key, value)))
+        return self.output(rearrange(out.unflatten(0, units), self.layout.outputs, u=side, v=side))
 
 
 class VideoBlock(GradientCheckpointingLayer):
@@ -114,9 +124,9 @@ class VideoBlock(GradientCheckpointingLayer):
 
     def __init__(self, size: int, out_size: int, heads: int, unit: int, drop_path: float, config: OmniMouseConfig):
         super().__init__()
-        eps, self.layout, self.drop_path = config.rms_norm_eps, config.video_attention_layout, drop_path
+        self.layout, self.drop_path = LAYOUTS[config.video_attention_layout], drop_path
+        eps, pool = config.rms_norm_eps, size != out_size
         self.attention_norm = nn.RMSNorm(size, eps=eps)
-        pool = size != out_size
         self.attention = MaskUnitAttention(size, out_size, heads, pool=pool, unit=unit, eps=eps, layout=self.layout)
         self.pool_projection = nn.Linear(size, out_size) if pool else None
         self.feed_forward_norm = nn.RMSNorm(out_size, eps=eps)
@@ -125,16 +135,10 @@ class VideoBlock(GradientCheckpointingLayer):
     def forward(self, x: Tensor) -> Tensor:
         normed = self.attention_norm(x)
         if self.pool_projection is not None:
-            x = self._pool(self.pool_projection(normed)).to(x.dtype)
+            x = reduce(self.pool_projection(normed), self.layout.pooled, "max", p=2, q=2).to(x.dtype)
         x = x + stochastic_depth(self.attention(normed), self.drop_path, self.training)
         flat = self.feed_forward_norm(x).flatten(1, -2)
         return x + stochastic_depth(self.feed_forward(flat).reshape(x.shape), self.drop_path, self.training)
-
-    def _pool(self, x: Tensor) -> Tensor:
-        if self.layout == "spatial":
-            return _max_pool(x)
-        # Reordered tokens: the four quarters of the sequence are the offsets of each 2x2 neighbourhood.
-        return x.unflatten(1, (4, -1)).amax(dim=1)
 
 
 class VideoEncoder(nn.Module):
@@ -147,78 +151,56 @@ class VideoEncoder(nn.Module):
 
     def __init__(self, config: OmniMouseConfig):
         super().__init__()
-        size, depths = config.video_hidden_size, config.video_depths
-        steps, rows, columns = config.video_patch_grid
-        self.layout = config.video_attention_layout
-        self.grid, self.out_size = (steps, rows, columns), 2 * size
-        self.kernel, self.stride = config.video_patch_kernel, config.video_patch_stride
+        size, early = config.video_hidden_size, config.video_depths[0]
+        self.layout = LAYOUTS[config.video_attention_layout]
+        self.grid, self.out_size = config.video_patch_grid, 2 * size
+        self.kernel, self.stride = _triple(config.video_patch_kernel), _triple(config.video_patch_stride)
         self.padding = config.video_patch_padding
-        self.patch_embedding = nn.Conv3d(1, size, _triple(self.kernel), _triple(self.stride))
-        self.spatial_position = nn.Parameter(torch.empty(rows * columns, size))
-        self.temporal_position = nn.Parameter(torch.empty(steps, size))
-        rates = torch.linspace(0, config.video_drop_path_rate, sum(depths), device="cpu").tolist()
+        self.patch_embedding = nn.Conv3d(1, size, self.kernel, self.stride)
+        self.spatial_position = nn.Parameter(torch.empty(self.grid[1] * self.grid[2], size))
+        self.temporal_position = nn.Parameter(torch.empty(self.grid[0], size))
+        rates = torch.linspace(0, config.video_drop_path_rate, sum(config.video_depths), device="cpu").tolist()
         self.blocks = nn.ModuleList()
         for i, rate in enumerate(rates):
-            late, pools = i >= depths[0], i == depths[0]
-            self.blocks.append(
-                VideoBlock(
-                    size if i <= depths[0] else 2 * size,
-                    2 * size if late else size,
-                    config.video_num_heads * (2 if late else 1),
-                    MASK_UNIT // 2 if late and not pools else MASK_UNIT,
-                    rate,
-                    config,
-                )
-            )
+            width, out_width = (size if i <= early else 2 * size), (size if i < early else 2 * size)
+            unit, heads = (MASK_UNIT if i <= early else MASK_UNIT // 2), config.video_num_heads * out_width // size
+            self.blocks.append(VideoBlock(width, out_width, heads, unit, rate, config))
 
     def forward(self, video: Tensor, frames: tuple[int, int], steps: tuple[int, int]) -> Tensor:
         """Encodes the visible part of a video.
 
         Args:
-            video: `[B, 1, frames, height, width]`, normalised grey.
+            video: `[b, 1, frames, height, width]`, normalised grey.
             frames: Visible frames `[first, last)`.
             steps: Visible time steps `[first, last)`.
 
         Returns:
-            `[B, n steps * rows * columns, 2 * video_hidden_size]` in `(step, row, column)` order, after 2x2 pooling.
+            `[b, steps * rows * columns, 2 * video_hidden_size]` in `(step, row, column)` order, after 2x2 pooling.
         """
-        first, last = steps
-        if self.layout == "published":
-            x = self._embed(video, (0, self.grid[0]))
-            x = self._to_published_order(x)
-            for block in self.blocks:
-                x = block(x)
-            return x.unflatten(1, (self.grid[0], -1))[:, first:last].flatten(1, 2)
-        x = self._embed(self._hide(video, frames), steps)
+        first, last = (0, self.grid[0]) if self.layout.sees_hidden_frames else steps
+        if not self.layout.sees_hidden_frames and frames != (0, video.shape[2]):
+            shown = torch.zeros_like(video)  # not a product with 0: hidden frames may be NaN
+            shown[:, :, slice(*frames)] = video[:, :, slice(*frames)]
+            video = shown
+        x = rearrange(self._embed(video, first, last), self.layout.tokens, p=2, q=2)
         for block in self.blocks:
             x = block(x)
-        return x.flatten(1, 3)
+        x = rearrange(x, self.layout.steps, t=last - first)
+        return x[:, steps[0] - first : steps[1] - first].flatten(1, 2)
 
-    @staticmethod
-    def _hide(video: Tensor, frames: tuple[int, int]) -> Tensor:
-        first, last = frames
-        if (first, last) == (0, video.shape[2]):
-            return video
-        shown = torch.zeros_like(video)  # not a product with 0: hidden frames may be NaN
-        shown[:, :, first:last] = video[:, :, first:last]
-        return shown
-
-    def _embed(self, video: Tensor, steps: tuple[int, int]) -> Tensor:
-        """Patches of the given steps with their positions, `[B, T, R, K, D]`."""
-        first, last = steps
+    def _embed(self, video: Tensor, first: int, last: int) -> Tensor:
+        """Patches of the steps `[first, last)` with their positions, `[b, t, r, k, d]`."""
         start = first * self.stride[0] - self.padding[0]
         stop = (last - 1) * self.stride[0] - self.padding[0] + self.kernel[0]
         n_frames = video.shape[2]
         frames = video[:, :, max(start, 0) : min(stop, n_frames)]
         before, after = max(-start, 0), max(stop - n_frames, 0)
         frames = F.pad(frames, (self.padding[2],) * 2 + (self.padding[1],) * 2 + (before, after))
-        x = self.patch_embedding(frames).permute(0, 2, 3, 4, 1)
-        spatial = self.spatial_position.unflatten(0, self.grid[1:])
+        x = rearrange(self.patch_embedding(frames), "b d t r k -> b t r k d")
+        spatial = rearrange(self.spatial_position, "(r k) d -> r k d", r=self.grid[1])
         return x + spatial + self.temporal_position[first:last, None, None]
 
-    @staticmethod
-    def _to_published_order(x: Tensor) -> Tensor:
-        """`[B, T, R, K, D]` to a sequence ordered by (row offset, column offset, step, row, column)."""
-        batch, steps, rows, columns, size = x.shape
-        x = x.reshape(batch, steps, rows // 2, 2, columns // 2, 2, size)
-        return x.permute(0, 3, 5, 1, 2, 4, 6).reshape(batch, -1, size)
+
+def _triple(values: Sequence[int]) -> tuple[int, int, int]:
+    steps, rows, columns = values
+    return steps, rows, columns

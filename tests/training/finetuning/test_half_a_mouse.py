@@ -25,7 +25,8 @@ from omnimouse import (
 from omnimouse.cli.main import main
 from omnimouse.evaluation import Scores
 from omnimouse.evaluation.report import write_report
-from omnimouse.model.masks import TRAINING_MASKS, Mask, NotRecordedError, fit_mask
+from omnimouse.model.mask_fitting import NotRecordedError, fit_mask
+from omnimouse.model.masks import TRAINING_MASKS, Mask
 from omnimouse.pretrained.measured import measured_scores
 from omnimouse.training.pretraining.corpus_recordings import find_sessions
 from omnimouse.training.pretraining.pretraining_recipe import RecordingsRecipe
@@ -181,11 +182,14 @@ def test_every_training_mask_fits_or_says_what_is_missing():
 
 
 def test_a_population_that_is_too_small_is_not_blamed_on_what_is_missing():
-    mask = Mask(64, 0, 60, 0, 0, 60, 32, 30, 30, 0, 0, "absent")
+    mask = Mask(64, 0, 60, context_start=0, context_length=60, n_target_neurons=32, target_start=30, target_length=30)
     with pytest.raises(ValueError, match="Nothing to predict") as refused:
         fit_mask(mask, 12, CONFIG, ("behavior",))
     assert not isinstance(refused.value, NotRecordedError)
-    decoding = Mask(64, 0, 60, 0, 0, 60, 32, 30, 30, 0, 0, "decoded")
+    decoding = Mask(
+        64, 0, 60, context_start=0, context_length=60, n_target_neurons=32,
+        target_start=30, target_length=30, behavior="decoded",
+    )  # fmt: skip
     assert fit_mask(decoding, 12, CONFIG) == decoding
     with pytest.raises(NotRecordedError, match="this recording has no behavior"):
         fit_mask(decoding, 12, CONFIG, ("behavior",))

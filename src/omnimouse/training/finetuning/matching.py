@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnimouse.model.masks import Mask, as_mask, without_modalities
+from omnimouse.model.mask_fitting import without_modalities
+from omnimouse.model.masks import Mask, as_mask
 from omnimouse.model.sessions import SessionSpec, inverse_softplus
 from omnimouse.support.progress import progress_bar
 from omnimouse.support.spreading import spread

@@ -14,7 +14,8 @@ import numpy as np
 from accelerate import Accelerator
 
 from omnimouse.evaluation.simulated_cores import say_if_only_simulated
-from omnimouse.model.masks import Mask, as_mask, fit_masks
+from omnimouse.model.mask_fitting import fit_masks
+from omnimouse.model.masks import Mask, as_mask
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, Windows, is_static, mean_responses
 from omnimouse.support.spreading import spread

@@ -14,7 +14,8 @@ from omnimouse.evaluation.inputs import finite_windows, run_model, usable
 from omnimouse.evaluation.rotation import Rotation
 from omnimouse.evaluation.scores import TaskScore
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.masks import Mask, as_mask, fit_masks
+from omnimouse.model.mask_fitting import fit_masks
+from omnimouse.model.masks import Mask, as_mask
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.support.spreading import spread
