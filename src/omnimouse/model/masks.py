@@ -23,9 +23,9 @@ def _released_masks() -> dict[str, dict[str, Mask]]:
     suites: dict[str, dict[str, Mask]] = defaultdict(dict)
     with files("omnimouse.model").joinpath("release_masks.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            suite, name, behavior = (row.pop(column) for column in ("suite", "name", "behavior"))
-            numbers: dict[str, Any] = {column: None if n == "all" else int(n) for column, n in row.items()}
-            suites[suite][name] = Mask(**numbers, behavior=behavior)
+            suite, name = row.pop("suite"), row.pop("name")
+            values: dict[str, Any] = {column: int(n) if n.isdecimal() else n for column, n in row.items()}
+            suites[suite][name] = Mask(**values)
     return dict(suites)
 
 
@@ -66,7 +66,7 @@ def build_tasks(config: OmniMouseConfig) -> dict[str, Mask]:
     shown = (length - w) // s * s + w
     whole: dict[str, Any] = {"context_start": 0, "context_length": samples, "behavior": "decoded"}
     late: dict[str, Any] = {"context_start": begin, "context_length": length, "behavior": "decoded"}
-    target = {"target_start": begin, "target_length": length}
+    target: dict[str, Any] = {"target_start": begin, "target_length": length}
     forecasting = Mask(None, 0, prefix, **whole, n_target_neurons=None, **target)
     watching = replace(forecasting, context_length=half, n_frames=frames)
     population = Mask(0.25, samples - shown, shown, **late, n_target_neurons=0.75, **target)
