@@ -11,13 +11,9 @@ from torch import Tensor
 
 from omnimouse.model.sessions import InitialVectors, SessionSpec
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
+from omnimouse.pretrained.published.architecture import config_from_hyperparameters
 from omnimouse.pretrained.published.checkpoint_files import session_specs
-from omnimouse.pretrained.published.models import (
-    build_core,
-    check_tensors,
-    config_from_hyperparameters,
-    open_checkpoint,
-)
+from omnimouse.pretrained.published.models import build_core, check_tensors, open_published
 from omnimouse.pretrained.published.names import clean_name, sort_tensors
 
 __all__ = ["load_checkpoint", "model_from_state_dict"]
@@ -64,8 +60,8 @@ def load_checkpoint(folder: str | Path, size: str | None = None) -> OmniMouseMod
     Raises:
         ValueError: No such files, a file that cannot be read safely, or tensors that do not fit (all are listed).
     """
-    found = open_checkpoint(Path(folder), size)
-    return _with_sessions(build_core(found.core, found.config, OmniMouseModel), found.files.sessions())
+    found = open_published(Path(folder), size)
+    return _with_sessions(build_core(found.files.core, found.config, OmniMouseModel), found.files.sessions())
 
 
 def _with_sessions(model: OmniMouseModel, sessions: Iterable[tuple[SessionSpec, dict[str, Tensor]]]) -> OmniMouseModel:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -291,6 +292,14 @@ def explained(repo: str, revision: str | None, *, dataset: bool = False) -> Iter
         if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
             raise
         raise OSError(f"The Hub cannot be reached for {named}: {error}. Try again.") from error
+
+
+def cache_folder(cache_dir: str | Path | None = None) -> Path:
+    """Where copies that this package makes lie: in the cache asked for, `OMNIMOUSE_CACHE`, or beside the Hub cache."""
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser() / "omnimouse"
+    chosen = os.environ.get("OMNIMOUSE_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(constants.HF_HUB_CACHE).expanduser().parent / "omnimouse"
 
 
 def missing_note(repo: str) -> str:

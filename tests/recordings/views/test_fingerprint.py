@@ -7,7 +7,8 @@ import pytest
 from static_folders import write_static
 
 from omnimouse.recordings import open_recording, recording_from_arrays, save_recording
-from omnimouse.recordings.views.fingerprint import SAMPLES, fingerprint, spread
+from omnimouse.recordings.views.fingerprint import SAMPLES, fingerprint
+from omnimouse.support.spreading import spread
 
 
 def of(recording):
@@ -85,7 +86,7 @@ def test_reading_is_bounded():
 def test_samples_are_spread_from_the_first_to_the_last(total):
     rows = spread(total, SAMPLES)
     assert rows[0] == 0 and rows[-1] == total - 1 and len(rows) == min(total, SAMPLES)
-    assert len(set(rows.tolist())) == len(rows)
+    assert len(set(rows)) == len(rows)
 
 
 def test_single_images_and_tables(tmp_path):

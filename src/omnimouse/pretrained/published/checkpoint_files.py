@@ -108,27 +108,16 @@ def _unsafe_names(path: Path, error: Exception) -> str:
 
 @dataclass(frozen=True)
 class RankFiles:
-    """What the files of a checkpoint folder hold, without reading a tensor's data.
+    """What the files of a checkpoint folder hold, without reading a tensor's data."""
 
-    Args:
-        files: Rank -> file.
-        core: The core's tensors by our names, memory-mapped.
-        tensors: All tensors of rank 0 by published names, memory-mapped, those that are derived included.
-        tables: Session -> the shapes of its tensors by our names.
-        rank_of: Session -> the rank that holds its tensors.
-        animals: Animal -> its vector `[E]`.
-        specs: Session -> neurons and animal, of all sessions that some file lists.
-        unexpected: Tensors whose names mean nothing to us, and sessions that two files hold.
-    """
-
-    files: dict[int, Path]
-    core: dict[str, Tensor]
-    tensors: dict[str, Tensor]
-    tables: dict[str, dict[str, tuple[int, ...]]]
-    rank_of: dict[str, int]
-    animals: dict[str, Tensor]
-    specs: dict[str, SessionSpec]
-    unexpected: list[str]
+    files: dict[int, Path]  # rank -> file
+    core: dict[str, Tensor]  # the core's tensors by our names, memory-mapped
+    tensors: dict[str, Tensor]  # all tensors of rank 0 by published names, memory-mapped, derived ones included
+    tables: dict[str, dict[str, tuple[int, ...]]]  # session -> the shapes of its tensors by our names
+    rank_of: dict[str, int]  # session -> the rank that holds its tensors
+    animals: dict[str, Tensor]  # animal -> its vector `[E]`
+    specs: dict[str, SessionSpec]  # session -> neurons and animal, of all sessions that some file lists
+    unexpected: list[str]  # tensors whose names mean nothing to us, and sessions that two files hold
 
     @property
     def missing_sessions(self) -> list[str]:

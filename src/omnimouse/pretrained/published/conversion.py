@@ -16,13 +16,21 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock
 from huggingface_hub import constants
 
-from omnimouse.hub.sources import PUBLISHED_CORES, RANK_FILE, HubOptions, Source, find, list_files, missing_note
+from omnimouse.hub.sources import (
+    PUBLISHED_CORES,
+    RANK_FILE,
+    HubOptions,
+    Source,
+    cache_folder,
+    find,
+    list_files,
+    missing_note,
+)
 from omnimouse.model.core_identity import core_settings
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
@@ -30,7 +38,7 @@ from omnimouse.model.sessions import InitialVectors
 from omnimouse.pretrained.cards.writer import CardOptions
 from omnimouse.pretrained.model_folder import write_model_folder
 from omnimouse.pretrained.published.checkpoint_files import rank_files, warn_of_missing_sessions
-from omnimouse.pretrained.published.models import build_core, open_checkpoint
+from omnimouse.pretrained.published.models import build_core, open_published
 from omnimouse.pretrained.session_files import write_index, write_session
 from omnimouse.support.files import hash_file, read_mapping, write_json
 from omnimouse.support.progress import progress_bar
@@ -39,8 +47,8 @@ from omnimouse.support.version import __version__
 RECORD = "conversion.json"
 """Says what a converted folder was made of; the last file that a conversion writes."""
 
-LAYOUT = 1
-"""Raised when conversion changes what it writes, so that older copies in the cache are not reused."""
+CONVERTED = "converted-1"
+"""Where copies lie in the cache; the number rises when conversion changes what it writes, so that none is reused."""
 
 
 def convert(
@@ -92,14 +100,11 @@ def _place_of_copy(source: Source) -> Path:
     assert source.options is not None and source.commit is not None
     subfolder = source.options.subfolder.strip("/").replace("/", "--")
     folder = "--".join((*source.name.split("/"), *([subfolder] if subfolder else [])))
-    return _cache_root(source.options.cache_dir) / folder / source.commit
+    return cache_folder(source.options.cache_dir) / CONVERTED / folder / source.commit
 
 
 def converted_repo(source: Source) -> Path:
-    """The converted copy of a published repo, made on first use.
-
-    Args:
-        source: The repo, pinned to a commit.
+    """The converted copy of a published repo, pinned to a commit; made on first use.
 
     Raises:
         ValueError: It holds neither a model nor a published checkpoint.
@@ -125,7 +130,7 @@ def converted_repo(source: Source) -> Path:
 def converted_folder(folder: Path, cache_dir: str | Path | None = None) -> Path:
     """The converted copy of a local folder of rank files, made on first use and reused while the files are the same."""
     name = folder.resolve().name or "checkpoint"
-    target = _cache_root(cache_dir) / "local" / f"{name}-{fingerprint(rank_files(folder))[:16]}"
+    target = cache_folder(cache_dir) / CONVERTED / "local" / f"{name}-{records_hash(rank_files(folder))[:16]}"
     if (target / RECORD).is_file():
         return _reused(target, str(folder))
     return _convert_into_cache(folder, target, name=str(folder.resolve()), commit=None)
@@ -138,7 +143,7 @@ def _reused(copy: Path, name: str) -> Path:
     return copy
 
 
-def fingerprint(files: Mapping[int, Path]) -> str:
+def records_hash(files: Mapping[int, Path]) -> str:
     """SHA-256 over the record tables of rank files: names, sizes and CRC-32 of all that is in them.
 
     Files that were written without CRC-32 are read as a whole.
@@ -158,16 +163,6 @@ def fingerprint(files: Mapping[int, Path]) -> str:
             raise ValueError(f"{path} cannot be read as a checkpoint ({error}). Copy or download it again.") from None
         digest.update(json.dumps([rank, records]).encode())
     return digest.hexdigest()
-
-
-def _cache_root(cache_dir: str | Path | None) -> Path:
-    """Where converted copies lie: in the cache asked for, in `OMNIMOUSE_CACHE`, or beside the Hub cache."""
-    if cache_dir is not None:
-        return Path(cache_dir).expanduser() / "omnimouse" / f"converted-{LAYOUT}"
-    chosen = os.environ.get("OMNIMOUSE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser() / f"converted-{LAYOUT}"
-    return Path(constants.HF_HUB_CACHE).expanduser().parent / "omnimouse" / f"converted-{LAYOUT}"
 
 
 def _convert_into_cache(
@@ -205,7 +200,7 @@ def _write_converted(
     whole: bool = False,
 ) -> None:
     """Converts into `out`, which appears whole or not at all; with `whole`, no rank file may be missing."""
-    checkpoint = open_checkpoint(folder, size)
+    checkpoint = open_published(folder, size)
     files = checkpoint.files
     if whole and files.missing_sessions:
         raise OSError(
@@ -213,7 +208,7 @@ def _write_converted(
             "session is offline. Load it once online (without local_files_only, HF_HUB_OFFLINE unset)."
         )
     _warn_of_other_size(name, checkpoint.size)
-    core_bytes = sum(tensor.nbytes for tensor in checkpoint.core.values())
+    core_bytes = sum(tensor.nbytes for tensor in files.core.values())
     width = checkpoint.config.identity_size
     total = core_bytes + sum(4 * (files.specs[key].n_neurons + 2) * (width + 1) for key in files.tables)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -231,28 +226,25 @@ def _write_converted(
                 bar.update(sum(tensor.nbytes for tensor in tensors.values()))
                 del tensors
             write_index(work, index)
-            model = build_core(checkpoint.core, checkpoint.config, OmniMouseNetwork)
+            model = build_core(files.core, checkpoint.config, OmniMouseNetwork)
             initial.put_into(model.identity.initial)
             model.processor = OmniMouseProcessor(profile="published")
             source = Source(name, folder, commit)
             write_model_folder(model, work, source=source, sessions="all", card=CardOptions())
             bar.update(total - bar.n)
-        write_json(work / RECORD, _record(name, commit, files.files, files.missing_sessions))
+        record = {
+            "source": name if commit else Path(name).name,
+            "commit": commit,
+            "records_sha256": records_hash(files.files),
+            "files": {path.name: path.stat().st_size for path in files.files.values()},
+            "sessions_without_file": files.missing_sessions,
+            "omnimouse_version": __version__,
+            "torch_version": str(torch.__version__),
+        }
+        write_json(work / RECORD, record)
         if out.exists():
             out.rmdir()  # empty: a folder that holds anything was refused
         os.rename(work, out)
-
-
-def _record(name: str, commit: str | None, files: Mapping[int, Path], missing: list[str]) -> dict[str, Any]:
-    return {
-        "source": name if commit else Path(name).name,
-        "commit": commit,
-        "records_sha256": fingerprint(files),
-        "files": {path.name: path.stat().st_size for path in files.values()},
-        "sessions_without_file": missing,
-        "omnimouse_version": __version__,
-        "torch_version": str(torch.__version__),
-    }
 
 
 def _warn_of_other_size(name: str, size: str | None) -> None:

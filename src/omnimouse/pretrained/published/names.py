@@ -63,11 +63,11 @@ SESSION = re.compile(
     r"sess_params\.(?P<key>.+)\.(?P<name>_neuron_embeddings\.weight|_neuron_biases|_session_embedding)$"
 )
 SESSION_NAMES = {
-    "neuron_embedding": "_neuron_embeddings.weight",
-    "neuron_bias": "_neuron_biases",
-    "session_embedding": "_session_embedding",
+    "_neuron_embeddings.weight": "neuron_embedding",
+    "_neuron_biases": "neuron_bias",
+    "_session_embedding": "session_embedding",
 }
-"""Our names of a session's tensors, and how the published ones end."""
+"""How the published names of a session's tensors end, and our names."""
 
 ANIMAL = re.compile(r"animal_params\._animal_embeddings\.(?P<animal>.+)$")
 _UNSQUEEZED = {"tokens.response.weight", "video_encoder.spatial_position", "video_encoder.temporal_position"}
@@ -112,13 +112,8 @@ def sort_tensors(
     for published, tensor in state_dict.items():
         name = clean_name(published)
         if match := SESSION.match(name):
-            table = tables.setdefault(match["key"], {})
-            if match["name"] == "_neuron_embeddings.weight":
-                table["neuron_embedding"] = tensor
-            elif match["name"] == "_neuron_biases":
-                table["neuron_bias"] = tensor.reshape(-1)
-            else:
-                table["session_embedding"] = tensor.reshape(-1)
+            part = SESSION_NAMES[match["name"]]
+            tables.setdefault(match["key"], {})[part] = tensor if part == "neuron_embedding" else tensor.reshape(-1)
         elif match := ANIMAL.match(name):
             animals[match["animal"]] = tensor.reshape(-1)
         elif (ours := our_name(name)) is not None:

@@ -10,7 +10,6 @@ import glob
 import hashlib
 import json
 import lzma
-import os
 import re
 import shutil
 import stat
@@ -20,8 +19,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
-from huggingface_hub import constants
 
+from omnimouse.hub.sources import cache_folder
 from omnimouse.recordings.data.findings import Findings
 from omnimouse.support.progress import progress_bar
 
@@ -106,7 +105,7 @@ def _in_cache(
     inside = {member[len(root) :].lstrip("/"): entry for member, entry in members.items() if _below(member, root)}
     table = sorted((member, entry.file_size, entry.CRC) for member, entry in inside.items())
     fingerprint = hashlib.sha256(json.dumps(table).encode()).hexdigest()[:16]
-    target = cache_folder() / f"{name}-{fingerprint}"
+    target = cache_folder() / "recordings-1" / f"{name}-{fingerprint}"
     # The session's own name is kept, because it tells animal, session and scan.
     if (target / name).is_dir():
         return target / name
@@ -145,10 +144,3 @@ def _in_cache(
 
 def _below(member: str, root: str) -> bool:
     return not root or member.startswith(f"{root}/")
-
-
-def cache_folder() -> Path:
-    """Where unpacked sessions lie."""
-    chosen = os.environ.get("OMNIMOUSE_CACHE")
-    base = Path(chosen).expanduser() if chosen else Path(constants.HF_HUB_CACHE).expanduser().parent / "omnimouse"
-    return base / "recordings-1"

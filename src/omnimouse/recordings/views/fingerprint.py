@@ -13,6 +13,7 @@ import numpy as np
 
 from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.data.recording_data import RecordingData
+from omnimouse.support.spreading import spread
 
 SAMPLES = 64
 """Rows of each device, and frames, that are read."""
@@ -35,15 +36,10 @@ def fingerprint(recording: RecordingData, *, height: int, width: int) -> dict[st
     return {**parts, "video": _video(recording, height, width), "trials": _trials(recording)}
 
 
-def spread(total: int, count: int) -> np.ndarray:
-    """At most `count` numbers below `total`, evenly spread with the first and the last, increasing, int64."""
-    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
-
-
 def _spread_over(stretches: Sequence[tuple[int, int]]) -> list[int]:
     """At most `SAMPLES` numbers, evenly spread over what lies in stretches `(first, stop)`."""
     ends = np.cumsum([stop - first for first, stop in stretches])
-    places = spread(int(ends[-1]), SAMPLES) if len(ends) else np.empty(0, np.int64)
+    places = spread(int(ends[-1]), SAMPLES) if len(ends) else []
     within = np.searchsorted(ends, places, side="right")
     return [stretches[index][1] - int(ends[index] - place) for index, place in zip(within, places, strict=True)]
 
