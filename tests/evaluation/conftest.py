@@ -43,6 +43,7 @@ class FakeWindows:
 
     def __init__(self, recording, tiers, *, stride=1, include_blanks=True, processor=None, allow_withheld=False):
         generator = torch.Generator().manual_seed(0)
+        self.recording = recording
         n = self.n_windows
         gain = torch.rand(n, 60, 1, generator=generator)
         responses = gain * torch.rand(n, 60, recording.n_neurons, generator=generator) * 3

@@ -20,8 +20,7 @@ from static_folders import IMAGES, KEY, NAME, NEURONS, TIERS, change, stored, tr
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor, evaluate_static, write_static_submission
 from omnimouse.cli.main import main
-from omnimouse.evaluation import StaticScores
-from omnimouse.evaluation.static import evaluate_static as static
+from omnimouse.evaluation import StaticScores, inputs
 from omnimouse.evaluation.static.static_metrics import (
     correlations,
     correlations_to_average,
@@ -203,11 +202,11 @@ def test_the_recorded_responses_as_predictions_score_one(model, folder, monkeypa
         queue.append(real(windows, indices))
         return queue[-1]
 
-    def perfect(model, key, mask, part):
+    def perfect(model, key, mask, part, neuron_ids):
         return SimpleNamespace(response_predictions=queue.pop()["responses"][:, 30:])
 
     monkeypatch.setattr(Windows, "batch", remembered)
-    monkeypatch.setattr(static, "run_model", perfect)
+    monkeypatch.setattr(inputs, "run_model", perfect)
     scores = evaluate_static(model, recording, batch_size=3, progress=False)
     np.testing.assert_allclose(scores.single_trial_per_neuron, 1)
     np.testing.assert_allclose(scores.to_average_per_neuron, 1)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from omnimouse.evaluation import baselines
-from omnimouse.evaluation.inputs import Needs, describe_left_out
+from omnimouse.evaluation.inputs import Answer, Batch, Task, cut_windows
 from omnimouse.evaluation.metrics import (
     Moments,
     behavior_loss_sum,
@@ -26,76 +26,68 @@ from omnimouse.evaluation.metrics import (
     poisson_loss_sum,
     session_score,
 )
-from omnimouse.evaluation.rotation import Rotation, in_file_order, in_order
+from omnimouse.evaluation.rotation import in_file_order, in_order
 from omnimouse.evaluation.scores import Baseline, Ceiling, TaskScore, median
 
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-    from omnimouse.model.masks import Mask, ResolvedMask
-    from omnimouse.model.modeling_omnimouse import OmniMouseOutput
+    from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
+    from omnimouse.recordings import Windows
+    from omnimouse.recordings.simulation.simulated import Truth
 
 
 class TaskRun:
-    """Running moments and loss sums of one task."""
+    """Running moments and loss sums of one task.
+
+    Args:
+        task: the task.
+        config: of the model.
+        means: mean processed response of every neuron [P] over the training tier, None where it is not known.
+        missing_channels: rows of the behaviour that were not recorded.
+    """
 
     def __init__(
-        self,
-        name: str,
-        mask: Mask,
-        resolved: ResolvedMask,
-        config: OmniMouseConfig,
-        means: np.ndarray | None,
-        missing_channels: Sequence[int] = (),
-        rotation: Rotation | None = None,
+        self, task: Task, config: OmniMouseConfig, means: np.ndarray | None, missing_channels: Sequence[int] = ()
     ) -> None:
-        self.rotation = rotation
+        self.task, self.resolved, self.config, self.means = task, task.resolved, config, means
         self.channels = [row for row in range(len(config.behavior_channels)) if row not in missing_channels]
-        self.name, self.mask, self.resolved, self.means = name, mask, resolved, means
-        self.config = config
-        self.needs = Needs.of(resolved)
-        self.holds = baselines.has_last_visible_value(resolved)
         self.n_windows = self.n_left_out = self.n_behavior_windows = 0
         self.moments: dict[str, Moments | None] = {}
         self.losses: dict[str, tuple[float, int]] = {}
 
-    def update(
-        self,
-        output: OmniMouseOutput,
-        batch: Mapping[str, Tensor],
-        expected: Mapping[str, Tensor] | None,
-        behavior_finite: Tensor,
-        neuron_ids: Tensor | None = None,
-    ) -> None:
-        """Add one batch of usable windows.
+    def update(self, batch: Batch, answer: Answer | None, expected: Mapping[str, Tensor]) -> None:
+        """Adds a batch.
 
         Args:
-            output: of the model.
-            batch: what it was given.
-            expected: the expected responses of the same windows [B, 60, P], by name; None where they are not known.
-            behavior_finite: bool [B], windows whose behaviour can be scored.
-            neuron_ids: int64 [B, P], the order of the neurons in each window; None for file order.
+            batch: the windows.
+            answer: to those that are usable.
+            expected: the expected responses of the batch [B, 60, P], by name; none where they are not known.
         """
-        self.n_windows += len(next(iter(batch.values())))
+        if answer is None:
+            self.n_left_out += len(batch.indices)
+            return
+        self.n_windows += len(answer)
+        self.n_left_out += len(batch.indices) - len(answer)
         if self.resolved.predicts_responses:
-            self._update_responses(output, batch["responses"], expected or {}, neuron_ids)
-        if self.resolved.decodes_behavior and behavior_finite.any():
-            assert output.behavior_predictions is not None
-            rows = behavior_finite.to(batch["behavior"].device)
-            self.n_behavior_windows += int(rows.sum())
-            # [B, channel, T] -> [B, T, channel]: one signal per recorded channel.
-            targets = _accurate(batch["behavior"][rows][:, self.channels].transpose(1, 2))
-            predictions = _accurate(output.behavior_predictions[rows][:, self.channels].transpose(1, 2))
-            self._add_moments("behavior", predictions, targets)
-            self._add_behavior_loss("behavior", predictions, targets)
-            self._add_behavior_loss("behavior mean", torch.zeros_like(targets), targets)
+            self._update_responses(answer, {name: values[answer.rows] for name, values in expected.items()})
+        if self.resolved.decodes_behavior:
+            self._update_behavior(answer, batch.finite.get("behavior", answer.rows)[answer.rows])
 
-    def _update_responses(
-        self,
-        output: OmniMouseOutput,
-        responses: Tensor,
-        expected: Mapping[str, Tensor],
-        neuron_ids: Tensor | None,
-    ) -> None:
+    def _update_behavior(self, answer: Answer, finite: Tensor) -> None:
+        if not finite.any():
+            return
+        assert answer.output.behavior_predictions is not None
+        self.n_behavior_windows += int(finite.sum())
+        rows = finite.to(answer.part["behavior"].device)
+        # [B, channel, T] -> [B, T, channel]: one signal per recorded channel.
+        targets = _accurate(answer.part["behavior"][rows][:, self.channels].transpose(1, 2))
+        predictions = _accurate(answer.output.behavior_predictions[rows][:, self.channels].transpose(1, 2))
+        self._add_moments("behavior", predictions, targets)
+        for name, values in (("behavior", predictions), ("behavior mean", torch.zeros_like(targets))):
+            self._add_loss(name, behavior_loss_sum(values, targets, clamp=self.config.behavior_loss_clamp))
+
+    def _update_responses(self, answer: Answer, expected: Mapping[str, Tensor]) -> None:
+        output, responses, neuron_ids = answer.output, answer.part["responses"], answer.neuron_ids
         assert output.response_predictions is not None and output.response_targets is not None
         assert output.target_mask is not None
         predictions, targets = _accurate(output.response_predictions), _accurate(output.response_targets)
@@ -104,12 +96,12 @@ class TaskRun:
             ids = neuron_ids[:, self.resolved.first_target_neuron :]
             responses = in_order(responses, neuron_ids)
             expected = {name: in_order(values, neuron_ids) for name, values in expected.items()}
-        self._add_moments("model", predictions, targets, valid, ids)
-        self._add_response_loss("model", predictions, targets, valid)
-        if self.holds:
-            held = baselines.last_visible_value(_accurate(responses), self.resolved)
-            self._add_moments(baselines.LAST_VISIBLE_VALUE, held, targets, valid, ids)
-            self._add_response_loss(baselines.LAST_VISIBLE_VALUE, held, targets, valid)
+        rules = {"model": predictions}
+        if self.resolved.last_visible_sample is not None:
+            rules[baselines.LAST_VISIBLE_VALUE] = baselines.last_visible_value(_accurate(responses), self.resolved)
+        for name, values in rules.items():
+            self._add_moments(name, values, targets, valid, ids)
+            self._add_response_loss(name, values, targets, valid)
         if self.means is not None:
             means = self.means if neuron_ids is None else self.means[neuron_ids.cpu().numpy()]
             constant = baselines.training_mean(means, self.resolved, len(targets)).to(targets.device)
@@ -132,9 +124,6 @@ class TaskRun:
         epsilon, clamp = self.config.response_loss_epsilon, self.config.response_loss_clamp
         self._add_loss(name, poisson_loss_sum(x, y, valid, epsilon=epsilon, clamp=clamp))
 
-    def _add_behavior_loss(self, name: str, x: Tensor, y: Tensor) -> None:
-        self._add_loss(name, behavior_loss_sum(x, y, clamp=self.config.behavior_loss_clamp))
-
     def _add_loss(self, name: str, addition: tuple[float, int]) -> None:
         total, count = self.losses.get(name, (0.0, 0))
         self.losses[name] = (total + addition[0], count + addition[1])
@@ -153,13 +142,13 @@ class TaskRun:
     def finish(self) -> TaskScore:
         """The scores over everything added."""
         score, per_neuron = self._correlations("model") or (None, None)
-        first, last = 0 if self.rotation else self.resolved.first_target_neuron, self.resolved.n_neurons
+        first, last = self.task.first_target_neuron, self.resolved.n_neurons
         behavior = self.moments.get("behavior")
         names = [self.config.behavior_channels[channel] for channel in self.channels]
         per_channel, groups = behavior_scores(behavior, names) if behavior else ({}, {})
         ceilings = self._ceilings()
         return TaskScore(
-            task=self.name,
+            task=self.task.name,
             score=score,
             per_neuron=per_neuron,
             neuron_index=None if score is None else np.arange(first, last),
@@ -200,7 +189,7 @@ class TaskRun:
     def _notes(self, per_channel: Mapping[str, float]) -> list[str]:
         notes = []
         if self.n_left_out:
-            notes.append(describe_left_out(self.n_left_out, self.n_left_out + self.n_windows, self.needs.inputs))
+            notes.append(self.task.left_out(self.n_left_out, self.n_left_out + self.n_windows))
         if self.resolved.predicts_responses and self.means is None:
             notes.append("the recording has no trials of tier 'train', so the loss of the training mean is unknown")
         if self.resolved.decodes_behavior and self.n_behavior_windows < self.n_windows:
@@ -228,3 +217,32 @@ class TaskRun:
 def _accurate(values: Tensor) -> Tensor:
     """Move values to where float64 exists: Apple's MPS has none."""
     return values.cpu() if values.device.type == "mps" else values
+
+
+def score_windows(
+    model: OmniMouseNetwork,
+    key: str,
+    windows: Windows,
+    indices: list[int],
+    runs: Sequence[TaskRun],
+    *,
+    batch_size: int,
+    truth: Truth | None = None,
+    progress: bool = False,
+) -> None:
+    """Adds windows of session `key` to the scores of several tasks; each window is cut once and serves all of them.
+
+    Args:
+        model: in eval mode; gradients and precision are up to the caller.
+        key: the session.
+        windows: of its recording.
+        indices: which windows.
+        runs: the tasks.
+        batch_size: windows per forward pass, and in memory at a time.
+        truth: expected responses of a simulated recording.
+        progress: show a progress bar.
+    """
+    for batch in cut_windows(windows, indices, batch_size, progress=progress, label="evaluate"):
+        expected = {} if truth is None else baselines.expected_responses(truth, windows, batch.indices)
+        for run in runs:
+            run.update(batch, run.task.ask(model, key, batch), expected)

@@ -21,20 +21,13 @@ LAST_VISIBLE_VALUE = "last_visible_value"
 GIVEN_STIMULUS_AND_BEHAVIOR = "given_stimulus_and_behavior"
 GIVEN_EVERYTHING = "given_everything"
 
-NOTHING_VISIBLE = "nothing of the target neurons is visible before the target, so there is no last visible value"
-
-
-def has_last_visible_value(resolved: ResolvedMask) -> bool:
-    """Whether every target neuron shows a sample before the target."""
-    return resolved.last_visible_sample is not None
-
 
 def last_visible_value(responses: Tensor, resolved: ResolvedMask) -> Tensor:
     """Predict every target sample of a neuron by the neuron's last visible sample.
 
     Args:
         responses: the whole window of the whole population [B, 60, P], in processed units.
-        resolved: the task on this population; `has_last_visible_value` must hold.
+        resolved: the task on this population; it must show every target neuron before the target.
 
     Returns:
         [B, L, Q], a view that takes no memory of its own.

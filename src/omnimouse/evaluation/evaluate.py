@@ -10,33 +10,17 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from omnimouse.evaluation import baselines
-from omnimouse.evaluation.accumulate import TaskRun
-from omnimouse.evaluation.inputs import (
-    Inputs,
-    batches,
-    check_max_windows,
-    describe_left_out,
-    finite_windows,
-    prepare,
-    run_model,
-    usable,
-)
-from omnimouse.evaluation.rotation import Rotation
-from omnimouse.evaluation.scores import Scores, TaskScore
-from omnimouse.model.core_identity import scored_core
+from omnimouse.evaluation.accumulate import TaskRun, score_windows
+from omnimouse.evaluation.inputs import Inputs, Task, evaluating, prepare
+from omnimouse.evaluation.scores import Scores
 from omnimouse.model.mask_fitting import NotRecordedError, fit_mask, without_modalities
-from omnimouse.model.masks import Mask, ResolvedMask, as_mask, build_tasks
+from omnimouse.model.masks import Mask, as_mask, build_tasks
 from omnimouse.recordings import Recording, mean_responses
 from omnimouse.recordings.simulation.simulated import load_truth
-from omnimouse.support.compute_devices import Device, computing_on, resolve_device
+from omnimouse.support.compute_devices import Device, resolve_device
 from omnimouse.support.spreading import spread
-from omnimouse.support.tensor_files import hash_tensors
 
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
@@ -61,116 +45,96 @@ def evaluate(
     session: str | None = None,
     device: Device = None,
 ) -> Scores:
-    """Score a model on one tier of one session.
-
-    At most `batch_size` windows are in memory at a time; every batch is cut once and serves all tasks. The model is put
-    into eval mode meanwhile. Call it under `torch.autocast` to score in reduced precision, as the published scores
-    were (bfloat16).
+    """Scores a model on one tier of one session.
 
     Args:
-        model: holds the session of this recording.
-        recording: an open recording or its folder.
+        model, recording, tier, include_blanks, processor, batch_size, progress, session, device: see
+            `omnimouse.evaluation`.
         tasks: "all" (every task that fits the population and what was recorded), a task name or "suite/name", a `Mask`,
             a list of these, or a dict from your own names to them. Behaviour that was not recorded is not decoded;
             tasks that show what was not recorded are left out, with the reason in `Scores.left_out`.
-        tier: the trials to score; default: the first of `SCORED_TIERS` ("final_test", "test", ..., "oracle") that the
-            recording has, else any other whose responses are known and that the weights were not trained on.
-        stride: use every stride-th possible window start. 30 (the published choice) scores every sample of a contiguous
-            run once, apart from its first 30; the published scores of the tier "validation" used 60. The profile
-            "strict" counts anew in every trial, so there the run is a trial: what lies behind its border may be scored
-            both by a window that reaches across and by one of the next trial.
-        include_blanks: also score windows on blank screens between trials, as the published test scores do.
-        processor: how to cut and normalise windows; default: the session's own, else the model's, else "strict".
-        batch_size: windows per forward pass.
+        stride: see `omnimouse.evaluation`; 30 (the published choice) scores every sample of a contiguous run once,
+            apart from its first 30. The published scores of the tier "validation" used 60.
         max_windows: score only so many windows, evenly spread over the tier.
-        progress: show a progress bar.
-        session: key of the session in the model; default: the key of the recording.
-        device: where to compute ("cpu", "cuda", "cuda:1", "mps", a `torch.device`); default: where the model is. The
-            model is moved for the call, and is afterwards where it was.
 
     Returns:
         Scores; `print(scores.table())` shows them. They carry the hashes of the weights scored.
 
     Raises:
-        ValueError: unknown session, tier or task; a task asked for by name that the population cannot serve; another
-            number of neurons than the session has; no task that can do without what was not recorded; no window; NaN
-            in every window; a device that is not there.
+        ValueError: unknown session, tier or task; a task asked for by name that the population cannot serve; other
+            neurons than the session has; no task that can do without what was not recorded; no window; NaN in every
+            window; a device that is not there.
 
     Warns:
-        UserWarning: some windows hold NaN where a task needs values; they are left out of that task and counted. (The
-            published evaluation passed the NaN video of INVALID trials to the model.) Or the weights were trained or
-            selected on this tier, as far as is stored with the session; the scores say so too.
+        UserWarning: windows hold NaN where a task needs values, and are left out of it and counted (the published
+            evaluation passed the NaN video of INVALID trials to the model); or the weights were trained or selected on
+            this tier, as far as is stored with the session; the scores say so too.
     """
     place = resolve_device(device)
     inputs = prepare(
-        model,
-        recording,
-        tier,
-        stride=stride,
-        include_blanks=include_blanks,
-        processor=processor,
-        session=session,
-    )
-    missing, absent = inputs.windows.missing, inputs.windows.missing_channels
-    chosen, left_out = select_tasks(tasks, inputs.recording.n_neurons, model.config, missing)
-    check_max_windows(max_windows)
+        model, recording, tier, stride=stride, include_blanks=include_blanks, processor=processor, session=session,
+        max_windows=max_windows,
+    )  # fmt: skip
+    runs, left_out = _task_runs(tasks, inputs, model.config)
     indices = spread(len(inputs.windows), max_windows)
-    means = _training_means(inputs)
-    key, n_neurons, unit_ids = inputs.session_key, inputs.recording.n_neurons, inputs.recording.unit_ids
-    runs = [
-        TaskRun(name, mask, resolved, model.config, means, absent, Rotation.of(mask, key, n_neurons, unit_ids))
-        for name, (mask, resolved) in chosen.items()
-    ]
-    was_training = model.training
-    model.eval()
-    try:
-        with computing_on(model, place), torch.inference_mode():
-            _stream(model, inputs, indices, runs, batch_size=batch_size, progress=progress)
-    finally:
-        model.train(was_training)
-    finished: dict[str, TaskScore] = {}
-    for run in runs:
-        if run.n_windows == 0:
-            left_out[run.name] = describe_left_out(run.n_left_out, len(indices), run.needs.inputs)
-        else:
-            finished[run.name] = run.finish()
+    truth = load_truth(inputs.recording)
+    with evaluating(model, place):
+        key = inputs.session_key
+        score_windows(model, key, inputs.windows, indices, runs, batch_size=batch_size, truth=truth, progress=progress)
+    settings = {"stride": stride, "include_blanks": include_blanks, "max_windows": max_windows}
+    return _scores(model, inputs, runs, left_out, len(indices), settings)
+
+
+def _task_runs(tasks: Tasks, inputs: Inputs, config: OmniMouseConfig) -> tuple[list[TaskRun], dict[str, str]]:
+    """The tasks to score, and name -> why another is left out."""
+    windows, recording = inputs.windows, inputs.recording
+    chosen, left_out = select_tasks(tasks, recording.n_neurons, config, windows.missing)
+    means = mean_responses(recording, inputs.processor) if "train" in recording.tiers else None
+    made = [Task.of(name, mask, config, inputs.session_key, windows) for name, mask in chosen.items()]
+    return [TaskRun(task, config, means, windows.missing_channels) for task in made], left_out
+
+
+def _scores(
+    model: OmniMouseNetwork,
+    inputs: Inputs,
+    runs: Sequence[TaskRun],
+    left_out: dict[str, str],
+    n_windows: int,
+    settings: dict[str, Any],
+) -> Scores:
+    """What came of it, with warnings of what a reader must know."""
+    finished = {run.task.name: run.finish() for run in runs if run.n_windows}
+    left_out |= {run.task.name: run.task.left_out(run.n_left_out, n_windows) for run in runs if not run.n_windows}
     if not finished:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise ValueError(f"no task could be scored on {inputs.recording.path}, tier {inputs.tier!r}: {reasons}")
-    if inputs.use is not None:
-        warnings.warn(f"session {inputs.session_key}: {inputs.notes[-1]}", stacklevel=2)
-    _warn_left_out(finished, len(indices))
-    settings = {
-        "stride": stride,
-        "include_blanks": include_blanks,
-        "max_windows": max_windows,
-        "n_windows": len(indices),
+    inputs.warn_of_use(stacklevel=4)
+    affected = [f"{name}: {task.n_windows_left_out}" for name, task in finished.items() if task.n_windows_left_out]
+    if affected:
+        text = f"windows with NaN left out, of {n_windows}: {', '.join(affected)}; see the notes of each task"
+        warnings.warn(text, stacklevel=3)
+    missing = inputs.windows.missing
+    named = [_is_named(run.task.name, run.task.mask, model.config, missing) for run in runs]
+    settings |= {
+        "n_windows": n_windows,
         "profile": inputs.processor.profile,
         "recording": inputs.recording.path.name,
         "missing": list(missing),
         "tier_in_training": inputs.use,
         "tier_notes": list(inputs.notes),
-        "own_masks": [run.name for run in runs if not _is_named(run.name, run.mask, model.config, missing)],
+        "own_masks": [run.task.name for run, is_named in zip(runs, named, strict=True) if not is_named],
     }
-    return Scores(
-        inputs.session_key,
-        inputs.tier,
-        inputs.recording.n_neurons,
-        finished,
-        left_out,
-        settings,
-        core_sha256=scored_core(model),  # a LoRA makes other scores
-        session_sha256=hash_tensors(model.session_state(inputs.session_key)),
-    )
+    n_neurons, hashes = inputs.recording.n_neurons, inputs.hashes(model)
+    return Scores(inputs.session_key, inputs.tier, n_neurons, finished, left_out, settings, **hashes)
 
 
 def select_tasks(
     tasks: Tasks, n_neurons: int, config: OmniMouseConfig, missing: Sequence[str] = ()
-) -> tuple[dict[str, tuple[Mask, ResolvedMask]], dict[str, str]]:
-    """Turn the `tasks` argument into masks that fit the population and what was recorded, see `fit_mask`.
+) -> tuple[dict[str, Mask], dict[str, str]]:
+    """Turns the `tasks` argument into masks that fit the population and what was recorded, see `fit_mask`.
 
     Returns:
-        (name -> (mask, resolved mask), name -> why it was left out). Left out are tasks that need what is missing and,
+        (name -> mask, name -> why it was left out). Left out are tasks that need what is missing and,
         when `tasks` is "all", those that the population cannot serve.
 
     Raises:
@@ -183,8 +147,7 @@ def select_tasks(
     chosen, left_out = {}, {}
     for name, mask in asked.items():
         try:
-            fitted = fit_mask(mask, n_neurons, config, missing)
-            chosen[name] = (fitted, fitted.resolve(n_neurons, config))
+            chosen[name] = fit_mask(mask, n_neurons, config, missing)
         except NotRecordedError as error:
             left_out[name] = str(error)
         except ValueError as error:
@@ -220,41 +183,3 @@ def _is_named(name: str, mask: Mask, config: OmniMouseConfig, missing: Sequence[
         return without_modalities(as_mask(name, config), missing) == mask
     except ValueError:
         return False
-
-
-def _training_means(inputs: Inputs) -> np.ndarray | None:
-    if "train" not in inputs.recording.tiers:
-        return None
-    return mean_responses(inputs.recording, inputs.processor)
-
-
-def _stream(
-    model: OmniMouseNetwork,
-    inputs: Inputs,
-    indices: list[int],
-    runs: list[TaskRun],
-    *,
-    batch_size: int,
-    progress: bool,
-) -> None:
-    truth = load_truth(inputs.recording)
-    for chosen, batch in batches(inputs.windows, indices, batch_size, progress=progress, label="evaluate"):
-        finite = finite_windows(batch, inputs.windows.missing_channels)
-        expected = None if truth is None else baselines.expected_responses(truth, inputs.windows, chosen)
-        for run in runs:
-            rows = usable(finite, run.needs.inputs)
-            run.n_left_out += int((~rows).sum())
-            if rows.any():
-                part = {name: batch[name][rows].to(model.device) for name in run.needs.passed}
-                starts = inputs.windows.starts[np.asarray(chosen)[rows.numpy()]]
-                ids = None if run.rotation is None else run.rotation.neuron_ids(starts)
-                output = run_model(model, inputs.session_key, run.mask, part, neuron_ids=ids)
-                truth_part = None if expected is None else {name: value[rows] for name, value in expected.items()}
-                run.update(output, part, truth_part, finite.get("behavior", rows)[rows], ids)
-
-
-def _warn_left_out(finished: Mapping[str, TaskScore], n_windows: int) -> None:
-    affected = {name: task.n_windows_left_out for name, task in finished.items() if task.n_windows_left_out}
-    if affected:
-        counts = ", ".join(f"{name}: {count}" for name, count in affected.items())
-        warnings.warn(f"windows with NaN left out, of {n_windows}: {counts}; see the notes of each task", stacklevel=3)

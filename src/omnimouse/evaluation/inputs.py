@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from omnimouse.evaluation.rotation import Rotation
 from omnimouse.evaluation.simulated_cores import say_if_only_simulated
 from omnimouse.evaluation.tiers import SCORED_TIERS, choose_tier, notes_on_tier, use_in_training
+from omnimouse.model.core_identity import scored_core
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor, session_processor
 from omnimouse.model.sessions import hash_unit_ids
 from omnimouse.recordings import Recording, Windows, open_recording
+from omnimouse.support.compute_devices import computing_on
 from omnimouse.support.progress import progress_bar
+from omnimouse.support.tensor_files import hash_tensors
 
 if TYPE_CHECKING:
+    from omnimouse.model.configuration_omnimouse import OmniMouseConfig
     from omnimouse.model.masks import Mask, ResolvedMask
     from omnimouse.model.modeling_omnimouse import OmniMouseNetwork, OmniMouseOutput
 
@@ -44,6 +52,16 @@ class Inputs:
     use: str | None
     notes: tuple[str, ...]
 
+    def warn_of_use(self, *, stacklevel: int) -> None:
+        """Warns where the weights were trained or selected on these trials."""
+        if self.use is not None:
+            warnings.warn(f"session {self.session_key}: {self.notes[-1]}", stacklevel=stacklevel)
+
+    def hashes(self, model: OmniMouseNetwork) -> dict[str, Any]:
+        """The weights that scores of this session belong to; a LoRA around a core makes other scores."""
+        state = model.session_state(self.session_key)
+        return {"core_sha256": scored_core(model), "session_sha256": hash_tensors(state)}
+
 
 def as_recording(recording: Recording | str | os.PathLike[str]) -> Recording:
     """Open a recording unless it already is."""
@@ -60,16 +78,20 @@ def prepare(
     processor: OmniMouseProcessor | None,
     session: str | None,
     allow_withheld: bool = False,
+    max_windows: int | None = None,
     order: Sequence[str] = SCORED_TIERS,
 ) -> Inputs:
-    """Open the windows of a tier and check that model and recording belong together.
+    """Opens the windows of a tier and checks that model and recording belong together.
 
     With `allow_withheld`, also those of tiers whose responses are withheld, which are then NaN. Without a tier, it is
     the first in the order, see `choose_tier`.
 
     Raises:
-        ValueError: unknown session or tier, another number of neurons than the session has, other neurons, no window.
+        ValueError: unknown session or tier, other neurons than the session has, a number that is not positive, no
+            window.
     """
+    if max_windows is not None and max_windows < 1:
+        raise ValueError(f"max_windows is {max_windows}; expected 1 or more, or None for all windows")
     recording = as_recording(recording)
     key = model.sessions.full_key(recording.session_key if session is None else session)
     if key not in model.session_keys:
@@ -94,23 +116,13 @@ def prepare(
     if processor is None:
         processor = session_processor(model.sessions, key, model.processor)
     windows = Windows(
-        recording,
-        (tier,),
-        stride=stride,
-        include_blanks=include_blanks,
-        processor=processor,
+        recording, (tier,), stride=stride, include_blanks=include_blanks, processor=processor,
         allow_withheld=allow_withheld,
-    )
+    )  # fmt: skip
     if len(windows) == 0:
         raise ValueError(f"recording {recording.path} has no window of tier {tier!r}: {windows.explain()}")
     use = use_in_training(tier, training)
     return Inputs(recording, key, processor, windows, tier, use, tuple(notes_on_tier(tier, default, use)))
-
-
-def check_max_windows(max_windows: int | None) -> None:
-    """Raises ValueError where it is not positive."""
-    if max_windows is not None and max_windows < 1:
-        raise ValueError(f"max_windows is {max_windows}; expected 1 or more, or None for all windows")
 
 
 def check_session(model: OmniMouseNetwork, recording: Recording, key: str) -> None:
@@ -151,31 +163,30 @@ class Needs:
             "behavior": resolved.encodes_behavior,
         }
         inputs = tuple(name for name, needed in wanted.items() if needed)
-        decoded = ("behavior",) if resolved.decodes_behavior else ()
-        return cls(inputs, inputs + decoded)
+        return cls(inputs, (*inputs, "behavior") if resolved.decodes_behavior else inputs)
 
 
-def finite_windows(batch: dict[str, Tensor], missing_channels: Sequence[int] = ()) -> dict[str, Tensor]:
-    """For every part of a batch, which of its windows are free of NaN and infinity: name -> bool [B].
+@dataclass(frozen=True)
+class Batch:
+    """Windows that were cut together.
 
-    `missing_channels` are rows of the behaviour that nobody expects values in.
+    Attributes:
+        indices: which they are.
+        starts: their starts [B], float64 seconds.
+        arrays: what was cut, by name.
+        finite: by the same names, which windows hold neither NaN nor infinity there: bool [B].
     """
-    finite = {name: torch.isfinite(values) for name, values in batch.items()}
-    if "behavior" in finite:
-        finite["behavior"][:, list(missing_channels)] = True
-    return {name: values.flatten(1).all(dim=1) for name, values in finite.items()}
+
+    indices: list[int]
+    starts: np.ndarray
+    arrays: dict[str, Tensor]
+    finite: dict[str, Tensor]
 
 
-def usable(finite: dict[str, Tensor], names: tuple[str, ...]) -> Tensor:
-    """Which windows are finite in all the named parts: bool [B]."""
-    size = len(next(iter(finite.values())))
-    return torch.stack([torch.ones(size, dtype=torch.bool), *(finite[name] for name in names)]).all(dim=0)
-
-
-def batches(
-    windows: Windows, indices: list[int], batch_size: int, *, progress: bool, label: str
-) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Cut windows in batches: yields (indices, windows), the last batch may be short.
+def cut_windows(
+    windows: Windows, indices: list[int], batch_size: int, *, progress: bool = False, label: str = ""
+) -> Iterator[Batch]:
+    """Cuts windows in batches, of which the last may be short.
 
     Raises:
         ValueError: `batch_size` is not positive.
@@ -185,36 +196,112 @@ def batches(
     with progress_bar(total=len(indices), desc=label, unit="window", shown=progress, leave=False) as bar:
         for start in range(0, len(indices), batch_size):
             chosen = indices[start : start + batch_size]
-            yield chosen, windows.batch(chosen)
+            arrays = windows.batch(chosen)
+            finite = {name: torch.isfinite(values) for name, values in arrays.items()}
+            if "behavior" in finite:  # nobody expects values in channels that were not recorded
+                finite["behavior"][:, list(windows.missing_channels)] = True
+            whole = {name: values.flatten(1).all(dim=1) for name, values in finite.items()}
+            yield Batch(chosen, windows.starts[np.asarray(chosen)], arrays, whole)
             bar.update(len(chosen))
 
 
-def run_model(
-    model: OmniMouseNetwork,
-    session_key: str,
-    mask: Mask,
-    batch: dict[str, Tensor],
-    *,
-    neuron_ids: Tensor | None = None,
-) -> OmniMouseOutput:
-    """One forward pass; without `neuron_ids` over the whole population in file order.
+@dataclass(frozen=True)
+class Answer:
+    """What a model makes of the windows of a batch that a task can be put to.
 
-    Args:
-        model: in eval mode.
-        session_key: the session.
-        mask: the task.
-        batch: the parts this task needs, on the model's device.
-        neuron_ids: [P'], the neurons to pass in, the same for every window, or [B, P'] for each its own.
+    Attributes:
+        rows: which windows of the batch they are: bool [B].
+        part: what the model was given, on its device.
+        starts: starts of these windows, float64 seconds.
+        neuron_ids: int64 [windows, P], the neurons of each as the mask counts them; None for file order.
+        output: of the model.
     """
-    if neuron_ids is None:
-        return model(session_key, **batch, mask=mask, all_neurons=True)
-    size = len(next(iter(batch.values())))
-    return model(session_key, **batch, mask=mask, neuron_ids=neuron_ids.to(model.device).expand(size, -1))
+
+    rows: Tensor
+    part: dict[str, Tensor]
+    starts: np.ndarray
+    neuron_ids: Tensor | None
+    output: OmniMouseOutput
+
+    def __len__(self) -> int:
+        return len(self.starts)
 
 
-def describe_left_out(n_left_out: int, n_windows: int, names: tuple[str, ...]) -> str:
-    """The sentence about windows that hold NaN."""
-    return (
-        f"{n_left_out} of {n_windows} windows left out: NaN in what the task needs ({', '.join(names)}); usual causes "
-        "are INVALID trials and missing samples of the eye trace, which the processor profile 'strict' excludes"
-    )
+@dataclass(frozen=True)
+class Task:
+    """A mask put to the first neurons of a session.
+
+    Attributes:
+        name: what it is called.
+        mask: the mask.
+        resolved: on these neurons.
+        needs: what it takes of a window.
+        rotation: which neurons it shows in which window; None for file order.
+        first: so many neurons of the population are passed in, None for all.
+    """
+
+    name: str
+    mask: Mask
+    resolved: ResolvedMask
+    needs: Needs
+    rotation: Rotation | None
+    first: int | None = None
+
+    @classmethod
+    def of(
+        cls, name: str, mask: Mask, config: OmniMouseConfig, key: str, windows: Windows, first: int | None = None
+    ) -> Task:
+        """A task for the windows of session `key`."""
+        recording = windows.recording
+        n_neurons = recording.n_neurons if first is None else first
+        resolved = mask.resolve(n_neurons, config)
+        rotation = Rotation.of(mask, key, n_neurons, recording.unit_ids)
+        return cls(name, mask, resolved, Needs.of(resolved), rotation, first)
+
+    @property
+    def first_target_neuron(self) -> int:
+        """Position of the first neuron that is ever a target."""
+        return 0 if self.rotation else self.resolved.first_target_neuron
+
+    def ask(self, model: OmniMouseNetwork, key: str, batch: Batch) -> Answer | None:
+        """One forward pass over the windows that are finite where the task needs values; None if there is none."""
+        rows = torch.ones(len(batch.indices), dtype=torch.bool)
+        for name in self.needs.inputs:
+            rows &= batch.finite[name]
+        if not rows.any():
+            return None
+        part = {name: batch.arrays[name][rows].to(model.device) for name in self.needs.passed}
+        starts, ids = batch.starts[rows.numpy()], None
+        if self.rotation is not None:
+            ids = self.rotation.neuron_ids(starts)
+        elif self.first is not None:
+            ids = torch.arange(self.first).expand(len(starts), -1)
+        return Answer(rows, part, starts, ids, run_model(model, key, self.mask, part, ids))
+
+    def left_out(self, n_left_out: int, n_windows: int) -> str:
+        """The sentence about windows that hold NaN."""
+        return (
+            f"{n_left_out} of {n_windows} windows left out: NaN in what the task needs "
+            f"({', '.join(self.needs.inputs)}); usual causes are INVALID trials and missing samples of the eye trace, "
+            "which the processor profile 'strict' excludes"
+        )
+
+
+def run_model(
+    model: OmniMouseNetwork, key: str, mask: Mask, part: dict[str, Tensor], neuron_ids: Tensor | None
+) -> OmniMouseOutput:
+    """One forward pass; without `neuron_ids` [B, P] over the whole population in file order."""
+    ids = None if neuron_ids is None else neuron_ids.to(model.device)
+    return model(key, **part, mask=mask, neuron_ids=ids, all_neurons=ids is None)
+
+
+@contextmanager
+def evaluating(model: OmniMouseNetwork, device: torch.device | None) -> Iterator[None]:
+    """Has a model in eval mode, on a device, without gradients; afterwards it is as and where it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        with computing_on(model, device), torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)

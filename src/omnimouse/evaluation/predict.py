@@ -8,36 +8,25 @@ from __future__ import annotations
 import os
 import warnings
 import zipfile
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from omnimouse.evaluation.evaluate import name_tasks
-from omnimouse.evaluation.inputs import (
-    Inputs,
-    Needs,
-    as_recording,
-    batches,
-    check_max_windows,
-    describe_left_out,
-    finite_windows,
-    prepare,
-    run_model,
-    usable,
-)
-from omnimouse.evaluation.rotation import Rotation, in_file_order
+from omnimouse.evaluation.inputs import Answer, Inputs, Task, as_recording, cut_windows, evaluating, prepare
+from omnimouse.evaluation.rotation import in_file_order
 from omnimouse.model.mask_fitting import fit_mask
 from omnimouse.recordings.pooling import response_scale
-from omnimouse.support.compute_devices import Device, computing_on, resolve_device
+from omnimouse.support.compute_devices import Device, resolve_device
 from omnimouse.support.files import atomic_path
 from omnimouse.support.outputs import check_output
 
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-    from omnimouse.model.masks import Mask, ResolvedMask
+    from omnimouse.model.masks import Mask
     from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
     from omnimouse.model.processing_omnimouse import OmniMouseProcessor
     from omnimouse.recordings import Recording
@@ -136,136 +125,96 @@ def predict(
     session: str | None = None,
     device: Device = None,
 ) -> Predictions:
-    """Predict one task on one tier of one session and return aligned arrays.
+    """Predicts one task on one tier of one session and returns aligned arrays.
 
     The result is held in memory: 8 bytes per window, target sample and target neuron (predictions and targets), which
     is 1.9 MB a window for 8,000 neurons and 30 samples. Use `max_windows` where that is too much.
 
     Args:
-        model: holds the session of this recording.
-        recording: an open recording or its folder.
+        model, recording, tier, include_blanks, processor, batch_size, progress, session, device: see
+            `omnimouse.evaluation`.
         task: a task name, "suite/name" or a `Mask`. Behaviour that was not recorded is not decoded.
-        tier: the trials to predict; default: those that `evaluate` scores by default.
-        stride: use every stride-th possible window start; default: the length of the target, so that the predictions of
-            a contiguous run follow each other without gap or overlap. The profile "strict" counts anew in every trial,
-            so there the run is a trial.
+        stride: see `omnimouse.evaluation`; default: the length of the target, so that the predictions of a contiguous
+            run follow each other without gap or overlap.
         output: also write the result to this `.npz` file.
-        batch_size: windows per forward pass.
         max_windows: only the first so many windows.
         all_neurons: the whole population in file order; False: only its first `config.max_population` neurons, as many
             as the model saw at once in training.
-        processor: how to cut and normalise windows; default: the session's own, else the model's, else "strict".
-        include_blanks: also predict windows on blank screens between trials.
-        progress: show a progress bar.
-        session: key of the session in the model; default: the key of the recording.
-        device: where to compute, as for `evaluate`.
-
-    Returns:
-        Predictions.
 
     Raises:
         ValueError: unknown session, tier or task; a task that does not fit the population or what was recorded, see
-            `fit_mask`; another number of neurons than the session has; no window; NaN in every window; an output that
-            cannot be written; a device that is not there.
+            `fit_mask`; other neurons than the session has; no window; NaN in every window; an output that cannot be
+            written; a device that is not there.
 
     Warns:
         UserWarning: some windows hold NaN where the task needs values; they are left out and counted.
     """
-    place = resolve_device(device)
-    check_max_windows(max_windows)
-    recording = as_recording(recording)
+    place, recording = resolve_device(device), as_recording(recording)
     if output is not None:
         check_output(output, recording.path)
     ((name, asked),) = name_tasks([task], model.config).items()
     inputs = prepare(
-        model,
-        recording,
-        tier,
+        model, recording, tier, include_blanks=include_blanks, processor=processor, session=session,
         stride=asked.target_length or model.config.num_response_samples if stride is None else stride,
-        include_blanks=include_blanks,
-        processor=processor,
-        session=session,
-    )
-    neurons = np.arange(recording.n_neurons)[: None if all_neurons else model.config.max_population]
-    try:
-        mask = fit_mask(asked, len(neurons), model.config, inputs.windows.missing)
-    except ValueError as error:
-        raise ValueError(
-            f"task {name!r} cannot be predicted on {recording.path}: {error}; choose another task"
-        ) from None
-    resolved = mask.resolve(len(neurons), model.config)
-    indices = list(range(len(inputs.windows)))[:max_windows]
-    rotation = Rotation.of(mask, inputs.session_key, len(neurons), recording.unit_ids)
-    collected = _Collected(mask, resolved, model.config, neurons, len(indices), rotation)
-    was_training = model.training
-    model.eval()
-    try:
-        with computing_on(model, place), torch.inference_mode():
-            collected.run(model, inputs, indices, batch_size=batch_size, progress=progress)
-    finally:
-        model.train(was_training)
-    n_left_out = len(indices) - collected.n_windows
-    if n_left_out:
-        message = f"task {name!r}: " + describe_left_out(n_left_out, len(indices), collected.needs.inputs)
-        if collected.n_windows == 0:
-            raise ValueError(f"nothing to predict on {recording.path}, tier {inputs.tier!r}: {message}")
+        max_windows=max_windows,
+    )  # fmt: skip
+    chosen = _task(name, asked, model.config, inputs, all_neurons=all_neurons)
+    collected = _Collected(chosen, inputs, min(len(inputs.windows), max_windows or len(inputs.windows)))
+    with evaluating(model, place):
+        indices = list(range(len(collected.starts)))
+        for batch in cut_windows(inputs.windows, indices, batch_size, progress=progress, label="predict"):
+            collected.add(chosen.ask(model, inputs.session_key, batch))
+    result = collected.finish(model.config)
+    if result.n_windows_left_out:
+        message = f"task {name!r}: {chosen.left_out(result.n_windows_left_out, len(indices))}"
         warnings.warn(message, stacklevel=2)
-    result = collected.finish(inputs, name)
     if output is not None:
         result.save(output)
     return result
 
 
+def _task(name: str, asked: Mask, config: OmniMouseConfig, inputs: Inputs, *, all_neurons: bool) -> Task:
+    """The task, on all neurons or as many as the model takes at once."""
+    n_neurons = inputs.recording.n_neurons if all_neurons else min(inputs.recording.n_neurons, config.max_population)
+    try:
+        mask = fit_mask(asked, n_neurons, config, inputs.windows.missing)
+    except ValueError as error:
+        raise ValueError(
+            f"task {name!r} cannot be predicted on {inputs.recording.path}: {error}; choose another task"
+        ) from None
+    first = None if n_neurons == inputs.recording.n_neurons else n_neurons
+    return Task.of(name, mask, config, inputs.session_key, inputs.windows, first)
+
+
 class _Collected:
     """The arrays of a prediction, filled batch by batch."""
 
-    def __init__(
-        self,
-        mask: Mask,
-        resolved: ResolvedMask,
-        config: OmniMouseConfig,
-        neurons: np.ndarray,
-        n_windows: int,
-        rotation: Rotation | None,
-    ) -> None:
-        self.rotation = rotation
-        self.mask, self.resolved, self.config, self.neurons = mask, resolved, config, neurons
-        self.needs = Needs.of(resolved)
+    def __init__(self, task: Task, inputs: Inputs, n_windows: int) -> None:
+        self.task, self.inputs = task, inputs
         self.n_windows = 0
         self.starts = np.empty(n_windows, dtype=np.float64)
         self.arrays: dict[str, np.ndarray] = {}
 
-    def run(
-        self, model: OmniMouseNetwork, inputs: Inputs, indices: list[int], *, batch_size: int, progress: bool
-    ) -> None:
-        """Predict all windows that hold no NaN where the task needs values."""
-        everything = len(self.neurons) == inputs.recording.n_neurons
-        neuron_ids = None if everything else torch.as_tensor(self.neurons)
-        for chosen, batch in batches(inputs.windows, indices, batch_size, progress=progress, label="predict"):
-            rows = usable(finite_windows(batch, inputs.windows.missing_channels), self.needs.inputs)
-            if not rows.any():
-                continue
-            part = {name: batch[name][rows].to(model.device) for name in self.needs.passed}
-            starts = inputs.windows.starts[np.asarray(chosen)[rows.numpy()]]
-            if self.rotation is not None:
-                neuron_ids = self.rotation.neuron_ids(starts)
-            output = run_model(model, inputs.session_key, self.mask, part, neuron_ids=neuron_ids)
-            n = int(rows.sum())
-            self.starts[self.n_windows : self.n_windows + n] = starts
-            if self.resolved.predicts_responses:
-                predictions, targets = output.response_predictions, output.response_targets
-                if self.rotation is not None:
-                    assert neuron_ids is not None and predictions is not None
-                    ids = neuron_ids[:, self.resolved.first_target_neuron :]
-                    predictions = in_file_order(predictions, ids, len(self.neurons))
-                    samples = slice(self.resolved.target_start, self.resolved.target_start + predictions.shape[1])
-                    targets = part["responses"][:, samples, : len(self.neurons)]
-                self._put("predictions", predictions)
-                self._put("targets", targets)
-            if self.resolved.decodes_behavior:
-                self._put("behavior_predictions", output.behavior_predictions)
-                self._put("behavior_targets", part["behavior"])
-            self.n_windows += n
+    def add(self, answer: Answer | None) -> None:
+        """Takes the windows of a batch that were predicted."""
+        if answer is None:
+            return
+        self.starts[self.n_windows : self.n_windows + len(answer)] = answer.starts
+        output, resolved = answer.output, self.task.resolved
+        if resolved.predicts_responses:
+            predictions, targets = output.response_predictions, output.response_targets
+            if self.task.rotation is not None:
+                assert answer.neuron_ids is not None and predictions is not None
+                ids = answer.neuron_ids[:, resolved.first_target_neuron :]
+                predictions = in_file_order(predictions, ids, resolved.n_neurons)
+                samples = slice(resolved.target_start, resolved.target_start + predictions.shape[1])
+                targets = answer.part["responses"][:, samples, : resolved.n_neurons]
+            self._put("predictions", predictions)
+            self._put("targets", targets)
+        if resolved.decodes_behavior:
+            self._put("behavior_predictions", output.behavior_predictions)
+            self._put("behavior_targets", answer.part["behavior"])
+        self.n_windows += len(answer)
 
     def _put(self, name: str, values: torch.Tensor | None) -> None:
         assert values is not None
@@ -274,33 +223,35 @@ class _Collected:
             self.arrays[name] = np.empty((len(self.starts), *block.shape[1:]), dtype=np.float32)
         self.arrays[name][self.n_windows : self.n_windows + len(block)] = block
 
-    def finish(self, inputs: Inputs, task: str) -> Predictions:
-        """The result, cut to the windows that were predicted."""
-        starts, config = self.starts[: self.n_windows], self.config
-        result = Predictions(
+    def finish(self, config: OmniMouseConfig) -> Predictions:
+        """The result, cut to the windows that were predicted.
+
+        Raises:
+            ValueError: there is none.
+        """
+        starts, inputs, resolved = self.starts[: self.n_windows], self.inputs, self.task.resolved
+        if not self.n_windows:
+            message = f"task {self.task.name!r}: {self.task.left_out(len(self.starts), len(self.starts))}"
+            raise ValueError(f"nothing to predict on {inputs.recording.path}, tier {inputs.tier!r}: {message}")
+        known: dict[str, Any] = {name: array[: self.n_windows] for name, array in self.arrays.items()}
+        if resolved.predicts_responses:
+            index = np.arange(self.task.first_target_neuron, resolved.n_neurons)
+            unit_ids = inputs.recording.unit_ids
+            known |= {
+                "times": starts[:, None]
+                + (resolved.target_start + np.arange(resolved.target_length)) / config.response_rate,
+                "neuron_index": index,
+                "neuron_ids": index if unit_ids is None else np.asarray(unit_ids)[index],
+                "response_scale": response_scale(inputs.recording, inputs.processor)[index],
+            }
+        if resolved.decodes_behavior:
+            known["behavior_times"] = starts[:, None] + np.arange(config.num_behavior_samples) / config.behavior_rate
+            known["behavior_channels"] = tuple(config.behavior_channels)
+        return Predictions(
             session_key=inputs.session_key,
             tier=inputs.tier,
-            task=task,
+            task=self.task.name,
             window_starts=starts,
             n_windows_left_out=len(self.starts) - self.n_windows,
-            **{name: array[: self.n_windows] for name, array in self.arrays.items()},  # type: ignore[arg-type]
+            **known,
         )
-        if self.resolved.predicts_responses:
-            index = self.neurons[0 if self.rotation else self.resolved.first_target_neuron :]
-            unit_ids = inputs.recording.unit_ids
-            samples = self.resolved.target_start + np.arange(self.resolved.target_length)
-            result = replace(
-                result,
-                times=starts[:, None] + samples / config.response_rate,
-                neuron_index=index,
-                neuron_ids=index if unit_ids is None else np.asarray(unit_ids)[index],
-                response_scale=response_scale(inputs.recording, inputs.processor)[index],
-            )
-        if self.resolved.decodes_behavior:
-            samples = np.arange(config.num_behavior_samples)
-            result = replace(
-                result,
-                behavior_times=starts[:, None] + samples / config.behavior_rate,
-                behavior_channels=tuple(config.behavior_channels),
-            )
-        return result

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import csv
 import os
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,28 +19,16 @@ import numpy as np
 import torch
 
 from omnimouse.evaluation.evaluate import select_tasks
-from omnimouse.evaluation.inputs import (
-    Inputs,
-    Needs,
-    as_recording,
-    batches,
-    finite_windows,
-    prepare,
-    run_model,
-    usable,
-)
+from omnimouse.evaluation.inputs import Inputs, Needs, Task, as_recording, cut_windows, evaluating, prepare
 from omnimouse.evaluation.static.static_scores import StaticScores, score
 from omnimouse.evaluation.tiers import STATIC_TIERS
-from omnimouse.model.core_identity import scored_core
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import is_static
-from omnimouse.support.compute_devices import Device, computing_on, resolve_device
+from omnimouse.support.compute_devices import Device, resolve_device
 from omnimouse.support.files import atomic_path
 from omnimouse.support.outputs import check_output
-from omnimouse.support.tensor_files import hash_tensors
 
 if TYPE_CHECKING:
-    from omnimouse.model.masks import Mask, ResolvedMask
     from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
     from omnimouse.recordings import Recording, Trial
 
@@ -64,34 +50,25 @@ def evaluate_static(
     session: str | None = None,
     device: Device = None,
 ) -> StaticScores:
-    """Score a model on single images, by the metrics of the SENSORIUM 2022 competition.
+    """Scores a model on single images, by the metrics of the SENSORIUM 2022 competition.
 
     Responses are divided by their std as the processor does it. The metrics are single-trial correlation, correlation
     to the average over repeats, and fraction of explainable variance explained: see `static_metrics`.
 
     Args:
-        model: holds the session of this recording.
+        model, processor, batch_size, progress, session, device: see `omnimouse.evaluation`; a window is a trial.
         recording: an open SENSORIUM 2022 recording, its folder or its `.zip`.
         tier: the trials to score; default: "test", which holds the images that were repeated, else the first of
             `STATIC_TIERS` whose responses are known and that the weights were not trained on.
         task: "stimulus+behavior" (image and behaviour are shown) or "stimulus" (the image alone).
-        processor: how to cut and normalise windows; default: the session's own, else the model's, else "strict".
-        batch_size: trials per forward pass.
-        progress: show a progress bar.
-        session: key of the session in the model; default: the key of the recording.
-        device: where to compute, as for `evaluate`.
-
-    Returns:
-        Scores; printing them shows a table.
 
     Raises:
         ValueError: a recording of another kind; another task; an unknown session or tier; withheld responses; NaN in
             every trial; a device that is not there.
     """
-    trials = _predict(
-        model, recording, tier, task, processor=processor, batch_size=batch_size, progress=progress, session=session,
-        with_responses=True, device=device,
-    )  # fmt: skip
+    place = resolve_device(device)
+    inputs = _prepare(model, recording, tier, processor=processor, session=session, allow_withheld=False)
+    trials = _predict(model, inputs, task, place, batch_size=batch_size, progress=progress, with_responses=True)
     # An image that is not known is none that another trial showed, as far as anybody can tell.
     images = [trial.condition_hash or f"\0 of trial {trial.index}" for trial in trials.trials]
     n_unknown = sum(trial.condition_hash is None for trial in trials.trials)
@@ -101,9 +78,7 @@ def evaluate_static(
         notes = (*notes, f"{n_unknown} trials count as images shown once: it is not known what they showed")
     if trials.n_left_out:
         notes = (*notes, f"{trials.n_left_out} trials left out: NaN in behaviour, image or responses")
-    inputs = trials.inputs
-    if inputs.use is not None:
-        warnings.warn(f"session {inputs.session_key}: {inputs.notes[-1]}", stacklevel=2)
+    inputs.warn_of_use(stacklevel=3)
     return StaticScores(
         session_key=inputs.session_key,
         tier=inputs.tier,
@@ -112,9 +87,7 @@ def evaluate_static(
         n_trials_left_out=trials.n_left_out,
         notes=(*inputs.notes, *notes),
         settings={"profile": inputs.processor.profile, "recording": inputs.recording.path.name},
-        core_sha256=scored_core(model),
-        session_sha256=hash_tensors(model.session_state(inputs.session_key)),
-        **result,
+        **(inputs.hashes(model) | result),
     )
 
 
@@ -131,7 +104,7 @@ def write_static_submission(
     session: str | None = None,
     device: Device = None,
 ) -> Path:
-    """Write predictions for the SENSORIUM 2022 competition, whose responses may be withheld.
+    """Writes predictions for the SENSORIUM 2022 competition, whose responses may be withheld.
 
     A CSV file with one row per trial, in the order of the files: `trial_indices` and `image_ids` as stored,
     `prediction` (a list of one number per neuron) and `neuron_ids` (a list of the unit ids, in the same order).
@@ -151,12 +124,18 @@ def write_static_submission(
         ValueError: as for `evaluate_static`; the recording does not name trials, images or neurons; a trial cannot be
             predicted because of NaN; a prediction is not finite; the file cannot be written.
     """
-    recording = as_recording(recording)
+    place, recording = resolve_device(device), as_recording(recording)
     check_output(path, recording.path)
-    result = _predict(
-        model, recording, tier, task, processor=processor, batch_size=batch_size, progress=progress, session=session,
-        with_responses=False, device=device,
-    )  # fmt: skip
+    inputs = _prepare(model, recording, tier, processor=processor, session=session, allow_withheld=True)
+    result = _predict(model, inputs, task, place, batch_size=batch_size, progress=progress, with_responses=False)
+    _refuse_incomplete(result)
+    _write(Path(path), result)
+    return Path(path)
+
+
+def _refuse_incomplete(result: _Trials) -> None:
+    """Raises ValueError where the competition would not take predictions."""
+    recording = result.inputs.recording
     named = {
         "meta/trials/trial_idx.npy": all(trial.trial_id is not None for trial in result.trials),
         "meta/trials/frame_image_id.npy": all(trial.condition_hash is not None for trial in result.trials),
@@ -168,13 +147,11 @@ def write_static_submission(
     if result.n_left_out:
         raise ValueError(
             f"{recording.path}: {result.n_left_out} of {result.n_left_out + len(result.trials)} trials of tier "
-            f"{tier!r} cannot be predicted because of NaN in image or behaviour, but a submission needs all; "
-            "`omnimouse check` lists the files to repair"
+            f"{result.inputs.tier!r} cannot be predicted because of NaN in image or behaviour, but a submission needs "
+            "all; `omnimouse check` lists the files to repair"
         )
     if not np.isfinite(result.predictions).all():
         raise ValueError(f"the predictions for {recording.path} hold NaN or infinity; train the session anew")
-    _write(Path(path), result)
-    return Path(path)
 
 
 def _write(path: Path, result: _Trials) -> None:
@@ -206,80 +183,80 @@ class _Trials:
     n_left_out: int
 
 
-def _predict(
+def _prepare(
     model: OmniMouseNetwork,
     recording: Recording | str | os.PathLike[str],
     tier: str | None,
-    task: str,
     *,
     processor: OmniMouseProcessor | None,
-    batch_size: int,
-    progress: bool,
     session: str | None,
-    with_responses: bool,
-    device: Device,
-) -> _Trials:
-    place = resolve_device(device)
+    allow_withheld: bool,
+) -> Inputs:
     recording = as_recording(recording)
     if not is_static(recording):
         raise ValueError(
             f"{recording.path} is no recording of single images (SENSORIUM 2022); score it with evaluate, predict it "
             "with predict"
         )
-    inputs = prepare(
+    return prepare(
         model, recording, tier, stride=1, include_blanks=False, processor=processor, session=session,
-        allow_withheld=not with_responses, order=STATIC_TIERS,
+        allow_withheld=allow_withheld, order=STATIC_TIERS,
     )  # fmt: skip
-    windows = inputs.windows
-    mask, resolved = _static_task(model, task, recording.n_neurons, windows.missing)
+
+
+def _predict(
+    model: OmniMouseNetwork,
+    inputs: Inputs,
+    name: str,
+    device: torch.device | None,
+    *,
+    batch_size: int,
+    progress: bool,
+    with_responses: bool,
+) -> _Trials:
+    windows, recording = inputs.windows, inputs.recording
+    task = _static_task(model, name, inputs)
+    shown = tuple(part for part in task.needs.inputs if part != "responses")
+    task = replace(task, needs=Needs((*shown, "responses") if with_responses else shown, passed=shown))
     # One window per trial; a processor with shorter windows finds several, which are all alike.
     positions, first = np.unique([windows.trial_index(i) for i in range(len(windows))], return_index=True)
-    shown = tuple(name for name in Needs.of(resolved).inputs if name != "responses")
-    needed = (*shown, "responses") if with_responses else shown
+    trial_of = dict(zip(first.tolist(), positions.tolist(), strict=True))
     kept, predictions, responses = [], [], []
-    was_training = model.training
-    model.eval()
-    try:
-        with computing_on(model, place), torch.inference_mode():
-            done = 0
-            for chosen, batch in batches(windows, first.tolist(), batch_size, progress=progress, label="images"):
-                rows = usable(finite_windows(batch, windows.missing_channels), needed)
-                kept.append(positions[done : done + len(chosen)][rows.numpy()])
-                done += len(chosen)
-                if rows.any():
-                    part = {name: batch[name][rows].to(model.device) for name in shown}
-                    output = run_model(model, inputs.session_key, mask, part).response_predictions
-                    assert output is not None
-                    predictions.append(output.double().mean(dim=1).cpu().numpy())
-                    # Responses are constant over a window.
-                    responses.append(batch["responses"][rows, 0].double().numpy())
-    finally:
-        model.train(was_training)
+    with evaluating(model, device):
+        for batch in cut_windows(windows, first.tolist(), batch_size, progress=progress, label="images"):
+            answer = task.ask(model, inputs.session_key, batch)
+            if answer is None:
+                continue
+            assert answer.output.response_predictions is not None
+            kept += [trial_of[i] for i, usable in zip(batch.indices, answer.rows.tolist(), strict=True) if usable]
+            predictions.append(answer.output.response_predictions.double().mean(dim=1).cpu().numpy())
+            # Responses are constant over a window.
+            responses.append(batch.arrays["responses"][answer.rows, 0].double().numpy())
     n_trials = sum(trial.tier == inputs.tier for trial in recording.trials)
     if not predictions:
         raise ValueError(
             f"{recording.path}: all {n_trials} trials of tier {inputs.tier!r} hold NaN; see `omnimouse check`"
         )
-    trials = [recording.trials[position] for position in np.concatenate(kept)]
+    trials = [recording.trials[position] for position in kept]
     truth = np.concatenate(responses) if with_responses else None
     return _Trials(inputs, trials, np.concatenate(predictions), truth, n_trials - len(trials))
 
 
-def _static_task(
-    model: OmniMouseNetwork, task: str, n_neurons: int, missing: Sequence[str]
-) -> tuple[Mask, ResolvedMask]:
-    """The mask of a task that single images can be scored by.
+def _static_task(model: OmniMouseNetwork, name: str, inputs: Inputs) -> Task:
+    """The task that single images are scored by.
 
     Raises:
         ValueError: another task, and why not.
     """
-    ((_, (mask, resolved)),) = select_tasks([task], n_neurons, model.config, missing)[0].items()
-    if task in STATIC_TASKS:
-        return mask, resolved
-    if resolved.shows_responses:
+    windows = inputs.windows
+    (mask,) = select_tasks([name], inputs.recording.n_neurons, model.config, windows.missing)[0].values()
+    task = Task.of(name, mask, model.config, inputs.session_key, windows)
+    if name in STATIC_TASKS:
+        return task
+    if task.resolved.shows_responses:
         reason = "it shows responses, and the one response of a trial is what is to be predicted"
-    elif not resolved.predicts_responses:
+    elif not task.resolved.predicts_responses:
         reason = "it predicts no responses"
     else:
         reason = "scores of single images are those of a whole image and the whole population"
-    raise ValueError(f"task {task!r} cannot be scored on single images: {reason}; choose {' or '.join(STATIC_TASKS)}")
+    raise ValueError(f"task {name!r} cannot be scored on single images: {reason}; choose {' or '.join(STATIC_TASKS)}")

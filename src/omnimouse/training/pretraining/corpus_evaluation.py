@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from omnimouse.evaluation.accumulate import TaskRun
-from omnimouse.evaluation.inputs import finite_windows, run_model, usable
-from omnimouse.evaluation.rotation import Rotation
+from omnimouse.evaluation.accumulate import TaskRun, score_windows
+from omnimouse.evaluation.inputs import Task
 from omnimouse.evaluation.scores import TaskScore
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.mask_fitting import fit_masks
@@ -132,28 +131,13 @@ class CorpusEvaluation:
     def _score(self, model: OmniMouseModel, accelerator: Accelerator, key: str) -> dict[str, TaskScore]:
         """Scores one session: mask -> score, of the masks that it can serve."""
         with self.recordings.lend(key) as windows:
-            n_neurons, absent, ids = windows.recording.n_neurons, windows.missing_channels, windows.recording.unit_ids
-            fitted, _ = fit_masks(self.masks, n_neurons, model.config, windows.missing)
-            runs = []
-            for name, mask in fitted.items():
-                resolved, rotation = mask.resolve(n_neurons, model.config), Rotation.of(mask, key, n_neurons, ids)
-                runs.append(TaskRun(name, mask, resolved, model.config, None, absent, rotation))
+            fitted, _ = fit_masks(self.masks, windows.recording.n_neurons, model.config, windows.missing)
+            tasks = [Task.of(name, mask, model.config, key, windows) for name, mask in fitted.items()]
+            runs = [TaskRun(task, model.config, None, windows.missing_channels) for task in tasks]
             indices = spread(len(windows), self.max_windows)
-            with torch.no_grad():
-                for start in range(0, len(indices), self.batch_size):
-                    chosen = indices[start : start + self.batch_size]
-                    batch = windows.batch(chosen)
-                    finite = finite_windows(batch, absent)
-                    for run in runs:
-                        rows = usable(finite, run.needs.inputs)
-                        if rows.any():
-                            part = {name: batch[name][rows].to(accelerator.device) for name in run.needs.passed}
-                            starts = windows.starts[np.asarray(chosen)[rows.numpy()]]
-                            order = None if run.rotation is None else run.rotation.neuron_ids(starts)
-                            with accelerator.autocast():
-                                output = run_model(model, key, run.mask, part, neuron_ids=order)
-                            run.update(output, part, None, finite.get("behavior", rows)[rows], order)
-        return {run.name: run.finish() for run in runs if run.n_windows}
+            with torch.no_grad(), accelerator.autocast():
+                score_windows(model, key, windows, indices, runs, batch_size=self.batch_size)
+        return {run.task.name: run.finish() for run in runs if run.n_windows}
 
 
 def _numbers(score: TaskScore, behavior_weight: float) -> tuple[float | None, ...]:
