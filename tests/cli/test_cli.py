@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import io
 import json
@@ -18,14 +19,14 @@ from small_models import SMALLEST
 from omnimouse import OmniMouseConfig, OmniMouseModel, __version__
 from omnimouse.cli import demo
 from omnimouse.cli.main import main
-from omnimouse.cli.options import hint
+from omnimouse.cli.output import hint
 from omnimouse.cli.parser import build_parser
 from omnimouse.corpus.downloading import download
 from omnimouse.evaluation import Predictions, evaluate, predict
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import open_recording
 from omnimouse.recordings.simulation.simulated import simulate_recording
-from omnimouse.training import anneal, finetune, train
+from omnimouse.training import FinetuneRecipe, anneal, finetune, train
 
 COMMANDS = (
     "demo", "simulate", "list", "download", "check", "finetune", "train", "anneal", "evaluate", "predict", "convert",
@@ -134,14 +135,16 @@ def test_wrong_usage_exits_with_2(argv, capsys):
 )
 def test_options_have_the_names_and_defaults_of_the_function(argv, function, own_options):
     options = vars(build_parser().parse_args(argv))
-    parameters = inspect.signature(function).parameters
+    defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+    if function is finetune:  # the fields of its recipe are keywords of it
+        defaults |= {field.name: field.default for field in dataclasses.fields(FinetuneRecipe)}
     same = {"auto": True, ("train",): ["train"]}
     compared = 0
     for name, value in options.items():
-        if name in own_options | {"function", "imports", "debug"}:
+        if name in own_options | {"command", "debug"}:
             continue
-        assert name in parameters, f"--{name} is no argument of {function.__name__}"
-        default = parameters[name].default
+        assert name in defaults, f"--{name} is no argument of {function.__name__}"
+        default = defaults[name]
         if default is not inspect.Parameter.empty:
             assert value in (default, same.get(default)), name
             compared += 1
@@ -341,7 +344,7 @@ def test_errors_that_were_not_foreseen_are_one_line_too(error, expected, tmp_pat
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("omnimouse.cli.describe.describe", fail)
+    monkeypatch.setattr("omnimouse.cli.describe.describe_path", fail)
     status, _, err = run(capsys, "info", tmp_path)
     assert status == 2 and expected in err and len(err.splitlines()) == 1
 

@@ -6,7 +6,7 @@ import pytest
 from small_models import CASES, THREE, build, client, rank_contents, write_ranks
 
 from omnimouse import OmniMouseModel, session_keys, training
-from omnimouse.cli import commands
+from omnimouse.cli.commands.training_commands import MOST_STARTING_SESSIONS
 from omnimouse.cli.main import main
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import open_recording
@@ -178,7 +178,7 @@ fails("evaluate", mouse, "--session-adapter", "lab/b", parts=["lab/b is the adap
     )
 
 
-@pytest.mark.parametrize(("more", "most"), [([], commands.MOST_STARTING_SESSIONS), (["--start-from", "mean"], 0)])
+@pytest.mark.parametrize(("more", "most"), [([], MOST_STARTING_SESSIONS), (["--start-from", "mean"], 0)])
 def test_finetune_loads_a_few_of_many_sessions(more, most, recording, tmp_path, monkeypatch):
     build(*((f"m-1-{number}", 3, "m") for number in range(40))).save_pretrained(tmp_path / "core")
     assert len(session_keys(tmp_path / "core")) == 40

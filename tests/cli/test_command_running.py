@@ -79,7 +79,7 @@ def test_all_commands_but_two_print_json():
 
 NOISY = """
 import argparse, math, os, subprocess, sys, warnings
-from omnimouse.cli.options import print_json
+from omnimouse.cli.output import Said
 from omnimouse.cli.running import run
 
 
@@ -90,11 +90,10 @@ def noisy(args):
     subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
     warnings.warn("a warning")
     FAILURE
-    print_json({"nan": math.nan, "numbers": [1.0, math.inf]})
-    return 1
+    return Said({"nan": math.nan, "numbers": [1.0, math.inf]}, "numbers", status=1)
 
 
-status = run(argparse.Namespace(function=noisy, json=True, debug=True))
+status = run(noisy, argparse.Namespace(json=True, debug=True))
 print("and standard output is back")
 sys.exit(status)
 """
@@ -107,7 +106,7 @@ sys.exit(status)
         ("raise ValueError('bad')", 2, {"error": "bad"}),
         ("raise KeyboardInterrupt", 130, {"error": "interrupted"}),
         ("raise SystemExit(143)", 143, {"error": "terminated"}),
-        ("print_json({}['x'])", 2, None),
+        ("{}['x']", 2, None),
     ],
 )
 def test_json_is_alone_on_standard_output_whatever_libraries_print(failure, status, content):

@@ -9,15 +9,18 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from omnimouse.cli.options import hint
-
-if TYPE_CHECKING:
-    from omnimouse.evaluation import Scores
-    from omnimouse.support.compute_devices import Device
+from omnimouse.cli.model_options import DemoSettings
+from omnimouse.cli.output import hint
+from omnimouse.evaluation import Scores, evaluate, predict, write_report
+from omnimouse.pretrained.omnimouse_model import OmniMouseModel
+from omnimouse.recordings import Recording, open_recording
+from omnimouse.recordings.simulation.simulated import simulate_recording
+from omnimouse.support.compute_devices import Device, resolve_device
+from omnimouse.support.files import write_json
+from omnimouse.training import FinetuneResult, finetune
 
 CORE = "omnimouse-tiny"
 
@@ -48,28 +51,6 @@ MARKER = "demo.json"
 
 PARTS = ("recording", "recording.truth", "finetune", "adapter", "scores.json", "report.html", MARKER)
 """What the demonstration writes, and all it ever deletes."""
-
-
-@dataclass(frozen=True)
-class DemoSettings:
-    """What decides the result of a demonstration.
-
-    Attributes:
-        seed: seed of the simulated mouse, its stimuli and the training.
-        minutes: length of the recording.
-        n_neurons: size of the population.
-        steps: training steps.
-    """
-
-    seed: int = 2026
-    minutes: float = 20.0
-    n_neurons: int = 128
-    steps: int = 500
-
-    def __post_init__(self) -> None:
-        # The simulation checks the rest at once; this would only be noticed after it.
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -111,32 +92,12 @@ def run_demo(
             there.
         ImportError: matplotlib, which draws the report, is missing.
     """
-    from omnimouse import OmniMouseModel
-    from omnimouse.evaluation import evaluate, predict, write_report
-    from omnimouse.recordings import open_recording
-    from omnimouse.support.compute_devices import resolve_device
-    from omnimouse.training import finetune
-
     device = resolve_device(device)
     _require_matplotlib()
     settings = settings or DemoSettings()
     folder = Path(output)
     claim_folder(folder, settings, force=force)
-
-    recording_folder = folder / "recording"
-    if not recording_folder.exists():
-        from omnimouse.recordings.simulation.simulated import simulate_recording
-
-        _say(f"1/4  Simulating a mouse: {settings.n_neurons} neurons, {settings.minutes:g} minutes")
-        simulate_recording(
-            recording_folder,
-            seed=settings.seed,
-            n_neurons=settings.n_neurons,
-            minutes=settings.minutes,
-            animal=ANIMAL,
-            progress=True,
-        )
-    recording = open_recording(recording_folder)
+    recording = _simulated(folder / "recording", settings)
 
     _say(f"2/4  Training a session adapter for {recording.session_key} on the frozen core {CORE}")
     model = OmniMouseModel.from_pretrained(CORE, sessions="all")
@@ -156,11 +117,36 @@ def run_demo(
     _say("3/4  Scoring it on trials it has not seen")
     scores = evaluate(model, recording, tasks=TASKS, tier="final_test")
     scores.save(folder / "scores.json")
+    report = _report(folder / "report.html", settings, model, recording, result, scores)
+    return DemoResult(scores, folder / "recording", folder / "adapter", report)
 
+
+def _simulated(folder: Path, settings: DemoSettings) -> Recording:
+    if not folder.exists():
+        _say(f"1/4  Simulating a mouse: {settings.n_neurons} neurons, {settings.minutes:g} minutes")
+        simulate_recording(
+            folder,
+            seed=settings.seed,
+            n_neurons=settings.n_neurons,
+            minutes=settings.minutes,
+            animal=ANIMAL,
+            progress=True,
+        )
+    return open_recording(folder)
+
+
+def _report(
+    path: Path,
+    settings: DemoSettings,
+    model: OmniMouseModel,
+    recording: Recording,
+    result: FinetuneResult,
+    scores: Scores,
+) -> Path:
     _say("4/4  Writing the report")
     predictions = [predict(model, recording, t, max_windows=TRACE_WINDOWS, progress=False) for t in TRACE_TASKS]
-    report = write_report(
-        folder / "report.html",
+    return write_report(
+        path,
         title="OmniMouse demo: a new mouse",
         introduction=(
             f"The core {CORE} had never seen this simulated mouse. With the core frozen, {settings.steps} training "
@@ -169,9 +155,8 @@ def run_demo(
         scores=scores,
         history=result.history,
         predictions=predictions,
-        settings={"core": CORE, **asdict(settings)},
+        settings={"core": CORE, **vars(settings)},
     )
-    return DemoResult(scores, recording_folder, folder / "adapter", report)
 
 
 def claim_folder(folder: Path, settings: DemoSettings, *, force: bool) -> None:
@@ -180,15 +165,16 @@ def claim_folder(folder: Path, settings: DemoSettings, *, force: bool) -> None:
     Raises:
         ValueError: it holds something else, or a demonstration with other settings and `force` is not set.
     """
-    from omnimouse.support.files import write_json
-
-    marker, wanted = folder / MARKER, asdict(settings)
+    marker, wanted = folder / MARKER, dict(vars(settings))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, expected a folder; choose another output")
     if folder.is_dir() and any(folder.iterdir()):
         if not marker.is_file():
             raise ValueError(f"{folder} is not empty and no demonstration wrote it; choose another output")
-        found = _read_marker(marker)
+        try:
+            found = json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
         # One that failed before it wrote anything, say for a setting out of range, is no obstacle.
         begun = any((folder / part).exists() for part in PARTS if part != MARKER)
         if begun and found != wanted and not force:
@@ -220,13 +206,6 @@ With a recording of your own (a session folder as experanto writes it):
   {hint("check", "YOUR-RECORDING")}
   {hint("finetune", "YOUR-RECORDING", "--output", "my-mouse")}
   {hint("evaluate", "YOUR-RECORDING", "--session-adapter", "my-mouse/adapter")}"""
-
-
-def _read_marker(marker: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(marker.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
 
 
 def _require_matplotlib() -> None:

@@ -8,40 +8,32 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from omnimouse import recordings
 from omnimouse.hub.sources import PACKAGED_CORES, PACKAGED_FOLDER, RANK_FILE, HubOptions, find, list_files
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.processing_omnimouse import processor_words
 from omnimouse.pretrained.published.checkpoint_files import rank_files
 from omnimouse.pretrained.published.conversion import cached_copy
+from omnimouse.pretrained.published.models import empty_core
 from omnimouse.pretrained.session_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter, read_index
+from omnimouse.recordings.formats.dataset_form.dataset_tables import looks_like_dataset, sessions_in
 from omnimouse.support.files import read_mapping
 from omnimouse.support.text_tables import text_table
 from omnimouse.training.runs.run_status import describe_run, is_run, run_lines
-
-if TYPE_CHECKING:
-    from omnimouse.recordings import Recording
 
 SCORING_STRIDE = 30
 """Stride of the windows that are counted: the one `evaluate` takes by default, a window a second."""
 
 _SIZES = (
-    "hidden_size",
-    "identity_size",
-    "num_attention_heads",
-    "num_fusion_layers",
-    "num_latents",
-    "num_registers",
-    "video_depths",
-    "video_attention_layout",
-    "num_frames",
-    "frame_height",
-    "frame_width",
-)
+    "hidden_size", "identity_size", "num_attention_heads", "num_fusion_layers", "num_latents", "num_registers",
+    "video_depths", "video_attention_layout", "num_frames", "frame_height", "frame_width",
+)  # fmt: skip
 
 
 def shipped_models() -> dict[str, Path]:
@@ -49,7 +41,7 @@ def shipped_models() -> dict[str, Path]:
     return {name: PACKAGED_FOLDER / name for name in PACKAGED_CORES}
 
 
-def describe(path: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:
+def describe_path(path: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Any]:
     """Say what a folder, or a model that comes with the package, is.
 
     Args:
@@ -65,35 +57,28 @@ def describe(path: str | os.PathLike[str], *, revision: str | None = None) -> di
         OSError: The Hub does not give the repo.
     """
     if Path(path).suffix.lower() == ".zip" and Path(path).expanduser().is_file():
-        from omnimouse.recordings import open_recording
-
-        return describe_recording(open_recording(path))
+        return describe_recording(recordings.open_recording(path))
     source = find(os.fspath(path), HubOptions(revision=revision))
-    folder = source.folder
-    if source.options is not None and not source.is_stored_model:
+    folder, of_hub = source.folder, source.options is not None
+    if of_hub and not source.is_stored_model:
         return _describe_published(source.name, list_files(source), cached_copy(source))
-    if source.options is not None and is_adapter(folder):
-        source.fetch([ADAPTER_WEIGHTS])
-        return {**describe_adapter(folder), "path": source.name}
     if (folder / ADAPTER_CONFIG).is_file():
-        return describe_adapter(folder)
+        if of_hub and is_adapter(folder):
+            source.fetch([ADAPTER_WEIGHTS])
+        return {**describe_adapter(folder), **({"path": source.name} if of_hub else {})}
     if is_run(folder):
         return describe_run(folder)
-    from omnimouse.recordings.formats.dataset_form.dataset_tables import looks_like_dataset, sessions_in
-
     # A recording has a config.json too, so its devices are looked for first.
     parts = ("responses", "screen", "data/videos", "data/images")
     if any((folder / device).is_dir() for device in parts) or looks_like_dataset(folder) or sessions_in(folder):
-        from omnimouse.recordings import open_recording
-
-        return describe_recording(open_recording(folder))
+        return describe_recording(recordings.open_recording(folder))
     if (folder / "config.json").is_file():
         description = {**describe_model(folder), "path": source.name}
-        if source.options is not None:  # a repo's weights are not fetched for this
-            description["n_core_parameters"] = _count_parameters(description["config"])
+        if of_hub:  # a repo's weights are not fetched for this
+            core = empty_core(OmniMouseConfig.from_dict(dict(description["config"])))
+            description["n_core_parameters"] = _count({name: tuple(tensor.shape) for name, tensor in core.items()})
         return description
-    ranks = rank_files(folder)
-    if ranks:
+    if ranks := rank_files(folder):
         return _describe_published(str(path), {file.name: file.stat().st_size for file in ranks.values()}, None)
     found = sorted(entry.name for entry in folder.iterdir())[:8]
     raise ValueError(
@@ -102,37 +87,22 @@ def describe(path: str | os.PathLike[str], *, revision: str | None = None) -> di
     )
 
 
-def describe_recording(recording: Recording) -> dict[str, Any]:
-    """What `omnimouse.recordings.views.overview_text` says, with the windows counted that are scored by default."""
-    from omnimouse import recordings
-
+def describe_recording(recording: recordings.Recording) -> dict[str, Any]:
+    """What `omnimouse.recordings.describe` says, with the windows counted that are scored by default."""
     return {"kind": "recording", **recordings.describe(recording, stride=SCORING_STRIDE)}
 
 
 def describe_model(folder: Path) -> dict[str, Any]:
     """Architecture, number of core parameters and sessions of a stored model, without loading a weight."""
-    weights = folder / "model.safetensors"
-    shapes = _shapes(weights) if weights.is_file() else {}
-    shapes.pop("identity.initial", None)  # kept with the core, but no parameter
-    config = read_mapping(folder / "config.json", "the architecture of a model")
-    n_core_parameters = sum(map(math.prod, shapes.values())) if shapes else None
-    processor = folder / "preprocessor_config.json"
+    weights, processor = folder / "model.safetensors", folder / "preprocessor_config.json"
     return {
         "kind": "model",
         "path": str(folder),
-        "config": config,
-        "n_core_parameters": n_core_parameters,
+        "config": read_mapping(folder / "config.json", "the architecture of a model"),
+        "n_core_parameters": _count(_shapes(weights)) if weights.is_file() else None,
         "processor": read_mapping(processor, "a processor") if processor.is_file() else None,
         "sessions": read_index(folder),
     }
-
-
-def _count_parameters(config: dict[str, Any]) -> int:
-    from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-    from omnimouse.pretrained.published.models import empty_core
-
-    core = empty_core(OmniMouseConfig.from_dict(dict(config)))
-    return sum(tensor.numel() for name, tensor in core.items() if name != "identity.initial")
 
 
 def describe_adapter(folder: Path) -> dict[str, Any]:
@@ -165,6 +135,20 @@ def _describe_published(name: str, sizes: dict[str, int], copy: Path | None) -> 
     }
 
 
+def _count(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Parameters of a core; what new neurons begin at is kept with it, but is no parameter."""
+    return sum(math.prod(shape) for name, shape in shapes.items() if name != "identity.initial")
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors in a safetensors file, from its header."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or download it again") from error
+
+
 def to_text(description: dict[str, Any]) -> str:
     """The description as lines for a terminal."""
     lines = {
@@ -183,24 +167,16 @@ def _recording_lines(d: dict[str, Any]) -> list[str]:
         [name, f"{device['sampling_rate_hz']:.2f} Hz", f"{device['signals']:,}", f"{device['rows']:,}"]
         for name, device in d["devices"].items()
     ]
-    tiers = [
-        [
-            name,
-            str(tier["trials"]),
-            str(tier["conditions"]),
-            f"{tier['seconds'] / 60:.1f}",
-            "-" if tier["windows"] is None else str(tier["windows"]),
-        ]
-        for name, tier in d["tiers"].items()
-    ]
+    tiers = []
+    for name, tier in d["tiers"].items():
+        windows = "-" if tier["windows"] is None else str(tier["windows"])
+        tiers.append([name, str(tier["trials"]), str(tier["conditions"]), f"{tier['seconds'] / 60:.1f}", windows])
     return [
         f"Recording {d['path']}",
         f"  session {d['session_key']} of animal {d['animal_id']}",
         f"  {d['n_neurons']:,} neurons, {d['duration_s'] / 60:.1f} minutes",
         f"  {d['screen']['frames']:,} frames on screen; trials: {trials}",
-        "",
         *_table(["device", "rate", "signals", "samples"], devices),
-        "",
         *_table(["tier", "trials", "stimuli", "minutes", "windows"], tiers),
         f"  (windows: 2 s long, every {d['stride']}th possible one, as scored by default; profile {d['profile']})",
     ]
@@ -220,7 +196,7 @@ def _model_lines(d: dict[str, Any]) -> list[str]:
         f"  {core}; {len(sessions)} session{'s' * (len(sessions) != 1)}",
         *(f"  {name}: {config[name]}" for name in _SIZES if name in config),
         *([f"  processor: {processor_words(d['processor'])}"] if d.get("processor") else []),
-        *(["", *_table(["session", "animal", "neurons", "processor"], rows)] if rows else []),
+        *(_table(["session", "animal", "neurons", "processor"], rows) if rows else []),
     ]
 
 
@@ -232,28 +208,16 @@ def _published_lines(d: dict[str, Any]) -> list[str]:
 
 
 def _adapter_lines(d: dict[str, Any]) -> list[str]:
-    config = d["config"]
-    words = {"processor": processor_words(config.get("processor"))}
-    words |= {name: _words(config.get(name)) for name in ("training", "core_config")}
+    words = dict(d["config"], processor=processor_words(d["config"].get("processor")))
+    for name in ("training", "core_config"):
+        words[name] = ", ".join(f"{field} {value}" for field, value in (words.get(name) or {}).items()) or "not known"
     return [
         f"Session adapter {d['path']}",
-        *(f"  {name}: {words.get(name, value)}" for name, value in {**config, **words}.items()),
+        *(f"  {name}: {value}" for name, value in words.items()),
         *(f"  tensor {name}: {' x '.join(map(str, shape))}" for name, shape in d["tensors"].items()),
     ]
 
 
-def _words(values: dict[str, Any] | None) -> str:
-    return ", ".join(f"{name} {value}" for name, value in (values or {}).items()) or "not known"
-
-
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"  {line}" for line in text_table(header, rows)]
-
-
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors in a safetensors file, from its header."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or download it again") from error
+    """An empty line and a table."""
+    return ["", *(f"  {line}" for line in text_table(header, rows))]

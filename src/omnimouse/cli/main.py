@@ -1,18 +1,17 @@
-"""The command `omnimouse`, from its first moment: nothing is imported before `main` can answer to Ctrl-C.
+"""The command `omnimouse`, from its first moment: little is imported before `main` can answer to Ctrl-C.
 
-`parser.py` has the commands and their options, `command_running.py` runs one.
+`parser.py` has the commands, `running.py` runs one.
 """
 
 from __future__ import annotations
 
 import sys
 
+from omnimouse.cli.starting import EXIT_INTERRUPTED, ending_at_once, leave_in_peace
+
 TYPE_CHECKING = False  # what type checkers take for True, without importing typing
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-EXIT_INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,13 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         after SIGTERM.
     """
     try:
-        from omnimouse.cli.starting import ending_at_once, leave_in_peace
-
-        with ending_at_once(EXIT_INTERRUPTED, enabled=argv is None):
+        with ending_at_once(enabled=argv is None):
+            # Here, because from here on Ctrl-C ends the process at once.
             from omnimouse.cli.running import prepare, run
 
-            args = prepare(sys.argv[1:] if argv is None else list(argv))
-        status = run(args)
+            function, command = prepare(sys.argv[1:] if argv is None else list(argv))
+        status = run(function, command)
         if argv is None:
             leave_in_peace()
         return status

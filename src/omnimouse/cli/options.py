@@ -1,99 +1,141 @@
-"""What commands of several modules have in common."""
+"""Options of commands as fields of dataclasses: a field's name, type and default are those of the option.
+
+Of a command, the docstring is what help says of it, `examples` what stands below the options, and `function` what runs
+it: `module.function` of `cli/commands`, a module that is imported when the command runs and not before. Here and in the
+modules of options, nothing is imported that would make `omnimouse --help` wait.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shlex
-import shutil
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from contextvars import ContextVar
+import dataclasses
+import types
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
-
-from omnimouse.support.files import plain
-
-DEFAULT_CORE = "omnimouse-tiny"
-
-EXIT_ERROR = 2
-"""Exit status when a command could not do what was asked (also argparse's own)."""
-
-_json_output: ContextVar[TextIO | None] = ContextVar("json_output", default=None)
-"""Where JSON goes; standard output, unless that is kept from everything else."""
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 
-class UsageError(Exception):
-    """Wrong usage, which was said on standard error already."""
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors can be caught, for those who asked for JSON."""
-
-    def error(self, message: str) -> NoReturn:
-        """Says what is wrong with the arguments."""
-        self.print_usage(sys.stderr)
-        print(f"{self.prog}: error: {message}", file=sys.stderr)
-        raise UsageError(message)
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Adds `--json`."""
-    parser.add_argument(
-        "--json", action="store_true", help='print one JSON document and nothing else; {"error": ...} after an error'
-    )
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Adds `--device`, and `--cpu`, which is older and the same as `--device cpu`."""
-    parser.add_argument(
-        "--device", metavar="NAME", help="where to compute: cpu, cuda, cuda:1, mps; a GPU if there is one by default"
-    )
-    parser.add_argument("--cpu", action="store_true", help="the same as --device cpu")
-
-
-def hint(*words: str | os.PathLike[str]) -> str:
-    """A command of this program as one can paste it into the shell it was started from, with names quoted.
+def option(help: str, metavar: str | None = None, default: Any = None, *, flag: str | None = None, **more: Any) -> Any:
+    """An option.
 
     Args:
-        words: The command and its arguments, without the program.
+        help: what it is for.
+        metavar: what stands for its value.
+        default: value without it.
+        flag: its name, if not that of the field.
+        more: of `argparse`, where the field's type does not say it: `type`, `action`, `nargs`, `required`.
     """
-    beside = Path(sys.executable).parent / Path("omnimouse").with_suffix(".exe" if os.name == "nt" else "")
-    found = shutil.which("omnimouse")
-    if found is not None and (not beside.exists() or os.path.samefile(found, beside)):
-        program = ["omnimouse"]
-    elif beside.exists():  # an environment that was not activated
-        program = [str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)]
-    else:
-        program = [sys.executable, "-m", "omnimouse"]
-    return shlex.join([*program, *(os.fspath(word) for word in words)])
+    return _field(default, {"help": help, "metavar": metavar, "flag": flag, **more})
 
 
-def print_json(value: Any) -> None:
-    """Prints a value as JSON; NaN and infinity, which it lacks, as null."""
-    print(json.dumps(plain(value), indent=2, allow_nan=False), file=_json_output.get(), flush=True)
+def switch(help: str, default: bool | None = False) -> Any:
+    """An option without a value; one that is on by default is turned off with `--no-...`."""
+    return _field(default, {"help": help})
 
 
-@contextmanager
-def only_json() -> Iterator[None]:
-    """While the block runs, `print_json` alone reaches standard output; prints of libraries go to standard error."""
-    output = sys.stdout
-    try:
-        descriptor = output.fileno()
-    except (OSError, ValueError):  # no file: somebody else's object, which only Python writes to
-        descriptor = None
-    output.flush()
-    saved = None if descriptor is None else os.dup(descriptor)
-    token = _json_output.set(output if saved is None else os.fdopen(saved, "w", encoding="utf-8", closefd=False))
-    try:
-        if descriptor is not None:
-            os.dup2(sys.stderr.fileno(), descriptor)  # what is written by C code, and by child processes
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        _json_output.reset(token)
-        if descriptor is not None and saved is not None:
-            os.dup2(saved, descriptor)
-            os.close(saved)
+def repeated(help: str, metavar: str, *, flag: str) -> Any:
+    """An option that may be given several times."""
+    return _field([], {"help": help, "metavar": metavar, "flag": flag, "action": "append"})
+
+
+def argument(help: str, metavar: str, *, nargs: str | None = None, default: Any = None) -> Any:
+    """A positional argument; with `nargs` "?" or "*" it may be left out."""
+    return _field(default, {"help": help, "metavar": metavar, "nargs": nargs, "positional": True})
+
+
+def _field(default: Any, settings: dict[str, Any]) -> Any:
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=list, metadata=settings)
+    return dataclasses.field(default=default, metadata=settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What all commands have; its subclasses are dataclasses that cannot be changed."""
+
+    function: ClassVar[str]
+    examples: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
+
+    def take(self, *names: str) -> dict[str, Any]:
+        """Some of the options, as arguments of the function that they are named after."""
+        return {name: getattr(self, name) for name in names}
+
+
+class Debugged(Command):
+    """A command of the shell."""
+
+    debug: bool = switch("show the traceback of an error")
+
+
+class WithJson(Debugged):
+    """A command whose result can be read by programs."""
+
+    json: bool = switch('print one JSON document and nothing else; {"error": ...} after an error')
+
+
+class OnDevice(Command):
+    """A command that computes; `--cpu` is older than `--device cpu`, and the same."""
+
+    device: str | None = option("where to compute: cpu, cuda, cuda:1, mps; a GPU if there is one by default", "NAME")
+    cpu: bool = switch("the same as --device cpu")
+
+
+class OnRecording(Command):
+    """A command about one recording."""
+
+    recording: Path = argument("folder of the recording; never written to", "RECORDING")
+
+
+_LAST = ("device", "cpu", "json", "debug")
+"""Options that help names last."""
+
+
+def add_options(parser: argparse.ArgumentParser, command: type[Command]) -> None:
+    """Adds the fields of a command to its parser."""
+    hints = get_type_hints(command)
+    for field in sorted(dataclasses.fields(command), key=lambda field: field.name in _LAST):
+        settings = {**_of_type(hints[field.name], field.default), **field.metadata}
+        settings["default"] = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if settings.pop("positional", False):
+            parser.add_argument(field.name, **settings)
+        else:
+            parser.add_argument(settings.pop("flag", f"--{field.name.replace('_', '-')}"), dest=field.name, **settings)
+
+
+def _of_type(hint: Any, default: Any) -> dict[str, Any]:
+    """What `argparse` has to know of an annotation; text is taken as it is."""
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(kind for kind in get_args(hint) if kind is not type(None))
+    if get_origin(hint) is list:
+        hint = get_args(hint)[0]
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction if default else "store_true"}
+    return {} if hint is str else {"type": hint}
+
+
+def count(text: str) -> int:
+    """A whole number, 1 or more; others are refused here, before anything is loaded."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def names(text: str) -> list[str]:
+    """Names with commas between."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def names_or_all(text: str) -> str | list[str]:
+    """Names with commas between, or all."""
+    return text if text == "all" else names(text)
+
+
+def name_or_none(text: str) -> str | None:
+    """A name; none stands for `None`."""
+    return None if text == "none" else text

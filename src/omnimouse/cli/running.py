@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
 
-from omnimouse.cli.main import EXIT_INTERRUPTED
-from omnimouse.cli.options import EXIT_ERROR, UsageError, only_json, print_json
-from omnimouse.cli.parser import build_parser
-from omnimouse.cli.starting import speaks, wants_json
+from omnimouse.cli.options import Command
+from omnimouse.cli.output import Said, only_json, print_json
+from omnimouse.cli.parser import UsageError, build_parser
+from omnimouse.cli.starting import EXIT_ERROR, EXIT_INTERRUPTED, speaks, wants_json
 
 
-def prepare(argv: Sequence[str]) -> argparse.Namespace:
+def prepare(argv: Sequence[str]) -> tuple[Callable[[Any], Said | None], Command]:
     """Parses arguments, and imports what their command needs.
+
+    Returns:
+        What runs the command, and its options.
 
     Raises:
         SystemExit: Help was asked for (0), or the usage is wrong (2).
     """
-    _escape_what_cannot_be_shown()
+    # Characters that the terminal's code page lacks would cost the whole output.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        args = build_parser().parse_args(argv)
+        options = vars(build_parser().parse_args(argv))
     except UsageError as error:
         if wants_json(argv):
             print_json({"error": str(error)})
         raise SystemExit(EXIT_ERROR) from None
-    for name in args.imports:
-        import_module(name)
+    command = options.pop("command")(**options)
+    module, _, name = command.function.partition(".")
+    function = getattr(import_module(f"omnimouse.cli.commands.{module}"), name)
     _leave_out_bars_of_libraries()
-    return args
+    return function, command
 
 
-def run(args: argparse.Namespace) -> int:
+def run(function: Callable[[Any], Said | None], command: Any) -> int:
     """Runs a command.
 
     With `--json`, standard output gets one JSON document and nothing else, whatever a library prints: what the command
@@ -46,27 +52,31 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit status, as `main` has it.
     """
-    as_json = getattr(args, "json", False)
+    as_json = getattr(command, "json", False)
     with ExitStack() as stack:
         if as_json:
             stack.enter_context(only_json())
         stack.enter_context(warnings.catch_warnings())
         warnings.showwarning = _show_warning
         try:
-            return args.function(args)
+            said = function(command)
+            if said is None:
+                return 0
+            if as_json:
+                print_json(said.data)
+            elif said.text is not None:
+                print(said.text)
+            return said.status
         except KeyboardInterrupt:
             status, message, shown = EXIT_INTERRUPTED, "interrupted", "interrupted"
         except SystemExit as end:  # what a run makes of SIGTERM, once its checkpoint is written
-            status, message, shown = _status(end), "terminated", "terminated"
-        except (ValueError, OSError, ImportError) as error:
-            status, message = EXIT_ERROR, str(error)
-            shown = f"error: {message}"
-            if args.debug:
-                traceback.print_exc()
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+            message = shown = "terminated"
         except Exception as error:
-            status, message = EXIT_ERROR, _unforeseen(error)
+            foreseen = isinstance(error, (ValueError, OSError, ImportError))
+            status, message = EXIT_ERROR, str(error) if foreseen else _unforeseen(error)
             shown = f"error: {message}"
-            if args.debug:
+            if command.debug:
                 traceback.print_exc()
         print(f"omnimouse: {shown}", file=sys.stderr)
         if as_json and speaks():
@@ -74,35 +84,17 @@ def run(args: argparse.Namespace) -> int:
         return status
 
 
-def _status(end: SystemExit) -> int:
-    """The exit status that an exception stands for, as Python has it."""
-    return end.code if isinstance(end.code, int) else int(end.code is not None)
-
-
 def _leave_out_bars_of_libraries() -> None:
     """Hides bars for what takes no time, and in logs those that can only redraw themselves."""
+    # Imported already, or there is nothing to hide: libraries that a command does without are not loaded for this.
     if "transformers" in sys.modules:  # "Loading weights"; it would take the Hub's downloads with it
-        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
-        from transformers.utils.logging import disable_progress_bar
-
-        downloads = not are_progress_bars_disabled()
-        disable_progress_bar()
+        hub = import_module("huggingface_hub.utils.tqdm")
+        downloads = not hub.are_progress_bars_disabled()
+        import_module("transformers.utils.logging").disable_progress_bar()
         if downloads:
-            enable_progress_bars()
-    if "datasets" in sys.modules:
-        from datasets import disable_progress_bars
-
-        from omnimouse.support.progress import writes_lines
-
-        if writes_lines():
-            disable_progress_bars()
-
-
-def _escape_what_cannot_be_shown() -> None:
-    """Has characters that the terminal's code page lacks written as escapes; they would cost the whole output."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            hub.enable_progress_bars()
+    if "datasets" in sys.modules and import_module("omnimouse.support.progress").writes_lines():
+        sys.modules["datasets"].disable_progress_bars()
 
 
 def _unforeseen(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Ctrl-C while a program is starting, and while it ends."""
+"""How the program ends: its exit statuses, and Ctrl-C while it is starting and while it ends."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+EXIT_UNSOUND = 1
+"""Exit status of `check` when a recording has a fatal finding."""
+
+EXIT_ERROR = 2
+"""Exit status when a command could not do what was asked (also argparse's own)."""
+
+EXIT_INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 
 @contextmanager
-def ending_at_once(status: int, *, enabled: bool = True) -> Iterator[None]:
+def ending_at_once(*, enabled: bool = True) -> Iterator[None]:
     """Ctrl-C ends the process while the block runs, without a traceback; there is nothing to save yet.
 
     An exception would not do: it comes up in the middle of some library's import, which may catch it.
 
     Args:
-        status: Exit status of the process.
         enabled: False leaves everything as it is, for callers whose process this is not.
     """
 
@@ -26,7 +34,7 @@ def ending_at_once(status: int, *, enabled: bool = True) -> Iterator[None]:
         os.write(2, b"omnimouse: interrupted\n")
         if wants_json(sys.argv):
             os.write(1, b'{"error": "interrupted"}\n')
-        os._exit(status)
+        os._exit(EXIT_INTERRUPTED)
 
     # Who has another handler, or is no main thread, knows what to do with the signal.
     usual = threading.current_thread() is threading.main_thread() and (

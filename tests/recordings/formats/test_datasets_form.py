@@ -21,7 +21,7 @@ import torch
 from small_models import SMALLEST
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor, evaluate, finetune
-from omnimouse.cli.describe import describe as describe_path
+from omnimouse.cli.describe import describe_path
 from omnimouse.cli.main import main
 from omnimouse.recordings import (
     Recording,

@@ -15,8 +15,7 @@ import torch
 from small_models import SMALLEST
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor, evaluate, finetune, predict
-from omnimouse.cli.describe import describe as describe_path
-from omnimouse.cli.describe import to_text
+from omnimouse.cli.describe import describe_path, to_text
 from omnimouse.recordings import Windows, check_recording, describe, mean_responses, open_recording
 from omnimouse.training.pretraining.corpus_recordings import find_sessions
 from omnimouse.training.pretraining.pretraining_recipe import RecordingsRecipe

@@ -13,8 +13,7 @@ import torch
 from static_folders import IMAGES, KEY, NAME, NEURONS, TIERS, change, image, stored, trials_of, write_static
 
 from omnimouse import OmniMouseModel, OmniMouseProcessor, evaluate, finetune, predict
-from omnimouse.cli.describe import describe as describe_path
-from omnimouse.cli.describe import to_text
+from omnimouse.cli.describe import describe_path, to_text
 from omnimouse.recordings import Windows, check_recording, is_static, mean_responses, open_recording
 from omnimouse.recordings.data.devices import streamed_statistics
 from omnimouse.training.pretraining.corpus_recordings import find_sessions

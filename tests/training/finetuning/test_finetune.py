@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from omnimouse import OmniMouseModel, OmniMouseProcessor, evaluate
-from omnimouse.cli.describe import describe, to_text
+from omnimouse.cli.describe import describe_path, to_text
 from omnimouse.model.masks import TASKS, TRAINING_MASKS
 from omnimouse.training import finetune as finetune_function
 from omnimouse.training.finetuning import loop
@@ -195,7 +195,7 @@ def test_the_processor_of_a_run_is_that_of_its_session(model, recording, tmp_pat
         assert scores.settings["profile"] == "published" and scores.to_dict() == expected.to_dict()
     again = run(loaded, recording, steps=1, output_dir=tmp_path / "run")
     assert again.best_step is not None and loaded.session_processor(key) == own
-    texts = [to_text(describe(tmp_path / name)) for name in ("adapter", "model")]
+    texts = [to_text(describe_path(tmp_path / name)) for name in ("adapter", "model")]
     assert all("profile published, video_mean 100.0" in text for text in texts)
     config = tmp_path / "adapter" / "adapter_config.json"
     content = json.loads(config.read_text())
@@ -203,7 +203,7 @@ def test_the_processor_of_a_run_is_that_of_its_session(model, recording, tmp_pat
     old = OmniMouseModel.from_pretrained(tmp_path / "model")
     old.load_session(tmp_path / "adapter")
     assert old.session_processor(key) == old.processor == OmniMouseProcessor(profile="strict")
-    assert "processor: the model's" in to_text(describe(tmp_path / "adapter"))
+    assert "processor: the model's" in to_text(describe_path(tmp_path / "adapter"))
     config.write_text(json.dumps(content | {"processor": {"profile": "unheard of"}}))
     old.remove_session(key)
     old.load_session(tmp_path / "adapter")
