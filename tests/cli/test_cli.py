@@ -216,7 +216,7 @@ def test_info_knows_recordings_models_and_session_adapters(recording_folder, cor
     n_parameters = model.num_core_parameters()
     assert f"{n_parameters:,} parameters in the core" in run(capsys, "info", core_folder)[1]
     assert key in run(capsys, "info", recording_folder)[1]
-    assert f"{N_NEURONS} x 16" in run(capsys, "info", finetuned / "adapter")[1]
+    assert f"{N_NEURONS} x {SMALLEST['identity_size']}" in run(capsys, "info", finetuned / "adapter")[1]
 
 
 # finetune, evaluate, predict.
