@@ -25,7 +25,7 @@ class Kind:
     expected: str
     do: str
 
-    def __call__(self, path: Path, found: object, **words: object) -> Finding:
+    def __call__(self, path: Path, found: object, /, **words: object) -> Finding:
         field, expected, do = (text.format(**words) if words else text for text in (self.field, self.expected, self.do))
         return Finding(self.severity, str(path), field, expected, str(found), do)
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from omnimouse.recordings.checks.check_times import END_SHARE, SCREEN_SHARE
-from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.checks.kinds import Kind
+from omnimouse.recordings.data.findings import Finding, Findings
 from omnimouse.recordings.data.missing import as_missing
 from omnimouse.recordings.data.plausible import doubt_about_range, doubt_about_start, doubt_about_trials
 from omnimouse.recordings.from_arrays import recording_from_arrays
@@ -32,6 +33,18 @@ from omnimouse.recordings.nwb.unpacked import rows_in_units_of_chunks
 from omnimouse.recordings.nwb_mapping import NwbMapping, as_mapping
 from omnimouse.recordings.recording import Recording, save_recording
 from omnimouse.support.files import expect_no_folder
+
+# fmt: off
+FILLS = Kind("info", "{path}", "NaN where there is no value", "They are read as missing: NaN.")
+VERDICTS = Kind("warning", "{path}", "every region accepted or rejected", "{do}")
+SAME_IDS = Kind("warning", "{path}", "a whole number for each neuron, all different",
+                "The neurons go without ids; restore them if sessions are to be compared.")
+UNSAID = Kind("warning", "{path}", "[samples, neurons], and regions or time stamps that say so",
+              "It looks like [neurons, samples], imported as {n} neurons. {asked}")
+OTHER_REGIONS = Kind("warning", "{path}", "{n}, one a column of {series}",
+                     "Which region is which column is not known: neurons go without ids, and all are imported. "
+                     + CORRECT)
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -156,7 +169,7 @@ def _recording(
     if sources.video is not None:
         frames, index = read_frames(sources.video, mapping.video_transposed, scratch)
         times["video"] = sources.video.times("video")
-    passing = _expect_one_clock(sources, times, where, found)
+    passing = Findings(_doubts_about_clocks(sources, times, where))
     recording = recording_from_arrays(
         responses,
         times=times,
@@ -178,49 +191,41 @@ def _signal(channel: str, series: Series, where: Path, found: Findings) -> np.nd
     """A behaviour channel `[T]`, NaN where numbers such as -9999 stand for no value."""
     stored = series.signal()
     values = as_missing(stored)
-    n_lost = int(np.isnan(values).sum() - (np.isnan(stored).sum() if stored.dtype.kind == "f" else 0))
-    if n_lost:
-        fills = ", ".join(f"{value:g}" for value in np.unique(stored[np.isnan(values) & (stored == stored)])[:3])
-        do = "They are read as missing: NaN."
-        odd = f"{n_lost} of {len(values)} values of {channel} that stand for none ({fills})"
-        found.info(where, series.path, expected="NaN where there is no value", found=odd, do=do)
+    lost = np.isnan(values) & (stored == stored)
+    if lost.any():
+        fills = ", ".join(f"{value:g}" for value in np.unique(stored[lost])[:3])
+        odd = f"{np.count_nonzero(lost)} of {len(values)} values of {channel} that stand for none ({fills})"
+        found.append(FILLS(where, odd, path=series.path))
     return values
 
 
-def _expect_one_clock(sources: NwbSources, times: dict[str, np.ndarray], where: Path, found: Findings) -> Findings:
-    """Compares when devices and trials were with when the responses were.
-
-    Returns:
-        Devices that begin long after, or end long before or after the responses.
+def _doubts_about_clocks(sources: NwbSources, times: dict[str, np.ndarray], where: Path) -> Iterator[Finding]:
+    """Devices that begin long after, or end long before or after the responses.
 
     Raises:
         ValueError: they share no time, or most trials lie elsewhere.
     """
     stamps = times["responses"]
-    start, end = float(stamps[0]), float(stamps[-1])
-    passing = Findings()
+    span = start, end = float(stamps[0]), float(stamps[-1])
     for name, series in sources.devices().items():
-        first, last = float(times[name][0]), float(times[name][-1])
+        own = first, last = float(times[name][0]), float(times[name][-1])
         if first >= end or last <= start:
             raise ValueError(
                 f"{series.path}: from {first:.6g} to {last:.6g} s, but the responses from {start:.6g} to {end:.6g} "
                 f"s, so they share no time: expected one clock for all. {CORRECT} Or leave it out: "
                 "`none` in a mapping."
             )
-        share, own = SCREEN_SHARE if name == "video" else END_SHARE, (first, last)
-        for doubt in (
-            doubt_about_range(name, own, (start, end), series.rate, share=share),
-            doubt_about_start(name, own, (start, end), share=share),
-        ):
+        share = SCREEN_SHARE if name == "video" else END_SHARE
+        late = doubt_about_start(name, own, span, share=share)
+        for doubt in (doubt_about_range(name, own, span, series.rate, share=share), late):
             if doubt is not None:
-                passing.warning(where, series.path, **doubt._asdict())
+                yield Finding("warning", str(where), series.path, *doubt)
     if sources.trials is not None:
         starts, ends = np.array([trial[:2] for trial in sources.trials]).T
         rate = (len(stamps) - 1) / (end - start) if end > start else np.nan
         doubted = doubt_about_trials(starts, ends, start=start, end=end, rate=rate)
         if doubted is not None and doubted[1]:
             raise ValueError(f"{sources.trials_path}: {doubted[0]} {CORRECT} Or go without: `trials: none`.")
-    return passing
 
 
 def _neurons(
@@ -234,13 +239,12 @@ def _neurons(
     times = series.times("responses")
     choice = choose(rois, mapping.rois)
     for what, odd, do in choice.doubts:
-        found.warning(where, what, expected="every region accepted or rejected", found=odd, do=do)
+        found.append(VERDICTS(where, odd, path=what, do=do))
     source = rows_in_units_of_chunks(series.values, scratch / "responses", turned=series.turned, columns=choice.columns)
     ids = rois.ids
     if ids is not None and (ids.dtype.kind not in "iu" or len(np.unique(ids)) < len(ids)):
         odd = f"{len(ids)} ids, {len(np.unique(ids))} of them distinct, of type {ids.dtype}"
-        do = "The neurons go without ids; restore them if sessions are to be compared."
-        found.warning(where, rois.source, expected="a whole number for each neuron, all different", found=odd, do=do)
+        found.append(SAME_IDS(where, odd, path=rois.source))
         ids = None
     if ids is not None and choice.columns is not None:
         ids = ids[choice.columns]
@@ -253,34 +257,22 @@ def _fitting(series: Series, rois: Rois, stated: bool, where: Path, found: Findi
     Raises:
         ValueError: what the file says shows that time is not the first axis, and no mapping states how it is.
     """
-    shape = series.shape
-    n_columns = shape[1] if len(shape) == 2 else 1
+    n_rows, n_columns = series.shape[0], series.shape[1] if len(series.shape) == 2 else 1
     asked = "If so, write `responses_transposed: true` into a mapping, else `responses_transposed: false`."
     swapped = None
     if rois.n not in (None, n_columns):
-        swapped = f"{rois.source} has {rois.n} entries" if rois.n == shape[0] else None
-    elif rois.n is None and series.n_stamps not in (None, shape[0]):
+        swapped = f"{rois.source} has {rois.n} entries" if rois.n == n_rows else None
+    elif rois.n is None and series.n_stamps not in (None, n_rows):
         swapped = f"it has {series.n_stamps} time stamps" if series.n_stamps == n_columns else None
     if swapped and not stated:
         raise ValueError(
-            f"{series.path}: data of {shape[0]} rows and {n_columns} columns, but {swapped}, so its axes look swapped: "
+            f"{series.path}: data of {n_rows} rows and {n_columns} columns, but {swapped}, so its axes look swapped: "
             f"time comes first in NWB. {asked}"
         )
-    if rois.n is None and series.n_stamps is None and shape[0] < n_columns and not stated:
-        found.warning(
-            where,
-            series.path,
-            expected="[samples, neurons], and regions or time stamps that say so",
-            found=f"{shape[0]} rows and {n_columns} columns, and nothing in the file says which of them are neurons",
-            do=f"It looks like [neurons, samples], imported as {n_columns} neurons. {asked}",
-        )
+    if rois.n is None and series.n_stamps is None and n_rows < n_columns and not stated:
+        odd = f"{n_rows} rows and {n_columns} columns, and nothing in the file says which of them are neurons"
+        found.append(UNSAID(where, odd, path=series.path, n=n_columns, asked=asked))
     if rois.n in (None, n_columns):
         return rois
-    found.warning(
-        where,
-        rois.source,
-        expected=f"{n_columns}, one a column of {series.path}",
-        found=f"{rois.n} entries",
-        do=f"Which region is which column is not known: neurons go without ids, and all are imported. {CORRECT}",
-    )
+    found.append(OTHER_REGIONS(where, f"{rois.n} entries", path=rois.source, n=n_columns, series=series.path))
     return Rois()

@@ -60,9 +60,10 @@ def _expect_nwb_2(path: Path, file: Any) -> None:
     stored = child(file, "nwb_version")
     version = text_of(file.attrs.get("nwb_version", stored[()] if is_dataset(stored) else "")).strip()
     version = re.sub(r"^NWB-", "", version, flags=re.IGNORECASE)
-    if re.match(r"2(\D|$)", version):
+    major = re.split(r"\D", version)[0]
+    if major == "2":
         return
-    if re.match(r"[01](\D|$)", version):
+    if major in ("0", "1"):
         raise ValueError(
             f"{path}: NWB {version}, expected NWB 2. Files of NWB 1 have other names, and responses often as [neurons, "
             "samples]: look for the arrays with h5py.File(path).visit(print), pass them, time first, to "
@@ -98,9 +99,9 @@ def attribute(item: Any, name: str, default: float) -> float:
     """
     if name not in item.attrs:
         return default
-    value = np.asarray(item.attrs[name])
-    if value.size == 1 and value.dtype.kind in "fiu" and np.isfinite(value.reshape(-1)[0]):
-        return float(value.reshape(-1)[0])
+    value = np.asarray(item.attrs[name]).reshape(-1)
+    if len(value) == 1 and value.dtype.kind in "fiu" and np.isfinite(value[0]):
+        return float(value[0])
     raise ValueError(f"{path_of(item)}: {name} is {text_of(value)!r}, expected a finite number. Correct the file.")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.plausible import adjoining, identity
+from omnimouse.recordings.formats.arrays.trials import TrialTime
 from omnimouse.recordings.nwb.tables import Table, read_table, tables
 from omnimouse.recordings.nwb_mapping import AUTO, NONE, NwbMapping
 
@@ -16,10 +17,8 @@ TIERS = ("tier", "split")
 CONDITIONS = ("condition_hash", "condition", "condition_id", "stimulus_id", "stim_id", "image_id", "clip_id")
 """Columns that are looked for, the better ones first."""
 
-Trials = list[tuple[float, float, str, str | None]]
 
-
-def read_trials(file: Any, mapping: NwbMapping, where: Path, found: Findings) -> tuple[Trials | None, str]:
+def read_trials(file: Any, mapping: NwbMapping, where: Path, found: Findings) -> tuple[list[TrialTime] | None, str]:
     """Trials as (start, end, tier, condition) in seconds, None for a split into blocks; and the path of their table.
 
     Args:
@@ -43,18 +42,13 @@ def read_trials(file: Any, mapping: NwbMapping, where: Path, found: Findings) ->
         raise ValueError(f"no table of trials at {path!r}; the file has: {have}. Correct `trials` in the mapping.")
     table = read_table(all_tables[path])
     table.path = path
-    column = (
-        mapping.tiers.column
-        if mapping.tiers
-        else next((name for name in TIERS if name in table.columns or name in table.unread), None)
-    )
+    column = mapping.tiers.column if mapping.tiers else table.first(TIERS)
     if column is None:
         if optional:
             return None, ""
         have = ", ".join(table.columns)
         raise ValueError(f"{path}: no column of tiers among {have}; name one as `tiers: {{column: ...}}`.")
-    tiers = _tiers(table, column, mapping)
-    conditions = _conditions(table, mapping, where, found)
+    tiers, conditions = _tiers(table, column, mapping), _conditions(table, mapping, where, found)
     spans = list(zip(table.columns["start_time"], table.columns["stop_time"], tiers, conditions, strict=True))
     named = [(start, end, tier, shared) for start, end, tier, shared in spans if tier is not None]
     timed = [
@@ -73,8 +67,8 @@ def read_trials(file: Any, mapping: NwbMapping, where: Path, found: Findings) ->
     if not timed:
         raise ValueError(f"{path}: none of its {len(spans)} trials has times and a tier in column {column!r}.")
     timed.sort(key=lambda trial: trial[:2])
-    ends = adjoining(np.array([trial[0] for trial in timed]), np.array([trial[1] for trial in timed]))
-    adjoined = zip(timed, ends.tolist(), strict=True)
+    starts, ends = np.array([trial[:2] for trial in timed]).T
+    adjoined = zip(timed, adjoining(starts, ends).tolist(), strict=True)
     return [(start, end, tier, shared) for (start, _, tier, shared), end in adjoined], path
 
 
@@ -107,18 +101,14 @@ def _text(value: object) -> str:
 
 def _conditions(table: Table, mapping: NwbMapping, where: Path, found: Findings) -> list[str | None]:
     """What each trial shows, None where that is not known."""
-    name = mapping.condition
-    if name is None:
-        name = next((each for each in CONDITIONS if each in table.columns or each in table.unread), None)
-        if name in table.unread:
-            found.warning(
-                where,
-                f"{table.path}/{name}",
-                expected="one value a trial, which says which trials show the same",
-                found=f"a column that {table.unread[name]}",
-                do="It is not used, so every trial counts as a stimulus of its own; name another as `condition`.",
-            )
-            name = None
-    if name is None:
-        return [None] * len(table.columns["start_time"])
-    return [identity(value) for value in table.column(name)]
+    name = table.first(CONDITIONS) if mapping.condition is None else mapping.condition
+    if mapping.condition is None and name in table.unread:
+        found.warning(
+            where,
+            f"{table.path}/{name}",
+            expected="one value a trial, which says which trials show the same",
+            found=f"a column that {table.unread[name]}",
+            do="It is not used, so every trial counts as a stimulus of its own; name another as `condition`.",
+        )
+        name = None
+    return [None] * len(table.columns["start_time"]) if name is None else list(map(identity, table.column(name)))

@@ -5,6 +5,7 @@ Shape letters: F displayed frames, K stored frames, H and W their pixels.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,29 @@ import numpy as np
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.data.plausible import doubt_about_pictures
 from omnimouse.recordings.nwb.nwb_file import child, is_dataset, path_of, referred, text_of
-from omnimouse.recordings.nwb.series import ImageStack, Series, check_stored, is_indexed
+from omnimouse.recordings.nwb.series import Converted, Series, check_stored, is_indexed
 from omnimouse.recordings.nwb.unpacked import TILE_BYTES, unpack, unpack_frames
 
 LONGEST_SIDE = 4.0
 """Times that no screen is wider than high, so that one axis must be time."""
+
+
+@dataclass
+class ImageStack:
+    """Images `[K, H, W]` that a file holds one by one."""
+
+    images: list[Any]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.images[0].dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.images), *self.images[0].shape)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return np.stack([np.asarray(image[()]) for image in self.images[part]])
 
 
 def read_frames(series: Series, transposed: bool | None, scratch: Path) -> tuple[Any, np.ndarray | None]:
@@ -31,14 +50,14 @@ def read_frames(series: Series, transposed: bool | None, scratch: Path) -> tuple
     Raises:
         ValueError: frames in other files, of no one size, turned, or an index that counts others than there are.
     """
-    index, shown = None, series
-    images: list[Any] | None = None
+    index, shown, path = None, series, series.path
+    images: ImageStack | None = None
     if is_indexed(series.group):
         index = _index(series)
         target = child(series.group, "indexed_timeseries")
         target = child(series.group, "indexed_images") if target is None else target
         if target is None:
-            raise ValueError(f"{series.path}: it counts images that the file does not have; it names no template.")
+            raise ValueError(f"{path}: it counts images that the file does not have; it names no template.")
         if "data" in target:
             shown = Series(path_of(target), target, child(target, "data"))
         else:
@@ -47,18 +66,21 @@ def read_frames(series: Series, transposed: bool | None, scratch: Path) -> tuple
         raise ValueError(_elsewhere(shown))
     if images is None:
         check_stored(shown.values)
-    frames = shown.array(transposed=bool(transposed)) if images is None else ImageStack(images, bool(transposed))
+        frames = shown.in_units(shown.values, transposed=bool(transposed))
+    else:
+        frames = Converted(images, transposed=bool(transposed))
     if len(frames.shape) == 2 or 0 in frames.shape:
         raise ValueError(f"{shown.path}: frames of shape {frames.shape}, expected [frames, rows, columns].")
-    _expect_pictures(shown.path, frames.shape, transposed)
+    if transposed is None:
+        _expect_pictures(shown.path, frames.shape)
     if index is not None and len(index) and index.max() >= frames.shape[0]:
         raise ValueError(
-            f"{series.path}: it shows image {index.max()}, but {shown.path} has {frames.shape[0]}, counted from 0. "
+            f"{path}: it shows image {index.max()}, but {shown.path} has {frames.shape[0]}, counted from 0. "
             "Correct the file."
         )
     if len(frames.shape) > 3 and frames.shape[3] != 1:
         return frames, index  # in colour: the message is that of all arrays
-    return _read_once(shown, frames, images, index, bool(transposed), scratch)
+    return _read_once(shown, frames, images is not None, index, bool(transposed), scratch)
 
 
 def _index(series: Series) -> np.ndarray:
@@ -83,11 +105,9 @@ def _elsewhere(shown: Series) -> str:
     )
 
 
-def _expect_pictures(path: str, shape: tuple[int, ...], transposed: bool | None) -> None:
-    """Refuses frames whose axes look swapped, unless the mapping states how they lie."""
+def _expect_pictures(path: str, shape: tuple[int, ...]) -> None:
+    """Refuses frames whose axes look swapped, where no mapping states how they lie."""
     rows, columns = shape[1:3]
-    if transposed is not None:
-        return
     if max(rows, columns) > LONGEST_SIDE * min(rows, columns) and len(shape) == 3:
         raise ValueError(
             f"{path}: shape {shape}, expected [frames, rows, columns] of a screen. If time is not the first axis, "
@@ -101,11 +121,11 @@ def _expect_pictures(path: str, shape: tuple[int, ...], transposed: bool | None)
 
 
 def _read_once(
-    shown: Series, frames: Any, images: list[Any] | None, index: np.ndarray | None, transposed: bool, scratch: Path
+    shown: Series, frames: Any, one_by_one: bool, index: np.ndarray | None, transposed: bool, scratch: Path
 ) -> tuple[Any, np.ndarray | None]:
     """The frames that are shown, unpacked where the file has them in chunks or one by one; and their index."""
     band = 1
-    if images is None:
+    if not one_by_one:
         if not shown.values.chunks:
             return frames, index
         band = shown.values.chunks[0]
@@ -116,14 +136,13 @@ def _read_once(
     if wanted is not None and not len(wanted):
         return frames, index
     processor = OmniMouseProcessor()
-    size = processor.frame_height, processor.frame_width
-    small = unpack_frames(frames, band, wanted, scratch / "shown", size)
-    if index is None or wanted is None:
-        return small, index
-    return small, np.where(index < 0, -1, np.searchsorted(wanted, index))
+    small = unpack_frames(frames, band, wanted, scratch / "shown", (processor.frame_height, processor.frame_width))
+    if index is not None and wanted is not None:
+        index = np.where(index < 0, -1, np.searchsorted(wanted, index))
+    return small, index
 
 
-def _ordered_images(group: Any) -> list[Any]:
+def _ordered_images(group: Any) -> ImageStack:
     """The images of a container, in its order."""
     order = child(group, "order_of_images")
     if order is not None:
@@ -136,4 +155,4 @@ def _ordered_images(group: Any) -> list[Any]:
     if len(sizes) != 1 or len(next(iter(sizes))) != 2:
         listed = ", ".join(map(str, sorted(sizes)))
         raise ValueError(f"{path_of(group)}: images of shapes {listed}, expected grey ones of one size.")
-    return images
+    return ImageStack(images)

@@ -35,7 +35,8 @@ _NO_WORDS = (
     "artifact", "artefact", "invalid", "excluded", "exclude", "discard", "discarded", "no", "false", "unsure",
     "undecided", "dendrite",
 )  # fmt: skip
-
+_WORDS: dict[Any, bool] = {**dict.fromkeys(_YES_WORDS, True), **dict.fromkeys(_NO_WORDS, False)}
+_NUMBERS: dict[Any, bool] = {0: False, 1: True, "0": False, "1": True}
 
 ACCEPTED, ALL = "accepted", "all"
 
@@ -116,11 +117,12 @@ def choose(rois: Rois, wanted: str) -> Choice:
     Raises:
         ValueError: none is left, or there is no such column.
     """
+    named = wanted not in (ACCEPTED, ALL)
     if rois.table is None or rois.rows is None:
-        if wanted in (ACCEPTED, ALL):
+        if not named:
             return Choice()
         raise ValueError(f"`rois: {wanted}`: the responses name no table of regions. Leave it out, or write `all`.")
-    named = wanted not in (ACCEPTED, ALL)
+    table = path_of(rois.table)
     names = [wanted] if named else [name for name in rois.table if _plain(name) in (*YES, *NO, *VERDICTS)]
     verdicts: dict[str, np.ndarray] = {}
     doubts: list[tuple[str, str, str]] = []
@@ -128,28 +130,27 @@ def choose(rois: Rois, wanted: str) -> Choice:
         item = child(rois.table, name)
         if item is None and named:
             have = ", ".join(name for name in rois.table if name != "id")
-            raise ValueError(f"`rois: {wanted}`: {path_of(rois.table)} has no such column; it has {have}.")
+            raise ValueError(f"`rois: {wanted}`: {table} has no such column; it has {have}.")
         verdict, odd = _verdict(item, _plain(name), len(rois.table["id"]), named)
         if odd:
-            doubts.append(
-                (path_of(item), odd, "Say which to import in a mapping: `rois: all`, or a column by its name.")
-            )
+            do = "Say which to import in a mapping: `rois: all`, or a column by its name."
+            doubts.append((path_of(item), odd, do))
         if verdict is not None:
             verdicts[name] = verdict[rois.rows]
-    if named and not verdicts:
-        raise ValueError(f"`rois: {wanted}`: {doubts[0][1] if doubts else 'no column of true and false'}.")
     if not verdicts:
+        if named:
+            raise ValueError(f"`rois: {wanted}`: {doubts[0][1] if doubts else 'no column of true and false'}.")
         return Choice(None, _unknown(rois.table), tuple(doubts))
     accepted = np.logical_and.reduce(list(verdicts.values()))
     n, n_kept, by = len(accepted), int(accepted.sum()), ", ".join(verdicts)
+    if n_kept == n:
+        return Choice(None, f"all {n}, as {by} accepts them", tuple(doubts))
     rejected = f"{n - n_kept} of {n} regions are rejected by the lab ({by})"
-    if wanted == ALL or n_kept == n:
-        line = f"all {n}" + (f"; {rejected}" if n_kept < n else f", as {by} accepts them")
-        if n_kept < n:
-            doubts.append((path_of(rois.table), rejected, "They are imported as neurons, as asked for by `rois: all`."))
-        return Choice(None, line, tuple(doubts))
+    if wanted == ALL:
+        doubts.append((table, rejected, "They are imported as neurons, as asked for by `rois: all`."))
+        return Choice(None, f"all {n}; {rejected}", tuple(doubts))
     if not n_kept:
-        raise ValueError(f"{path_of(rois.table)}: {rejected}, so none is left. Import them with `rois: all`.")
+        raise ValueError(f"{table}: {rejected}, so none is left. Import them with `rois: all`.")
     line = f"{n_kept} of {n}, those accepted ({by}); `rois: all` in a mapping, or --rois all, takes the others too"
     return Choice(np.flatnonzero(accepted), line, tuple(doubts))
 
@@ -174,27 +175,18 @@ def _plain(name: str) -> str:
 def _verdict(item: Any, name: str, n: int, named: bool) -> tuple[np.ndarray | None, str]:
     """Which rows a column accepts `[n]`, None where it says nothing of the kind; and what is odd about it."""
     by_name = named or name in (*YES, *NO)  # else it is a column of words, which may be about anything
-    kinds = "fiubSO" if is_dataset(item) and len(item.shape or ()) == 1 else "fiub"
-    if (
-        not is_dataset(item)
-        or len(item.shape or ()) not in (1, 2)
-        or item.shape[0] != n
-        or item.dtype.kind not in kinds
-    ):
+    n_axes = len(item.shape or ()) if is_dataset(item) else 0
+    if n_axes not in (1, 2) or item.shape[0] != n or item.dtype.kind not in ("fiubSO" if n_axes == 1 else "fiub"):
         return None, f"{name} has not one value a region" if by_name else ""
-    values = item[:, 0] if len(item.shape) == 2 else None  # Suite2p's iscell: whether it is one, and how probably
-    meant = decoded(item) if values is None else [None if np.isnan(value) else value for value in values.tolist()]
-    known = [value.strip().lower() if isinstance(value, str) else value for value in meant if value is not None]
-    truth: dict[Any, bool] = {**dict.fromkeys(_YES_WORDS, True), **dict.fromkeys(_NO_WORDS, False)}
-    understood = any(value in truth for value in known)
-    if by_name:
-        truth |= {0: False, 1: True, "0": False, "1": True}
+    if n_axes == 2:  # Suite2p's iscell: whether it is one, and how probably
+        meant = [None if np.isnan(value) else value for value in item[:, 0].tolist()]
+    else:
+        meant = [value.strip().lower() if isinstance(value, str) else value for value in decoded(item)]
+    known = [value for value in meant if value is not None]
+    truth = {**_WORDS, **_NUMBERS} if by_name else _WORDS
     if not known or not all(value in truth for value in known):
         odd = f"{name} holds other values than yes and no, such as {next((v for v in known if v not in truth), 'none')}"
-        return None, odd if by_name or understood else ""
-    if name in NO:
-        truth = {value: not yes for value, yes in truth.items()}
+        return None, odd if by_name or any(value in _WORDS for value in known) else ""
     lost = n - len(known)
     odd = f"{name} has no value for {lost} of {n} regions, which count as rejected" if lost else ""
-    plain = [value.strip().lower() if isinstance(value, str) else value for value in meant]
-    return np.array([value is not None and truth[value] for value in plain]), odd
+    return np.array([value is not None and truth[value] != (name in NO) for value in meant]), odd

@@ -6,7 +6,7 @@ Shape letters: T samples, S signals, K stored frames, H and W their pixels.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ _PART = re.compile(r"(.*)\[\s*(\d+)\s*(,\s*:\s*)?\]")
 _IMAGING = ("TwoPhotonSeries", "OnePhotonSeries")
 
 TIME_UNITS = {
+    **dict.fromkeys(("", "n/a", "n.a.", "na", "none", "unknown", "unspecified"), 1.0),
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
     **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
     **dict.fromkeys(("us", "usec", "\u00b5s", "\u03bcs", "microsecond", "microseconds"), 1e-6),
@@ -26,9 +27,9 @@ TIME_UNITS = {
     **dict.fromkeys(("min", "minute", "minutes"), 60.0),
     **dict.fromkeys(("h", "hour", "hours"), 3600.0),
 }
-"""Unit of time stamps, as files write it -> seconds."""
+"""Unit of time stamps, as files write it or leave it open -> seconds."""
 
-_NO_UNIT = ("", "n/a", "n.a.", "na", "none", "unknown", "unspecified")
+CORRECT = "Correct the file (h5py can), or read it and call recording_from_arrays."
 
 
 def is_indexed(group: Any) -> bool:
@@ -81,12 +82,8 @@ class Series:
             return "video"
         if len(self.shape) in (3, 4):
             return "" if self.kind in _IMAGING or "imaging_plane" in self.group else "video"
-        return "behavior" if len(self.shape) in (1, 2) and self.has_clock and self.shape[0] else ""
-
-    @property
-    def has_clock(self) -> bool:
-        """Whether it has timestamps, or a rate and a start."""
-        return "timestamps" in self.group or "starting_time" in self.group
+        has_clock = "timestamps" in self.group or "starting_time" in self.group
+        return "behavior" if len(self.shape) in (1, 2) and has_clock and self.shape[0] else ""
 
     @property
     def n_stamps(self) -> int | None:
@@ -144,10 +141,6 @@ class Series:
             raise ValueError(f"{path_of(stamps)}: {doubt} {CORRECT}")
         return times
 
-    def array(self, *, transposed: bool = False) -> Any:
-        """Its numbers in their unit, read as they are sliced along time: `[T, S]` or `[T, H, W]`."""
-        return self.in_units(Turned(self.values) if self.turned else self.values, transposed=transposed)
-
     def in_units(self, source: Any, *, columns: np.ndarray | None = None, transposed: bool = False) -> Any:
         """What holds its stored numbers, in their unit and with NaN for what the file says is no value.
 
@@ -195,9 +188,6 @@ class Series:
         return self.in_units(np.asarray(self.values[part]), columns=np.array([column]))[:][:, 0]
 
 
-CORRECT = "Correct the file (h5py can), or read it and call recording_from_arrays."
-
-
 def seconds_of(clock: Any) -> float:
     """Seconds of one unit of a clock's data set.
 
@@ -205,8 +195,6 @@ def seconds_of(clock: Any) -> float:
         ValueError: a unit that is none of time.
     """
     unit = text_of(clock.attrs.get("unit", "")).strip()
-    if unit.lower() in _NO_UNIT:
-        return 1.0
     if unit.lower() not in TIME_UNITS:
         raise ValueError(f"{path_of(clock)}: times in {unit!r}, expected seconds. {CORRECT}")
     return TIME_UNITS[unit.lower()]
@@ -219,30 +207,25 @@ def check_stored(values: Any) -> None:
     """
     if values.is_virtual:
         here = Path(values.file.filename).parent
-        names = {source.file_name for source in values.virtual_sources()} - {"."}
-        gone = sorted(
-            name for name in names if "%b" not in name and not (here / name).exists() and not Path(name).exists()
-        )
+        names = {source.file_name for source in values.virtual_sources() if "%b" not in source.file_name} - {"."}
+        gone = sorted(name for name in names if not (here / name).exists() and not Path(name).exists())
         if gone:
             listed = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
             raise ValueError(
                 f"{path_of(values)}: its values lie in other files, of which {len(gone)} cannot be read ({listed}). "
                 "Put them where they belong."
             )
-        return
-    if values.external or not values.size:
-        return
-    n_chunks, written = 1, int(values.id.get_storage_size() > 0)
-    if values.chunks:
-        n_chunks = int(np.prod([-(-n // c) for n, c in zip(values.shape, values.chunks, strict=True)], dtype=object))
-        written = values.id.get_num_chunks()
-    if written < n_chunks:
-        room = " x ".join(map(str, values.shape))
-        raise ValueError(
-            f"{path_of(values)}: room for {room} values, but only {written} of {n_chunks} "
-            f"parts of it were ever written; the rest reads as {values.fillvalue}. The file was not "
-            "finished: export it again, or read what is there and call recording_from_arrays."
-        )
+    elif not values.external and values.size:
+        n_chunks, written = 1, int(values.id.get_storage_size() > 0)
+        if values.chunks:
+            grid = [-(-n // chunk) for n, chunk in zip(values.shape, values.chunks, strict=True)]
+            n_chunks, written = int(np.prod(grid, dtype=object)), values.id.get_num_chunks()
+        if written < n_chunks:
+            raise ValueError(
+                f"{path_of(values)}: room for {' x '.join(map(str, values.shape))} values, but only {written} of "
+                f"{n_chunks} parts of it were ever written; the rest reads as {values.fillvalue}. The file was not "
+                "finished: export it again, or read what is there and call recording_from_arrays."
+            )
 
 
 def no_values(values: Any) -> tuple[float, ...]:
@@ -286,11 +269,10 @@ class Converted:
     """
 
     source: Any
-    factor: Any
-    offset: float
-    missing: tuple[float, ...]
-    transposed: bool
-    dtype: np.dtype = field(init=False)
+    factor: Any = 1.0
+    offset: float = 0.0
+    missing: tuple[float, ...] = ()
+    transposed: bool = False
 
     def __post_init__(self) -> None:
         stored = np.dtype(self.source.dtype)
@@ -320,29 +302,6 @@ class Converted:
         return block.swapaxes(1, 2) if self.transposed else block
 
 
-@dataclass
-class ImageStack:
-    """Images `[K, H, W]` that a file holds one by one."""
-
-    images: list[Any]
-    transposed: bool = False
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the first image."""
-        return np.dtype(self.images[0].dtype)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(K, H, W)."""
-        size = tuple(self.images[0].shape)
-        return (len(self.images), *(size[::-1] if self.transposed else size))
-
-    def __getitem__(self, part: slice) -> np.ndarray:
-        block = np.stack([np.asarray(image[()]) for image in self.images[part]])
-        return block.swapaxes(1, 2) if self.transposed else block
-
-
 def all_series(file: Any) -> list[Series]:
     """The time series of a file that can be used here, by path; links to a series are not listed again."""
     groups, broken = walk(file)
@@ -363,26 +322,25 @@ def find_series(file: Any, path: str) -> Series:
         ValueError: nothing that can be used is there; the message lists what is.
     """
     match = _PART.fullmatch(path.strip())
-    name, column = (match[1], int(match[2])) if match else (path.strip(), None)
-    turned, name = bool(match and match[3]), name.strip("/")
-    item = child(file, name) if name else None
+    name, column, turned = (match[1], int(match[2]), bool(match[3])) if match else (path.strip(), None, False)
+    name = name.strip("/")
+    item, group, values = child(file, name) if name else None, None, None
     if item is not None and is_dataset(item) and item.shape:
-        return _usable(Series(name, file["/" + name.rpartition("/")[0]], item, column, turned))
-    if item is not None and not is_dataset(item):
+        group, values = file["/" + name.rpartition("/")[0]], item
+    elif item is not None and not is_dataset(item):
         if "data" in item and is_dataset(child(item, "data")):
-            return _usable(Series(name, item, item["data"], column, turned))
-        inner = [key for key in item if not is_dataset(child(item, key)) and "data" in item[key]]
-        if len(inner) == 1 and is_dataset(item[inner[0]]["data"]):
-            return _usable(Series(f"{name}/{inner[0]}", item[inner[0]], item[inner[0]]["data"], column, turned))
-    have = ", ".join(series.path for series in all_series(file)) or "none"
-    raise ValueError(f"no time series at {path!r}; the file has: {have}.{broken_links(file)}")
-
-
-def _usable(series: Series) -> Series:
-    if series.values.shape is None or series.values.dtype.kind not in "fiu" or not series.values.shape:
-        found = f"{series.values.dtype} of shape {series.values.shape}"
-        raise ValueError(f"{series.path}: {found}, expected numbers over time. Name another series.")
-    return series
+            group, values = item, item["data"]
+        else:
+            inner = [key for key in item if not is_dataset(child(item, key)) and "data" in item[key]]
+            if len(inner) == 1 and is_dataset(item[inner[0]]["data"]):
+                name, group, values = f"{name}/{inner[0]}", item[inner[0]], item[inner[0]]["data"]
+    if values is None:
+        have = ", ".join(series.path for series in all_series(file)) or "none"
+        raise ValueError(f"no time series at {path!r}; the file has: {have}.{broken_links(file)}")
+    if not values.shape or values.dtype.kind not in "fiu":
+        found = f"{values.dtype} of shape {values.shape}"
+        raise ValueError(f"{name}: {found}, expected numbers over time. Name another series.")
+    return Series(name, group, values, column, turned)
 
 
 def broken_links(file: Any) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
+from omnimouse.recordings.checks.kinds import listed
 from omnimouse.recordings.data.channel_names import NAMES, plain_name, similar_channels
 from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.formats.arrays.trials import TrialTime
 from omnimouse.recordings.nwb.nwb_file import kind_of, walk
-from omnimouse.recordings.nwb.nwb_trials import Trials, read_trials
+from omnimouse.recordings.nwb.nwb_trials import read_trials
 from omnimouse.recordings.nwb.series import Series, all_series, broken_links, find_series
 from omnimouse.recordings.nwb_mapping import AUTO, NONE, NwbMapping
 
@@ -53,7 +55,7 @@ class NwbSources:
     responses: Series
     behavior: dict[str, Series] = field(default_factory=dict)
     video: Series | None = None
-    trials: Trials | None = None
+    trials: list[TrialTime] | None = None
     trials_path: str = ""
     unused: list[Series] = field(default_factory=list)
 
@@ -63,19 +65,17 @@ class NwbSources:
 
     def lines(self) -> list[str]:
         """One line of text for each."""
-        lines = [f"{'responses':22} {_described(self.responses)}"]
+        said = [("responses", _described(self.responses))]
         for channel in dict.fromkeys((*BEHAVIOR_CHANNELS, *self.behavior)):
             derived = channel == "pupil_size_derivative" and "pupil_size" in self.behavior
             absent = "derived from pupil_size" if derived else "none"
-            described = _described(self.behavior[channel]) if channel in self.behavior else absent
-            lines.append(f"{channel:22} {described}")
-        lines.append(f"{'video':22} {'none' if self.video is None else _described(self.video)}")
-        trials = "none with tiers: blocks of time" if self.trials is None else f"{self.trials_path}, {len(self.trials)}"
-        lines.append(f"{'trials':22} {trials}")
+            said.append((channel, _described(self.behavior[channel]) if channel in self.behavior else absent))
+        blocks = "none with tiers: blocks of time"
+        said.append(("video", "none" if self.video is None else _described(self.video)))
+        said.append(("trials", blocks if self.trials is None else f"{self.trials_path}, {len(self.trials)}"))
         if self.unused:
-            listed = ", ".join(series.path for series in self.unused[:8]) + (", ..." if len(self.unused) > 8 else "")
-            lines.append(f"{'not used':22} {listed}")
-        return lines
+            said.append(("not used", listed([series.path for series in self.unused], 8)))
+        return [f"{name:22} {text}" for name, text in said]
 
 
 def _described(series: Series) -> str:
@@ -145,19 +145,18 @@ def _responses(nwb: Any, series: list[Series], path: str) -> Series:
     deconvolved = [each for each in planes if _DECONVOLVED.search(each.path)]
     if len(deconvolved) == 1:
         return deconvolved[0]
-    listed = "; ".join(map(_described, deconvolved or planes))
-    advice = "Write the one to use into a mapping, such as `responses: {}`, and import with it."
-    if deconvolved:
-        advice = advice.format(deconvolved[0].path)
-        raise ValueError(f"{len(deconvolved)} series of deconvolved responses: {listed}. {advice}")
-    if planes:
+    if not planes:
         raise ValueError(
-            f"no responses that are named as deconvolved, but: {listed}. Models are trained on deconvolved activity. "
-            "If one of these is, or if you want to use it as it is: " + advice.format(planes[0].path)
+            "no RoiResponseSeries, so no responses of neurons. If another series has them, name it in a mapping as "
+            f"`responses: path`; `omnimouse import FILE --list` shows all paths.{broken_links(nwb)}"
         )
+    found, path = "; ".join(map(_described, deconvolved or planes)), (deconvolved or planes)[0].path
+    advice = f"Write the one to use into a mapping, such as `responses: {path}`, and import with it."
+    if deconvolved:
+        raise ValueError(f"{len(deconvolved)} series of deconvolved responses: {found}. {advice}")
     raise ValueError(
-        "no RoiResponseSeries, so no responses of neurons. If another series has them, name it in a mapping as "
-        f"`responses: path`; `omnimouse import FILE --list` shows all paths.{broken_links(nwb)}"
+        f"no responses that are named as deconvolved, but: {found}. Models are trained on deconvolved activity. "
+        f"If one of these is, or if you want to use it as it is: {advice}"
     )
 
 
@@ -174,9 +173,9 @@ def _best(series: list[Series], patterns: tuple[str, ...], what: str) -> Series 
     for pattern in patterns:
         fitting = [each for each in series if re.fullmatch(pattern, _key(each))]
         if len(fitting) > 1:
-            listed = "; ".join(map(_described, fitting))
+            described = "; ".join(map(_described, fitting))
             raise ValueError(
-                f"{len(fitting)} series that may be {what}: {listed}. Write the one to use into a mapping, such as "
+                f"{len(fitting)} series that may be {what}: {described}. Write the one to use into a mapping, such as "
                 f"`behavior: {{{what}: {fitting[0].path}}}` (or `{what}: none`), and import with it."
             )
         if fitting:
@@ -187,19 +186,16 @@ def _best(series: list[Series], patterns: tuple[str, ...], what: str) -> Series 
 def _behavior(nwb: Any, series: list[Series], mapped: dict[str, str]) -> dict[str, Series]:
     found: dict[str, Series] = {}
     signals = [each for each in series if each.role == "behavior"]
-    single = [each for each in signals if len(each.shape) == 1 or 1 in each.shape]
     pairs = [each for each in signals if len(each.shape) == 2 and 1 not in each.shape]
+    single = [each for each in signals if each not in pairs]
     for channel in BEHAVIOR_CHANNELS:
-        if channel in mapped:
-            continue
-        match = _best(single, CHANNEL_NAMES[channel], channel)
+        match = None if channel in mapped else _best(single, CHANNEL_NAMES[channel], channel)
         if match is not None:
             found[channel] = match
     if not {"gaze_x", "gaze_y"} & (found.keys() | mapped.keys()):
         match = _best(pairs, GAZE_NAMES, "gaze_x")
         if match is not None:
-            for column, channel in enumerate(("gaze_x", "gaze_y")):
-                found[channel] = Series(match.path, match.group, match.values, column)
+            found |= {f"gaze_{axis}": replace(match, column=column) for column, axis in enumerate("xy")}
     found |= {channel: find_series(nwb, path) for channel, path in mapped.items() if path != NONE}
     order = [*BEHAVIOR_CHANNELS, *mapped]
     return dict(sorted(found.items(), key=lambda item: order.index(item[0])))
@@ -212,9 +208,9 @@ def _video(nwb: Any, series: list[Series], path: str) -> Series | None:
         return find_series(nwb, path)
     shown = [each for each in series if each.role == "video" and each.path.startswith("stimulus/presentation/")]
     if len(shown) > 1:
-        listed = "; ".join(map(_described, shown))
+        described = "; ".join(map(_described, shown))
         raise ValueError(
-            f"{len(shown)} stimuli were presented: {listed}. A session has one video: write the one to use into a "
+            f"{len(shown)} stimuli were presented: {described}. A session has one video: write the one to use into a "
             f"mapping, such as `video: {shown[0].path}` (or `video: none`), and import with it."
         )
     return shown[0] if shown else None

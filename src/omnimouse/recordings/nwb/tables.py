@@ -43,6 +43,10 @@ class Table:
             raise ValueError(f"{self.path}: no column {name!r}; it has {have}. Correct the mapping.")
         return self.columns[name]
 
+    def first(self, names: tuple[str, ...]) -> str | None:
+        """The first of some names that a column has, readable or not."""
+        return next((name for name in names if name in self.columns or name in self.unread), None)
+
 
 def tables(file: Any) -> dict[str, Any]:
     """The tables of time intervals of a file, path -> group."""
@@ -67,20 +71,19 @@ def read_table(group: Any) -> Table:
         if not is_dataset(item) or item.shape is None or name == "id" or kind_of(item) == "VectorIndex":
             continue
         if any(f"{name}_{end}" in group for end in ("index", "index_index")):
-            table_part = _ragged(group, name, len(start))
+            column = _ragged(group, name, len(start))
         elif item.shape == (len(start),) and _readable(item):
-            table_part = decoded(item)
-            if name in ("start_time", "stop_time"):
-                scale = seconds_of(item)
-                table_part = [None if value is None else value * scale for value in table_part]
+            scale = seconds_of(item) if name in ("start_time", "stop_time") else None
+            column = decoded(item)
+            column = column if scale is None else [None if value is None else value * scale for value in column]
         elif item.shape and item.shape[0] == len(start):
-            table_part = f"has {item.dtype} of shape {item.shape}, not one number or text a row"
+            column = f"has {item.dtype} of shape {item.shape}, not one number or text a row"
         else:
             continue  # such as the labels of a column of codes
-        if isinstance(table_part, str):
-            table.unread[name] = table_part
+        if isinstance(column, str):
+            table.unread[name] = column
         else:
-            table.columns[name] = table_part
+            table.columns[name] = column
     return table
 
 
@@ -98,14 +101,14 @@ def _ragged(group: Any, name: str, n_rows: int) -> list[Any] | str:
     item, index = child(group, name), child(group, f"{name}_index")
     if index.shape != (n_rows,) or index.dtype.kind not in "iu" or len(item.shape) != 1 or not _readable(item):
         return why
-    ends = np.concatenate([[0], np.asarray(index[()], dtype=np.int64)])
-    lengths = np.diff(ends)
-    if (lengths < 0).any() or ends[-1] > len(item):
+    ends = np.asarray(index[()], dtype=np.int64)
+    lengths = np.diff(ends, prepend=0)
+    if (lengths < 0).any() or (n_rows and ends[-1] > len(item)):
         raise ValueError(f"{path_of(index)}: it counts values that {name} does not have. Correct the file.")
     if (lengths > 1).any():
         return f"{why}, up to {lengths.max()}"
     values = decoded(item)
-    return [values[end - 1] if length else None for end, length in zip(ends[1:], lengths, strict=True)]
+    return [values[end - 1] if length else None for end, length in zip(ends, lengths, strict=True)]
 
 
 def decoded(item: Any) -> list[Any]:
@@ -119,40 +122,28 @@ def decoded(item: Any) -> list[Any]:
     """
     check_stored(item)
     stored = item[()]
-    names = _enumeration(item.dtype)
+    names = (item.dtype.metadata or {}).get("enum")
     if names is not None:
-        return [names.get(code) for code in stored.tolist()]
+        labels_of = {code: str(name) for name, code in names.items()}
+        return [labels_of.get(code) for code in stored.tolist()]
     if stored.dtype.kind in "SO":
         return [None if identity(text_of(value)) is None else text_of(value) for value in stored]
     if stored.dtype.kind == "b":
         return stored.tolist()
     if kind_of(item) == "DynamicTableRegion" or "table" in item.attrs:
         return _of_rows(item, stored)
-    labels = _labels(item)
-    if labels is not None:
+    name = next((name for name in _LABELS if name in item.attrs), None)
+    if name is not None:
+        held = item.attrs[name]
+        labels = [text_of(value) for value in np.asarray(held).reshape(-1)]
+        if type(held).__name__ == "Reference":
+            labels = decoded(referred(item, held, name))
         return _of_codes(item, stored, labels, "labels")
     missing = no_value(stored)
     if stored.dtype.kind in "iu" and stored.dtype.itemsize > 1:  # what NaN becomes when it is cast to integers
         limits = np.iinfo(stored.dtype)
         missing = missing | (stored == (limits.min if stored.dtype.kind == "i" else limits.max))
     return [None if lost else value for value, lost in zip(stored.tolist(), missing, strict=True)]
-
-
-def _enumeration(dtype: Any) -> dict[int, str] | None:
-    """Code -> name of an HDF5 enumeration, None for other types."""
-    names = (dtype.metadata or {}).get("enum")
-    return None if names is None else {code: str(name) for name, code in names.items()}
-
-
-def _labels(item: Any) -> list[Any] | None:
-    for name in _LABELS:
-        if name not in item.attrs:
-            continue
-        stored = item.attrs[name]
-        if type(stored).__name__ == "Reference":
-            return decoded(referred(item, stored, name))
-        return [text_of(value) for value in np.asarray(stored).reshape(-1)]
-    return None
 
 
 def _of_codes(item: Any, codes: np.ndarray, labels: list[Any], what: str) -> list[Any]:
@@ -172,10 +163,9 @@ def _of_rows(item: Any, rows: np.ndarray) -> list[Any]:
         raise ValueError(f"{path_of(item)}: rows of another table, but it does not say of which. Correct the file.")
     target = referred(item, item.attrs["table"], "table")
     ids = child(target, "id")
-    columns = [child(target, name) for name in target if name != "id"]
-    single = [column for column in columns if is_dataset(column)]
-    if len(single) == 1 and ids is not None and single[0].shape == ids.shape and _readable(single[0]):
-        return _of_codes(item, rows, decoded(single[0]), f"rows of {path_of(target)}")
     if ids is None:
         raise ValueError(f"{path_of(item)}: the table it points to has no ids. Correct the file.")
-    return _of_codes(item, rows, np.asarray(ids[()]).tolist(), f"rows of {path_of(target)}")
+    single = [column for column in (child(target, name) for name in target if name != "id") if is_dataset(column)]
+    named = len(single) == 1 and single[0].shape == ids.shape and _readable(single[0])
+    labels = decoded(single[0]) if named else np.asarray(ids[()]).tolist()
+    return _of_codes(item, rows, labels, f"rows of {path_of(target)}")
