@@ -3,7 +3,7 @@
 from omnimouse.scaling.curves import Curve, Verdict
 from omnimouse.scaling.fits import PowerLaw, fit_power_law
 from omnimouse.scaling.points import ScalingPoint, collect_points
-from omnimouse.scaling.report import ScalingReport, scaling
+from omnimouse.scaling.scaling_report import ScalingReport, scaling
 
 __all__ = [
     "Curve",

@@ -78,7 +78,7 @@ class _Reader:
         built, missing = {}, []
         for field in dataclasses.fields(kind):
             if field.name in values:
-                value = _complete(field, values[field.name])
+                value = _with_defaults(field, values[field.name])
                 built[field.name] = self.convert(hints[field.name], value, f"{where}.{field.name}")
             elif field.default is field.default_factory is dataclasses.MISSING:
                 missing.append(field.name)
@@ -149,7 +149,7 @@ class _Reader:
             return None
 
 
-def _complete(field: dataclasses.Field[Any], value: Any) -> Any:
+def _with_defaults(field: dataclasses.Field[Any], value: Any) -> Any:
     """Fills what a section leaves out from the section's default, which may differ from those of its type."""
     default = field.default
     if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:

@@ -12,7 +12,7 @@ from typing import Literal
 from omnimouse.support.files import write_json
 from omnimouse.support.validation import is_number, require, require_counts
 from omnimouse.training.pretraining.pretraining_recipe import PretrainingRecipe, load_recipe
-from omnimouse.training.pretraining.train import PretrainingResult, carry_out
+from omnimouse.training.pretraining.train import PretrainingResult, pretrain
 from omnimouse.training.runs.distributed import Processes
 from omnimouse.training.runs.run_folder import RunCheckpoint, RunFolder, alone, newest_whole
 from omnimouse.training.shared.accelerators import start_accelerator
@@ -121,7 +121,7 @@ def anneal(
                     write_json(fork.fork, {"run": str(folder.path.absolute()), "at": step, **asdict(schedule)})
             rate, own = _rate(recipe, schedule, step), replace(recipe, output=str(fork.path))
             last = step + steps
-            results.append(carry_out(own, fork, accelerator, start, rate=rate, last=last, progress=progress))
+            results.append(pretrain(own, fork, accelerator, start, rate=rate, last=last, progress=progress))
     return results
 
 

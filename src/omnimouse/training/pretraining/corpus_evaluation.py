@@ -119,7 +119,7 @@ class CorpusEvaluation:
                 scores = self._score(model, accelerator, key)
                 for row, name in zip(totals, self.masks, strict=True):
                     if name in scores:
-                        values = _numbers(scores[name], model.config.behavior_loss_weight)
+                        values = _averaged(scores[name], model.config.behavior_loss_weight)
                         row += [(0.0, 0.0) if value is None else (value, 1.0) for value in values]
         added = np.reshape(processes.add_numbers(totals.flatten().tolist()), totals.shape).tolist()
         result: dict[str, dict[str, Any]] = {}
@@ -140,7 +140,7 @@ class CorpusEvaluation:
         return {run.task.name: run.finish() for run in runs if run.n_windows}
 
 
-def _numbers(score: TaskScore, behavior_weight: float) -> tuple[float | None, ...]:
+def _averaged(score: TaskScore, behavior_weight: float) -> tuple[float | None, ...]:
     """The numbers of a score that are averaged, in the order of `_KINDS`."""
     terms = [score.response_loss, None if score.behavior_loss is None else behavior_weight * score.behavior_loss]
     known = [term for term in terms if term is not None]

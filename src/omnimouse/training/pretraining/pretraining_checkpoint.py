@@ -130,13 +130,13 @@ def write_model(run: PretrainingRun, checkpoint: RunCheckpoint) -> Path:
     model.update_initial_vectors()
     partial = run.folder.path / f"{PARTIAL}model"
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial, training=_in_words(run, checkpoint.step))
+    model.save_pretrained(partial, training=_recipe_in_words(run, checkpoint.step))
     shutil.rmtree(run.folder.model, ignore_errors=True)
     os.replace(partial, run.folder.model)
     return run.folder.model
 
 
-def _in_words(run: PretrainingRun, step: int) -> dict[str, Any]:
+def _recipe_in_words(run: PretrainingRun, step: int) -> dict[str, Any]:
     """The recipe of a run, for the card of its model."""
     recipe, names = run.recipe, run.masks.names
     return {

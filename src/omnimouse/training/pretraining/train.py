@@ -116,10 +116,10 @@ def train(
             if not resume and processes.is_main:
                 clear_run(folder)
         checkpoint = newest_whole(folder, processes)
-        return carry_out(recipe, folder, accelerator, checkpoint, rate=rate, last=recipe.steps, progress=progress)
+        return pretrain(recipe, folder, accelerator, checkpoint, rate=rate, last=recipe.steps, progress=progress)
 
 
-def carry_out(
+def pretrain(
     recipe: PretrainingRecipe,
     folder: RunFolder,
     accelerator: Accelerator,

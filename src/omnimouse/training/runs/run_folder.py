@@ -233,7 +233,7 @@ def write_checkpoint(
                 (partial / f"process-{processes.rank}.json").write_text(json.dumps(note), encoding="utf-8")
             with processes.together("complete a checkpoint"):
                 if processes.is_main:
-                    _complete(partial, target, processes.count, state)
+                    _gather(partial, target, processes.count, state)
                     steps, sources = folder.checkpoint_steps(), folder.anneal_sources()
                     kept = steps_to_keep(steps, newest=keep_newest, every=keep_every, sources=sources)
                     folder.remove_checkpoints(but=kept)
@@ -244,7 +244,7 @@ def write_checkpoint(
     return target
 
 
-def _complete(partial: Path, target: Path, n_processes: int, state: Mapping[str, Any]) -> None:
+def _gather(partial: Path, target: Path, n_processes: int, state: Mapping[str, Any]) -> None:
     """Gathers what the processes noted, writes `state.json` and renames the folder."""
     gathered: dict[str, dict[str, Any]] = {"files": {}, "windows": {}, "recordings": {}}
     for rank in range(n_processes):

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from omnimouse.scaling.curve_figures import draw_curves
 from omnimouse.scaling.curves import LOSS, Curve, Verdict, judge, make_curves
-from omnimouse.scaling.figures import draw_curves
 from omnimouse.scaling.fits import PowerLaw
 from omnimouse.scaling.points import ScalingPoint, best_points, collect_points
 from omnimouse.support.files import write_json, write_text
