@@ -76,15 +76,15 @@ def test_what_is_wrong_is_told_with_its_place(values, words):
 def test_stored_numbers_are_numbers_and_later_fields_are_left_out():
     assert from_mapping(Rate, {"peak": 1, "later": 2}, where="file", exact=True, ignore_unknown=True) == Rate(1.0)
     for value in ("1", float("nan"), None):
-        with pytest.raises(ValueError, match=r"^file.peak is .*; expected a finite number"):
+        with pytest.raises(ValueError, match=r"^file.peak is .*; expected float, a finite number"):
             from_mapping(Rate, {"peak": value}, where="file", exact=True)
-    with pytest.raises(ValueError, match=r"^file.steps is 1\.0; expected a whole number"):
+    with pytest.raises(ValueError, match=r"^file.steps is 1\.0; expected int, a whole number"):
         from_mapping(Settings, {"steps": 1.0}, where="file", exact=True)
 
 
 def test_a_dataclass_may_refuse_what_its_annotations_do_not_allow():
     check_types(Settings(1))
-    with pytest.raises(ValueError, match=r"^Settings.steps is 'a'; expected a whole number"):
+    with pytest.raises(ValueError, match=r"^Settings.steps is 'a'; expected int, a whole number"):
         check_types(Settings("a"))  # type: ignore[arg-type]
     require_counts(Settings(3), 3, "steps")
     require_counts(Settings(3), 1, "pair", optional="null")

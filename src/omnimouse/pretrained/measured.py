@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnimouse.support.files import plain, read_json, write_json
+from omnimouse.support.validation import check_types, from_mapping
 from omnimouse.support.version import __version__
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ RESPONSE_METRIC = "single-trial correlation, mean over neurons"
 
 SETTINGS = ("stride", "include_blanks", "max_windows", "profile", "tier_in_training")
 """What of the settings of an evaluation a number is stored with."""
-
-_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
 
 
 def behavior_metric(group: str) -> str:
@@ -83,14 +82,7 @@ class MeasuredScore:
     tier_in_training: str | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, kind = getattr(self, field.name), str(field.type)
-            if value is None and kind.endswith("| None"):
-                continue
-            kind = kind.removesuffix(" | None")
-            fits = isinstance(value, _KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
-            if not fits or (isinstance(value, float) and not math.isfinite(value)):
-                raise ValueError(f"MeasuredScore.{field.name} is {value!r}; expected {field.type}, and finite.")
+        check_types(self)
 
     @property
     def identity(self) -> tuple[str, str, str, str]:
@@ -192,17 +184,13 @@ def read_scores(folder: Path) -> list[MeasuredScore]:
     content = read_json(path, "a list of measured scores")
     if not isinstance(content, list):
         raise ValueError(f"{path} should hold a list of measured scores, but holds a {type(content).__name__}.")
-    known = {field.name for field in fields(MeasuredScore)}
-    needed = [field.name for field in fields(MeasuredScore) if field.default is MISSING]
     scores = []
     for number, entry in enumerate(content):
-        missing = [name for name in needed if name not in entry] if isinstance(entry, dict) else needed
-        if missing:
-            raise ValueError(f"{path}: entry {number} lacks {', '.join(missing)}. Delete it, or the file.")
+        where, fields = f"{path}: entry {number}", entry if isinstance(entry, dict) else {}
         try:
-            scores.append(MeasuredScore(**{name: value for name, value in entry.items() if name in known}))
+            scores.append(from_mapping(MeasuredScore, fields, where=where, exact=True, ignore_unknown=True))
         except ValueError as error:
-            raise ValueError(f"{path}: entry {number}: {error} Delete it, or the file.") from None
+            raise ValueError(f"{error} Or delete the entry, or the file.") from None
     return scores
 
 

@@ -16,6 +16,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 T = TypeVar("T")
 
 _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a mapping"}
+_EXACTLY = {
+    bool: "bool, true or false",
+    int: "int, a whole number",
+    float: "float, a finite number",
+    str: "str, text",
+    dict: "a mapping",
+}
 
 
 def from_mapping(
@@ -95,7 +102,8 @@ class _Reader:
             return value if isinstance(value, hint) else self.build(hint, value, where)
         if origin in (Union, types.UnionType):
             return self._either(arguments, value, where)
-        expected = _EXPECTED.get(dict if origin is Mapping else origin or hint, str(hint))
+        words = _EXACTLY if self.exact else _EXPECTED
+        expected = words.get(dict if origin is Mapping else origin or hint, str(hint))
         if origin is Literal:
             # YAML reads an unquoted no as False.
             value = "no" if value is False and "no" in arguments else value
@@ -118,7 +126,6 @@ class _Reader:
             number = self._number(hint, value)
             if number is not None:
                 return number
-            expected = "a finite number" if hint is float and self.exact else expected
         raise ValueError(f"{where} is {value!r}; expected {expected}.")
 
     def _either(self, options: Sequence[Any], value: Any, where: str) -> Any:
