@@ -21,7 +21,7 @@ from omnimouse.cli import demo
 from omnimouse.cli.main import main
 from omnimouse.cli.output import hint
 from omnimouse.cli.parser import build_parser
-from omnimouse.corpus.downloading import download
+from omnimouse.corpus.downloading import download_sessions
 from omnimouse.evaluation import Predictions, evaluate, predict
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import open_recording
@@ -124,7 +124,7 @@ def test_wrong_usage_exits_with_2(argv, capsys):
         (["finetune", "f", "--output", "o"], finetune, {"core", "json", "output_dir", "revision"}),
         (["train", "r.yaml"], train, {"json", "overrides"}),
         (["anneal", "r", "--at", "1"], anneal, {"json", "overrides"}),
-        (["download", "k", "--output", "o"], download, {"collections", "dry_run", "json"}),
+        (["download", "k", "--output", "o"], download_sessions, {"collections", "dry_run", "json"}),
         (["evaluate", "f"], evaluate, {"core", "session_adapter", "output", "cpu", "json", "revision"}),
         (
             ["predict", "f", "--task", "t", "--output", "o.npz"],

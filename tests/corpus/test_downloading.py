@@ -19,7 +19,7 @@ from omnimouse import open_recording, simulate_recording
 from omnimouse.cli.main import main
 from omnimouse.corpus import download_plan, downloading
 from omnimouse.corpus.download_plan import WORK_FOLDER, plan_download, size_text
-from omnimouse.corpus.downloading import download
+from omnimouse.corpus.downloading import download_sessions
 from omnimouse.corpus.manifest import (
     CORPUS_REPO,
     choose_sessions,
@@ -102,7 +102,7 @@ def publish(hub, tars: dict[str, bytes | Path], **options):
 
 
 def get(what, folder, **options):
-    return download(what, folder, progress=False, **options)
+    return download_sessions(what, folder, progress=False, **options)
 
 
 # Choosing and listing.

@@ -96,7 +96,7 @@ def plan_download(
 ) -> DownloadPlan:
     """Finds out what a download would fetch, and how much space it needs; nothing is fetched or written.
 
-    Arguments and errors are those of `download`; a lack of space is no error here.
+    Arguments and errors are those of `download_sessions`; a lack of space is no error here.
     """
     folder = Path(folder).expanduser().absolute()
     _check_folder(folder)

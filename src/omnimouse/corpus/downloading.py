@@ -14,10 +14,10 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, hf_hub_url
@@ -27,6 +27,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
     get_session,
     hf_raise_for_status,
 )
+from tqdm.auto import tqdm
 
 from omnimouse.corpus.download_plan import (
     WORK_FOLDER,
@@ -87,7 +88,7 @@ class _Unusable(ValueError):
     """A tar that was fetched whole and is of no use."""
 
 
-def download(
+def download_sessions(
     what: str | int | Iterable[str],
     folder: str | os.PathLike[str],
     *,
@@ -131,21 +132,19 @@ def download(
 
 
 def carry_out(plan: DownloadPlan, *, token: str | bool | None = None, progress: bool = True) -> DownloadResult:
-    """Downloads what was planned; arguments, result and errors are those of `download`."""
+    """Downloads what was planned; arguments, result and errors are those of `download_sessions`."""
     if plan.sessions and plan.needed_bytes > plan.free_bytes:
         raise OSError(
             f"{len(plan.sessions)} sessions need {size_text(plan.needed_bytes)} in {plan.folder}, and only "
             f"{size_text(plan.free_bytes)} are free. Free some space, ask for fewer sessions or use fewer workers."
         )
     failed, done = dict(plan.blocked), dict[str, Path]()
-    job = _Job(plan, hub_api(token))
-    if plan.sessions:
-        with _work_folder(plan.folder), progress_bar(
-            total=plan.n_bytes, initial=plan.fetched_bytes, desc="downloading", unit="B", unit_scale=True,
-            shown=progress,
-        ) as bar:  # fmt: skip
-            job.bar = bar
-            _run(job, done, failed)
+    with _work_folder(plan.folder) if plan.sessions else nullcontext(), progress_bar(
+        total=plan.n_bytes, initial=plan.fetched_bytes, desc="downloading", unit="B", unit_scale=True,
+        shown=progress and bool(plan.sessions),
+    ) as bar:  # fmt: skip
+        job = _Job(plan, hub_api(token), bar)
+        _run(job, done, failed)
     return DownloadResult(
         repo=plan.repo,
         commit=plan.commit,
@@ -160,7 +159,7 @@ def carry_out(plan: DownloadPlan, *, token: str | bool | None = None, progress: 
 def _run(job: _Job, done: dict[str, Path], failed: dict[str, str]) -> None:
     """Downloads all sessions of a plan; an error that the others would meet as well ends it."""
     with ThreadPoolExecutor(job.plan.workers, thread_name_prefix="omnimouse-download") as pool:
-        waiting: dict[Future[Path], str] = {pool.submit(job.download, s): s.name for s in job.plan.sessions}
+        waiting: dict[Future[Path], str] = {pool.submit(job.bring, s): s.name for s in job.plan.sessions}
         try:
             while waiting:
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
@@ -203,11 +202,9 @@ def _concerns_all(error: BaseException) -> bool:
 class _Job:
     """A download that is going on, in several threads."""
 
-    def __init__(self, plan: DownloadPlan, api: HfApi):
-        self.plan = plan
-        self.api = api
+    def __init__(self, plan: DownloadPlan, api: HfApi, bar: tqdm) -> None:
+        self.plan, self.api, self.bar = plan, api, bar
         self.stop = threading.Event()
-        self.bar: Any = None
         self.n_bytes = 0
         self._lock = threading.Lock()
 
@@ -215,7 +212,7 @@ class _Job:
         if self.stop.is_set():
             raise _Stopped
 
-    def download(self, session: RemoteSession) -> Path:
+    def bring(self, session: RemoteSession) -> Path:
         """Makes the folder of one session."""
         self.check_stop()
         tar, target = tar_place(self.plan.folder, session), self.plan.folder / session.name
@@ -276,7 +273,7 @@ class _Job:
                 "again to fetch it anew"
             )
 
-    def _transfer(self, session: RemoteSession, file: Any, start: int) -> None:
+    def _transfer(self, session: RemoteSession, file: BinaryIO, start: int) -> None:
         """Appends what is missing of a tar to its file."""
         url = hf_hub_url(
             self.plan.repo, session.path, repo_type="dataset", revision=self.plan.commit, endpoint=self.api.endpoint

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import csv
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from omnimouse.model.session_names import matches_glob, same_animal, short_key
 from omnimouse.support.files import read_mapping
+from omnimouse.support.validation import from_mapping
 
 _FOLDER = Path(__file__).parent
 
@@ -57,28 +59,27 @@ class CorpusSession:
     genotype: str | None
 
 
+_FIELDS = {
+    "session_key": "published_key",
+    "original_hz": "scan_rate_hz",
+    "response_hz": "response_rate_hz",
+    "n_timestamps": "n_samples",
+    "eye_hz": "eye_rate_hz",
+    "treadmill_hz": "treadmill_rate_hz",
+}
+"""Columns of the manifest that have another name here."""
+
+
 @cache
 def corpus_sessions() -> tuple[CorpusSession, ...]:
     """Returns the 333 sessions of the manifest, in its order; read once."""
     with (_FOLDER / "corpus_manifest.csv").open(encoding="utf-8", newline="") as file:
-        return tuple(
-            CorpusSession(
-                key=short_key(row["session_key"]),
-                published_key=row["session_key"],
-                animal_id=row["animal_id"],
-                n_neurons=int(row["n_neurons"]),
-                scan_rate_hz=int(row["original_hz"]),
-                response_rate_hz=int(row["response_hz"]),
-                n_samples=int(row["n_timestamps"]),
-                duration_s=float(row["duration_s"]),
-                eye_rate_hz=int(row["eye_hz"]),
-                treadmill_rate_hz=int(row["treadmill_hz"]),
-                modalities=tuple(row["modalities"].split("|")),
-                sex=row["sex"] or None,
-                genotype=row["genotype"] or None,
-            )
-            for row in csv.DictReader(file)
-        )
+        rows: list[dict[str, Any]] = [
+            {_FIELDS.get(name, name): text or None for name, text in row.items()} for row in csv.DictReader(file)
+        ]
+    for row in rows:
+        row |= {"key": short_key(row["published_key"]), "modalities": row["modalities"].split("|")}
+    return tuple(from_mapping(CorpusSession, row, where="the manifest", ignore_unknown=True) for row in rows)
 
 
 def collection_names() -> tuple[str, ...]:
@@ -96,10 +97,9 @@ def collection(name: str) -> tuple[str, ...]:
         ValueError: no such collection; those there are, are listed.
     """
     if name not in _collections():
-        close = difflib.get_close_matches(str(name), collection_names(), n=1)
+        meant = _meant(str(name), collection_names())
         raise ValueError(
-            f"There is no collection {name!r} of sessions{f'; did you mean {close[0]}?' if close else '.'} "
-            f"There are {', '.join(collection_names())}."
+            f"There is no collection {name!r} of sessions{meant} There are {', '.join(collection_names())}."
         )
     return _collections()[name]
 
@@ -136,11 +136,10 @@ def choose_sessions(what: str | Iterable[str], keys: Iterable[str], where: str) 
         found = [key for key in keys if key in names or short_key(key) in names]
         found = found or [key for key in keys if matches_glob(key, name)]
         if not found:
-            close = difflib.get_close_matches(name, [*collection_names(), *map(short_key, keys)], n=1)
+            meant = _meant(name, [*collection_names(), *map(short_key, keys)])
             raise ValueError(
-                f"{where} has no session {name!r}, and there is no collection of that name"
-                f"{f'; did you mean {close[0]}?' if close else '.'} `omnimouse list` shows the sessions of the corpus; "
-                f"collections are {', '.join(collection_names())}."
+                f"{where} has no session {name!r}, and there is no collection of that name{meant} `omnimouse list` "
+                f"shows the sessions of the corpus; collections are {', '.join(collection_names())}."
             )
         chosen.update(dict.fromkeys(found))
     return list(chosen), list(missing)
@@ -182,6 +181,12 @@ def filter_sessions(
         and (max_neurons is None or session.n_neurons <= max_neurons)
         and {name.lower() for name in session.modalities}.issuperset(modalities)
     ]
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """The end of a sentence about a name that is not known."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else "."
 
 
 @cache
