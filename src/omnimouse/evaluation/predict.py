@@ -5,6 +5,7 @@ Shape letters: W windows, L target samples, Q target neurons, C behaviour channe
 
 from __future__ import annotations
 
+import html
 import os
 import warnings
 import zipfile
@@ -23,6 +24,7 @@ from omnimouse.recordings.pooling import response_scale
 from omnimouse.support.compute_devices import Device, resolve_device
 from omnimouse.support.files import atomic_path
 from omnimouse.support.outputs import check_output
+from omnimouse.support.text_tables import html_table
 
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
@@ -75,9 +77,18 @@ class Predictions:
 
     def __repr__(self) -> str:
         """Names and shapes; the numbers themselves would fill screens."""
-        arrays = ((f.name, getattr(self, f.name)) for f in fields(self))
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays if isinstance(array, np.ndarray))
-        return f"<Predictions of {self.task} for session {self.session_key}, tier {self.tier}: {shapes}>"
+        shapes = "\n".join(f"  {name} {shape}" for name, shape in self._shapes())
+        return f"Predictions of {self.task} for session {self.session_key}, tier {self.tier}:\n{shapes}"
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        rows = [[name, shape] for name, shape in self._shapes()]
+        title = f"Predictions of {self.task} for session {self.session_key}, tier {self.tier}"
+        return f"<p>{html.escape(title)}</p>{html_table(['array', 'shape'], rows)}"
+
+    def _shapes(self) -> list[tuple[str, str]]:
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        return [(name, str(list(array.shape))) for name, array in arrays.items() if isinstance(array, np.ndarray)]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything that is not None to an `.npz` file, atomically and without pickles. Returns the path."""

@@ -5,17 +5,21 @@ Shape letters: Q target neurons of the task.
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from omnimouse.support.files import atomic_path, plain, read_mapping
-from omnimouse.support.text_tables import text_table
+from omnimouse.support.files import plain, read_mapping, write_text
+from omnimouse.support.text_tables import html_table, text_table
+
+ROWS_SHOWN, NOTES_SHOWN, NOTE_SHOWN = 12, 6, 240
+"""Tasks, remarks, and characters of a remark, that scores show when they are not asked for their table."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +145,25 @@ class Scores:
     core_sha256: str | None = None
     session_sha256: str | None = None
 
-    def __repr__(self) -> str:
-        """The table, for whoever prints scores or ends a notebook's cell with them."""
+    def __str__(self) -> str:
         return self.table()
+
+    def __repr__(self) -> str:
+        """The table, without what would be many lines."""
+        header, rows = self.rows()
+        notes = [note for note in self.remarks() if len(note) <= NOTE_SHOWN][:NOTES_SHOWN]
+        lines = [self._title(), *text_table(header, rows[:ROWS_SHOWN], rule=True), *notes]
+        hidden = {"tasks": len(rows) - len(rows[:ROWS_SHOWN]), "remarks": len(self.remarks()) - len(notes)}
+        more = " and ".join(f"{count} more {what}" for what, count in hidden.items() if count)
+        return "\n".join([*lines, *([f"({more}: see .table())"] if more else [])])
+
+    def _repr_html_(self) -> str:
+        """The table and its remarks, for notebooks."""
+        remarks = "".join(f"<li>{html.escape(remark)}</li>" for remark in self.remarks())
+        return f"<p>{html.escape(self._title())}</p>{html_table(*self.rows())}<ul>{remarks}</ul>"
+
+    def _title(self) -> str:
+        return f"{self.session_key}: tier {self.tier}, {self.n_neurons} neurons"
 
     def __getitem__(self, task: str) -> TaskScore:
         if task not in self.tasks:
@@ -158,26 +178,15 @@ class Scores:
         rows = []
         for name, task in self.tasks.items():
             held, mean = task.baselines.get("last_visible_value"), task.baselines.get("training_mean")
-            fraction = task.fraction_of_ceiling
-            rows.append(
-                [
-                    name,
-                    str(task.n_windows),
-                    number(task.score),
-                    number(held.score if held else None),
-                    number(task.ceiling.score if task.ceiling else None),
-                    "-" if fraction is None else f"{round(100 * fraction)}%",
-                    number(task.response_loss),
-                    number(mean.response_loss if mean else None),
-                    *(number(task.behavior_groups.get(group)) for group in groups),
-                ]
-            )
+            scores = [number(part.score if part else None) for part in (task, held, task.ceiling)]
+            losses = [number(part.response_loss if part else None) for part in (task, mean)]
+            decoded = [number(task.behavior_groups.get(group)) for group in groups]
+            rows.append([name, str(task.n_windows), *scores, percent(task.fraction_of_ceiling), *losses, *decoded])
         return header + groups, rows
 
     def table(self) -> str:
         """The scores as a text table, with remarks below it."""
-        title = f"{self.session_key}: tier {self.tier}, {self.n_neurons} neurons"
-        return "\n".join([title, *text_table(*self.rows(), rule=True), *self.remarks()])
+        return "\n".join([self._title(), *text_table(*self.rows(), rule=True), *self.remarks()])
 
     def remarks(self) -> list[str]:
         """Everything a reader of the table must know: windows and tasks left out, missing baselines."""
@@ -222,31 +231,29 @@ class Scores:
 
     def save(self, path: str | os.PathLike[str], *, per_neuron: bool = True) -> Path:
         """Write the scores as JSON, atomically (a temporary file is renamed). Returns the path."""
-        text = json.dumps(self.to_dict(per_neuron=per_neuron), indent=2, allow_nan=False) + "\n"
-        with atomic_path(Path(path)) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(Path(path), json.dumps(self.to_dict(per_neuron=per_neuron), indent=2, allow_nan=False) + "\n")
         return Path(path)
 
 
 def _task_from_dict(content: dict[str, Any]) -> TaskScore:
     """The inverse of `_task_dict`; what follows from other fields is left out."""
-
-    def arrays(part: dict[str, Any]) -> dict[str, Any]:
-        return {k: np.array(v, dtype=np.float64) if k == "per_neuron" and v is not None else v for k, v in part.items()}
-
-    task = arrays({k: v for k, v in content.items() if k not in ("median", "fraction_of_ceiling")})
+    task = _arrays({name: value for name, value in content.items() if name not in ("median", "fraction_of_ceiling")})
     if task.get("neuron_index") is not None:
         task["neuron_index"] = np.array(task["neuron_index"], dtype=np.int64)
     for name in ("behavior", "behavior_groups"):
         task[name] = _with_nan(content[name])
-    task["baselines"] = {k: None if v is None else Baseline(**arrays(v)) for k, v in content["baselines"].items()}
+    task["baselines"] = {k: None if v is None else Baseline(**_arrays(v)) for k, v in content["baselines"].items()}
     if content["ceilings"] is not None:
         # Per neuron is left out of short files; a ceiling without it still bounds the mean.
-        task["ceilings"] = {
-            k: Ceiling(**{"per_neuron": np.empty(0), **_with_nan(arrays(v))}) for k, v in content["ceilings"].items()
-        }
-    task["notes"] = tuple(content.get("notes", ()))
-    return TaskScore(**task)
+        parts = {k: {"per_neuron": np.empty(0), **_with_nan(_arrays(v))} for k, v in content["ceilings"].items()}
+        task["ceilings"] = {name: Ceiling(**part) for name, part in parts.items()}
+    return TaskScore(**{**task, "notes": tuple(content.get("notes", ()))})
+
+
+def _arrays(part: dict[str, Any]) -> dict[str, Any]:
+    """Fields with the correlations of neurons as an array."""
+    found = part.get("per_neuron")
+    return part if found is None else part | {"per_neuron": np.array(found, dtype=np.float64)}
 
 
 def _with_nan(numbers: dict[str, Any]) -> dict[str, Any]:
@@ -255,18 +262,23 @@ def _with_nan(numbers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _task_dict(task: TaskScore, per_neuron: bool) -> dict[str, Any]:
-    def part(value: Baseline | Ceiling | None) -> dict[str, Any] | None:
-        if value is None:
-            return None
-        return {k: plain(v) for k, v in vars(value).items() if per_neuron or k != "per_neuron"}
+    def part(value: Any) -> dict[str, Any] | None:
+        hidden = () if per_neuron else ("per_neuron", "neuron_index")
+        return None if value is None else {k: plain(v) for k, v in vars(value).items() if k not in hidden}
 
-    hidden = set() if per_neuron else {"per_neuron", "neuron_index"}
-    result = {key: plain(value) for key, value in vars(task).items() if key not in hidden | {"baselines", "ceilings"}}
-    result["median"] = plain(task.median)
-    result["fraction_of_ceiling"] = plain(task.fraction_of_ceiling)
-    result["baselines"] = {name: part(value) for name, value in task.baselines.items()}
-    result["ceilings"] = None if task.ceilings is None else {k: part(v) for k, v in task.ceilings.items()}
-    return result
+    whole = part(replace(task, baselines={}, ceilings=None)) or {}
+    del whole["baselines"], whole["ceilings"]
+    return whole | {
+        "median": plain(task.median),
+        "fraction_of_ceiling": plain(task.fraction_of_ceiling),
+        "baselines": {name: part(value) for name, value in task.baselines.items()},
+        "ceilings": None if task.ceilings is None else {name: part(value) for name, value in task.ceilings.items()},
+    }
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction for a table, "-" for None."""
+    return "-" if fraction is None else f"{round(100 * fraction)}%"
 
 
 def number(value: float | None) -> str:

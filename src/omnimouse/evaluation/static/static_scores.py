@@ -5,6 +5,7 @@ Shape letters: N neurons.
 
 from __future__ import annotations
 
+import html
 import json
 import os
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from omnimouse.evaluation.static.static_metrics import (
     mean_with_zeros,
 )
 from omnimouse.support.files import plain, read_mapping, write_text
-from omnimouse.support.text_tables import text_table
+from omnimouse.support.text_tables import html_table, text_table
 
 _ARRAYS = ("single_trial_per_neuron", "to_average_per_neuron", "fev_per_neuron", "feve_per_neuron")
 
@@ -79,28 +80,36 @@ class StaticScores:
     def __str__(self) -> str:
         return self.table()
 
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The table and its remarks, for notebooks."""
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        return f"<p>{html.escape(self._title())}</p>{html_table(*self._rows())}<ul>{notes}</ul>"
+
     def table(self) -> str:
         """The scores as a text table, with remarks below it."""
+        return "\n".join([self._title(), *text_table(*self._rows(), rule=True), *self.notes])
+
+    def _title(self) -> str:
+        images = "" if self.n_images is None else f" of {self.n_images} images"
+        of = f"tier {self.tier}, task {self.task}, {self.n_neurons} neurons, {self.n_trials} trials{images}"
+        return f"{self.session_key}: {of}"
+
+    def _rows(self) -> tuple[list[str], list[list[str]]]:
         kept = None
         if self.feve_per_neuron is not None and self.fev_per_neuron is not None:
             kept = self.feve_per_neuron[self.fev_per_neuron >= FEV_THRESHOLD]
+        metrics: dict[str, tuple[float | None, np.ndarray | None, int]] = {
+            "single-trial correlation": (self.single_trial, self.single_trial_per_neuron, self.n_neurons),
+            "correlation to average": (self.to_average, self.to_average_per_neuron, self.n_neurons),
+            f"FEVE (FEV >= {FEV_THRESHOLD})": (self.feve, kept, self.n_feve_neurons),
+        }
         rows = [
-            self._row("single-trial correlation", self.single_trial, self.single_trial_per_neuron, self.n_neurons),
-            self._row("correlation to average", self.to_average, self.to_average_per_neuron, self.n_neurons),
-            self._row(f"FEVE (FEV >= {FEV_THRESHOLD})", self.feve, kept, self.n_feve_neurons),
+            [name, number(mean), number(None if values is None else median(values)), "-" if mean is None else str(n)]
+            for name, (mean, values, n) in metrics.items()
         ]
-        images = "" if self.n_images is None else f" of {self.n_images} images"
-        title = (
-            f"{self.session_key}: tier {self.tier}, task {self.task}, {self.n_neurons} neurons, "
-            f"{self.n_trials} trials{images}"
-        )
-        lines = text_table(["metric", "score", "median", "neurons"], rows, rule=True)
-        return "\n".join([title, *lines, *self.notes])
-
-    @staticmethod
-    def _row(name: str, score: float | None, per_neuron: np.ndarray | None, n: int) -> tuple[str, str, str, str]:
-        middle = None if per_neuron is None else median(per_neuron)
-        return name, number(score), number(middle), "-" if score is None else str(n)
+        return ["metric", "score", "median", "neurons"], rows
 
     def to_dict(self, *, per_neuron: bool = True) -> dict[str, Any]:
         """The scores as plain dicts, lists, numbers and strings; NaN becomes None.

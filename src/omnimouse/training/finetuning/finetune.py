@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from omnimouse.recordings import Recording
 from omnimouse.support.compute_devices import Device, resolve_device
 from omnimouse.support.outputs import check_output
 from omnimouse.support.progress import say
+from omnimouse.support.text_tables import html_table
 from omnimouse.support.version import __version__
 from omnimouse.training.finetuning.finetune_checkpoint import (
     Checkpoint,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FinetuneResult:
     """What a fine-tune leaves, besides the weights in the model.
 
@@ -59,16 +60,40 @@ class FinetuneResult:
     """
 
     session: str
-    history: list[dict[str, Any]] = field(repr=False)
+    history: list[dict[str, Any]]
     best_step: int
     best_validation_loss: float | None
     initial_validation_loss: float | None
     stopped_early: bool
     resumed_from: int | None
-    left_out_masks: dict[str, str] = field(repr=False)
+    left_out_masks: dict[str, str]
     output_dir: Path | None
     seconds: float
     tiers: TrainingTiers
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {value}" for name, value in self._summary())
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        return html_table(["fine-tune", ""], self._summary())
+
+    def _summary(self) -> list[tuple[str, str]]:
+        losses = (self.initial_validation_loss, self.best_validation_loss)
+        before, after = ("-" if loss is None else f"{loss:.4f}" for loss in losses)
+        early = ", stopped early" if self.stopped_early else ""
+        resumed = "" if self.resumed_from is None else f", resumed from {self.resumed_from}"
+        held_out = f" ({len(self.tiers.held_out)} trials)" if self.tiers.held_out else ""
+        return [
+            ("session", self.session),
+            ("steps", f"{len(self.history)}{early}{resumed}, the weights of step {self.best_step} kept"),
+            ("validation loss", f"{before} before, {after} of these weights"),
+            ("trained on", ", ".join(self.tiers.train)),
+            ("selected on", f"{self.tiers.validation or 'nothing'}{held_out}"),
+            ("masks left out", str(len(self.left_out_masks))),
+            ("output", str(self.output_dir or "-")),
+            ("seconds", f"{self.seconds:.0f}"),
+        ]
 
 
 def finetune(

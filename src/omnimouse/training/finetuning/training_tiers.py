@@ -41,7 +41,7 @@ class TrainingTiers:
     recording: Recording = field(repr=False)
     train: tuple[str, ...]
     validation: str | None
-    held_out: tuple[int, ...] = ()
+    held_out: tuple[int, ...] = field(default=(), repr=False)
 
     def warn_of_overlap(self, before: Mapping[str, Any] | None) -> None:
         """Warns that the weights a run begins at were trained on the trials that it selects on.
