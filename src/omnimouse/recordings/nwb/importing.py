@@ -77,7 +77,7 @@ def nwb_entries(file: str | os.PathLike[str]) -> list[NwbEntry]:
     path = Path(file).expanduser()
     with open_nwb(path) as nwb, _named(path):
         entries = [
-            NwbEntry(series.path, series.role, series.kind, series.shape, series.rate, series.unit)
+            NwbEntry(series.path, series.role, kind_of(series.group), series.shape, series.rate, series.unit)
             for series in all_series(nwb)
         ]
         for name, group in tables(nwb).items():

@@ -92,11 +92,7 @@ def name_in(file: Any, path: str) -> str:
 
 
 def attribute(item: Any, name: str, default: float) -> float:
-    """A number among the attributes of something.
-
-    Raises:
-        ValueError: it is none, or not finite.
-    """
+    """A number among the attributes of something; one that is none, or not finite, is refused."""
     if name not in item.attrs:
         return default
     value = np.asarray(item.attrs[name]).reshape(-1)
@@ -121,11 +117,7 @@ def path_of(item: Any) -> str:
 
 
 def child(group: Any, name: str) -> Any:
-    """What a group has under a name, links followed; None where there is nothing.
-
-    Raises:
-        ValueError: a link that leads nowhere.
-    """
+    """What a group has under a name, None where there is nothing; a link that leads nowhere raises ValueError."""
     link = group.get(name, getlink=True)
     if link is None:
         return None
@@ -145,11 +137,7 @@ def _dangling(link: Any) -> str:
 
 
 def referred(item: Any, reference: Any, what: str) -> Any:
-    """What an object reference of an item points to.
-
-    Raises:
-        ValueError: it points to nothing.
-    """
+    """What an object reference of an item points to; refused where it points to nothing."""
     try:
         return item.file[reference]
     except (ValueError, KeyError, TypeError, OSError, RuntimeError):

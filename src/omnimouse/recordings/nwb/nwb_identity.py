@@ -19,12 +19,7 @@ def identity_of(file: Any, path: Path, session_key: str | None, animal_id: str |
     The animal is the `subject_id`, without a "sub-" before it; else what follows "sub-" in the session's name, the
     file's or its folder's; else what the session key names. The session is the animal and the `session_id`, or what
     follows "ses-" in these names, or when it began. Characters that no file name should have become "_".
-
-    Args:
-        file: the open file.
-        path: where it lies.
-        session_key: as a mapping has it, None for what the file says.
-        animal_id: the same.
+    A `session_key` or an `animal_id` of a mapping goes before what the file says.
     """
     subject, session = name_in(file, "general/subject/subject_id"), name_in(file, "general/session_id")
     animal, by = re.sub(r"^sub-", "", subject, flags=re.IGNORECASE), "subject_id"

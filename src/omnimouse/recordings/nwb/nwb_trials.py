@@ -21,11 +21,7 @@ CONDITIONS = ("condition_hash", "condition", "condition_id", "stimulus_id", "sti
 def read_trials(file: Any, mapping: NwbMapping, where: Path, found: Findings) -> tuple[list[TrialTime] | None, str]:
     """Trials as (start, end, tier, condition) in seconds, None for a split into blocks; and the path of their table.
 
-    Args:
-        file: the open file.
-        mapping: which table and columns; what it leaves open is looked for.
-        where: the file's path, for findings.
-        found: takes what is noteworthy about single trials.
+    What the mapping leaves open is looked for. What is noteworthy about single trials is found, under `where`.
 
     Raises:
         ValueError: what the mapping names is not there, or tiers are numbers whose meaning nobody says.

@@ -43,44 +43,26 @@ ACCEPTED, ALL = "accepted", "all"
 
 @dataclass(frozen=True)
 class Rois:
-    """The regions that the columns of a response series are.
+    """The regions that the columns of a response series are."""
 
-    Attributes:
-        n: how many the file names, None where it names none.
-        source: what names them.
-        ids: `[n]` their identities, None where there are no unique ones.
-        table: their table, None where the file does not say which it is.
-        rows: `[n]` their rows of it.
-    """
-
-    n: int | None = None
-    source: str = ""
-    ids: np.ndarray | None = None
-    table: Any = None
-    rows: np.ndarray | None = None
+    n: int | None = None  # how many the file names, None where it names none
+    source: str = ""  # what names them
+    ids: np.ndarray | None = None  # `[n]` identities
+    table: Any = None  # None where the file does not say which it is
+    rows: np.ndarray | None = None  # `[n]` of the table
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which columns are imported.
+    """Which columns are imported."""
 
-    Attributes:
-        columns: their numbers, None for all.
-        line: what is said about it, "" where nothing is to be said.
-        doubts: (what of it, what was found, what to do) each.
-    """
-
-    columns: np.ndarray | None = None
-    line: str = ""
-    doubts: tuple[tuple[str, str, str], ...] = ()
+    columns: np.ndarray | None = None  # their numbers, None for all
+    line: str = ""  # what is said about it
+    doubts: tuple[tuple[str, str, str], ...] = ()  # what of it, what was found, what to do
 
 
 def read_rois(file: Any, series: Series) -> Rois:
-    """Reads which regions the columns of a series are.
-
-    Raises:
-        ValueError: references that lead nowhere, or to rows that their table does not have.
-    """
+    """Which regions the columns of a series are; references to rows that no table has are refused."""
     for name in ("rois", "electrodes"):
         region = child(series.group, name)
         if is_dataset(region) and region.shape is not None and len(region.shape) == 1 and region.dtype.kind in "iu":
@@ -108,11 +90,7 @@ def _of_region(region: Any) -> Rois:
 
 
 def choose(rois: Rois, wanted: str) -> Choice:
-    """Which of the regions to import.
-
-    Args:
-        rois: the regions, one a column of the responses.
-        wanted: "accepted", "all", or the name of a column of the table that is true for those to import.
+    """Which of the regions to import: "accepted", "all", or those for which a column of their table is true.
 
     Raises:
         ValueError: none is left, or there is no such column.

@@ -39,26 +39,13 @@ def is_indexed(group: Any) -> bool:
 
 @dataclass
 class Series:
-    """A data set and the group that has its clock.
+    """A data set and the group that has its clock."""
 
-    Attributes:
-        path: where it is, as messages and mappings write it.
-        group: its time series.
-        values: its numbers, time along the first axis.
-        column: which column is meant, None for all.
-        turned: whether time is the second axis of the stored numbers.
-    """
-
-    path: str
+    path: str  # as messages and mappings write it
     group: Any
     values: Any
-    column: int | None = None
-    turned: bool = False
-
-    @property
-    def kind(self) -> str:
-        """The series' `neurodata_type`."""
-        return kind_of(self.group)
+    column: int | None = None  # the one that is meant, None for all
+    turned: bool = False  # whether time is the second axis of the stored numbers
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -76,12 +63,12 @@ class Series:
         """What it can be used as: "responses", "video", "behavior", or "" for nothing here."""
         if self.values.dtype.kind not in "fiu":
             return ""
-        if "rois" in self.group or self.kind == "RoiResponseSeries":
+        if "rois" in self.group or kind_of(self.group) == "RoiResponseSeries":
             return "responses"
         if is_indexed(self.group) or "external_file" in self.group:
             return "video"
         if len(self.shape) in (3, 4):
-            return "" if self.kind in _IMAGING or "imaging_plane" in self.group else "video"
+            return "" if kind_of(self.group) in _IMAGING or "imaging_plane" in self.group else "video"
         has_clock = "timestamps" in self.group or "starting_time" in self.group
         return "behavior" if len(self.shape) in (1, 2) and has_clock and self.shape[0] else ""
 
@@ -104,10 +91,7 @@ class Series:
         return (stamps.shape[0] - 1) / seconds if seconds > 0 else None
 
     def times(self, kind: str = "behavior") -> np.ndarray:
-        """Seconds of its samples, float64 `[T]`.
-
-        Args:
-            kind: what it is the clock of: "responses", "behavior" or "video".
+        """Seconds of its samples, float64 `[T]`; `kind` says what of: "responses", "behavior" or "video".
 
         Raises:
             ValueError: neither timestamps nor a rate, not as many as samples, or none that can be seconds.
@@ -148,9 +132,6 @@ class Series:
             source: sliced along time, `[T]`, `[T, S]` or `[T, H, W]`.
             columns: which signals `source` has, None for all.
             transposed: whether to swap the last two axes.
-
-        Raises:
-            ValueError: factors that are no numbers.
         """
         factor: Any = attribute(self.values, "conversion", 1.0)
         offset = attribute(self.values, "offset", 0.0)
@@ -189,11 +170,7 @@ class Series:
 
 
 def seconds_of(clock: Any) -> float:
-    """Seconds of one unit of a clock's data set.
-
-    Raises:
-        ValueError: a unit that is none of time.
-    """
+    """Seconds of one unit of a clock's data set; a unit that is none of time is refused."""
     unit = text_of(clock.attrs.get("unit", "")).strip()
     if unit.lower() not in TIME_UNITS:
         raise ValueError(f"{path_of(clock)}: times in {unit!r}, expected seconds. {CORRECT}")
@@ -258,21 +235,13 @@ class Turned:
 
 @dataclass
 class Converted:
-    """Numbers times their factor plus their offset, NaN where one is written for no value; a vector is one column.
+    """Numbers times their factor plus their offset, NaN where one is written for no value; a vector is one column."""
 
-    Attributes:
-        source: sliced along time.
-        factor: one for all, or one for each signal `[S]`.
-        offset: added to all.
-        missing: stored numbers that stand for no value.
-        transposed: whether the last two axes are swapped.
-    """
-
-    source: Any
-    factor: Any = 1.0
+    source: Any  # sliced along time
+    factor: Any = 1.0  # one for all, or one for each signal `[S]`
     offset: float = 0.0
-    missing: tuple[float, ...] = ()
-    transposed: bool = False
+    missing: tuple[float, ...] = ()  # stored numbers that stand for no value
+    transposed: bool = False  # whether the last two axes are swapped
 
     def __post_init__(self) -> None:
         stored = np.dtype(self.source.dtype)

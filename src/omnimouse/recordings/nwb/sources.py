@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +41,14 @@ _NO_SPEED = re.compile(
 
 @dataclass
 class NwbSources:
-    """What of an open NWB file a recording is made of.
-
-    Attributes:
-        responses: the neurons.
-        behavior: channel -> series.
-        video: what was shown, None for nothing.
-        trials: (start, end, tier, condition) each, None for a split into blocks.
-        trials_path: their table, "" for none.
-        unused: series of behaviour that are not used.
-    """
+    """What of an open NWB file a recording is made of."""
 
     responses: Series
-    behavior: dict[str, Series] = field(default_factory=dict)
-    video: Series | None = None
-    trials: list[TrialTime] | None = None
-    trials_path: str = ""
-    unused: list[Series] = field(default_factory=list)
+    behavior: dict[str, Series]  # by channel
+    video: Series | None
+    trials: list[TrialTime] | None  # None for a split into blocks
+    trials_path: str
+    unused: list[Series]  # of behaviour
 
     def devices(self) -> dict[str, Series]:
         """Everything but the responses that has a clock: channels, and "video" where it was shown."""
@@ -86,13 +77,7 @@ def _described(series: Series) -> str:
 
 
 def find_sources(nwb: Any, mapping: NwbMapping, where: Path, found: Findings) -> NwbSources:
-    """Finds in an open NWB file what a mapping names, and by itself what it leaves open.
-
-    Args:
-        nwb: the open file.
-        mapping: what is what.
-        where: the file's path, for findings.
-        found: takes what is noteworthy.
+    """Finds in an open NWB file what a mapping names, and by itself what it leaves open; findings name `where`.
 
     Raises:
         ValueError: nothing, or more than one thing, that could be meant.

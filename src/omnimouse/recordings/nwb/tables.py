@@ -18,24 +18,14 @@ _LABELS = ("elements", "categories", "levels")
 
 @dataclass
 class Table:
-    """A table's columns.
-
-    Attributes:
-        path: where it is.
-        columns: name -> one value a row: a number, a text, a truth value, or None where it is missing.
-        unread: name -> why a column has not one value a row.
-    """
+    """A table's columns: numbers, texts and truth values, None where one is missing."""
 
     path: str
     columns: dict[str, list[Any]] = field(default_factory=dict)
-    unread: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)  # name -> why a column has not one value a row
 
     def column(self, name: str) -> list[Any]:
-        """A column by its name.
-
-        Raises:
-            ValueError: there is none, or it has not one value a row.
-        """
+        """A column by its name; refused where there is none, or it has not one value a row."""
         if name in self.unread:
             raise ValueError(f"{self.path}: column {name!r} {self.unread[name]}. Name another column in the mapping.")
         if name not in self.columns:

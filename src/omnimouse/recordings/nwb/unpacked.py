@@ -8,7 +8,7 @@ frames, S signals, K stored frames, H and W their pixels.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,9 @@ FRAMES_AT_ONCE = 32
 
 @dataclass
 class Unpacked:
-    """An array `[T, ...]` in pieces that have all of time and a part of the other axes.
+    """An array `[T, ...]` in pieces that have all of time and a part of the other axes."""
 
-    Attributes:
-        blocks: the other axes' parts, and memory maps `[T, ...]` of them.
-        shape: of the whole.
-        dtype: of all.
-    """
-
-    blocks: list[tuple[tuple[slice, ...], np.ndarray]]
+    blocks: Sequence[tuple[tuple[slice, ...], np.ndarray]]  # the other axes' parts, and memory maps `[T, ...]` of them
     shape: tuple[int, ...]
     dtype: np.dtype
 
@@ -51,16 +45,13 @@ class Unpacked:
 
 
 def unpack(values: Any, file: Path, *, turned: bool = False, columns: np.ndarray | None = None) -> Unpacked:
-    """Reads a data set, every chunk once, into a new file.
+    """Reads a data set, every chunk once, into a new file, bit for bit.
 
     Args:
         values: `[T, ...]`, or `[S, T]` if `turned`.
         file: scratch file of the size of what is kept.
         turned: whether time is the second of two axes.
         columns: increasing numbers of the signals to keep, None for all.
-
-    Returns:
-        The array `[T, ...]`, bit for bit.
     """
     shape = values.shape[::-1] if turned else values.shape
     chunks = values.chunks or (1, *shape[1:])
@@ -69,7 +60,11 @@ def unpack(values: Any, file: Path, *, turned: bool = False, columns: np.ndarray
     places: list[tuple[tuple[slice, ...], tuple[int, ...], int]] = []
     n_columns, offset = 0, 0
     with file.open("wb") as sink:
-        for where in _parts(shape[1:], tile[1:]):
+        spans = (
+            [slice(low, min(low + step, n)) for low in range(0, n, step)]
+            for n, step in zip(shape[1:], tile[1:], strict=True)
+        )
+        for where in itertools.product(*spans):
             kept: Any = slice(None)
             place = where
             if columns is not None:
@@ -87,12 +82,11 @@ def unpack(values: Any, file: Path, *, turned: bool = False, columns: np.ndarray
             size = (shape[0], *(part.stop - part.start for part in place))
             places.append((place, size, offset))
             offset += int(np.prod(size)) * values.dtype.itemsize
-    blocks: list[tuple[tuple[slice, ...], np.ndarray]] = [
+    blocks = [
         (place, np.memmap(file, dtype=values.dtype, mode="r", offset=start, shape=size))
         for place, size, start in places
     ]
-    shape = tuple(shape) if columns is None else (shape[0], len(columns))
-    return Unpacked(blocks, shape, np.dtype(values.dtype))
+    return Unpacked(blocks, tuple(shape) if columns is None else (shape[0], len(columns)), np.dtype(values.dtype))
 
 
 def _tile(shape: Sequence[int], chunks: Sequence[int], item_bytes: int) -> list[int]:
@@ -110,12 +104,6 @@ def _tile(shape: Sequence[int], chunks: Sequence[int], item_bytes: int) -> list[
     return tile
 
 
-def _parts(shape: Sequence[int], tile: Sequence[int]) -> Iterator[tuple[slice, ...]]:
-    yield from itertools.product(
-        *([slice(low, min(low + step, n)) for low in range(0, n, step)] for n, step in zip(shape, tile, strict=True))
-    )
-
-
 def unpack_frames(frames: Any, band: int, shown: np.ndarray | None, file: Path, size: tuple[int, int]) -> Unpacked:
     """Reads stored frames that are shown, band by band of whole chunks, at the size that windows have.
 
@@ -125,12 +113,10 @@ def unpack_frames(frames: Any, band: int, shown: np.ndarray | None, file: Path, 
         shown: increasing numbers of the frames to keep, None for all.
         file: scratch file.
         size: height and width. Frames of this size keep their type; others are averaged over areas, float32.
-
-    Returns:
-        The kept frames, in order.
     """
     n_frames, height, width = frames.shape[:3]
-    dtype = np.dtype(frames.dtype) if (height, width) == size else np.dtype(np.float32)
+    kept = (height, width) == size
+    dtype = np.dtype(frames.dtype) if kept else np.dtype(np.float32)
     wanted = np.arange(n_frames) if shown is None else shown
     frame_bytes = max(1, height * width * np.dtype(frames.dtype).itemsize)
     step = band * max(1, TILE_BYTES // (band * frame_bytes))
@@ -144,7 +130,7 @@ def unpack_frames(frames: Any, band: int, shown: np.ndarray | None, file: Path, 
             block = block.reshape(len(block), height, width)
             for start in range(0, len(block), FRAMES_AT_ONCE):
                 part = block[start : start + FRAMES_AT_ONCE]
-                (part if dtype == block.dtype and (height, width) == size else area_resize(part, *size)).tofile(sink)
+                (part if kept and dtype == block.dtype else area_resize(part, *size)).tofile(sink)
     shape = (len(wanted), *size)
     return Unpacked([((slice(None), slice(None)), np.memmap(file, dtype=dtype, mode="r", shape=shape))], shape, dtype)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,7 @@ class Shared:
 class ArrayDevice(Shared, SequenceDevice):
     """A sampled device over an array that somebody else holds.
 
-    Attributes:
-        fills: numbers that stand for no value in it. They are read as NaN, as are infinite and masked values.
+    Numbers that stand for no value in it are read as NaN, as are infinite and masked values.
     """
 
     fills: tuple[float, ...] = field(default=(), kw_only=True)
@@ -121,21 +120,14 @@ def _sampled_fills(array: Any) -> tuple[float, ...]:
 
 @dataclass
 class ArrayScreen(Shared, Screen):
-    """What was shown, from one array of frames.
+    """What was shown, from one array of frames."""
 
-    Attributes:
-        frames: `[K, H, W]`, sliced along its first axis only.
-        index: `[F]`, which stored frame each displayed frame is, negative for a blank; None where each is its own.
-        levels: stored values of black and white.
-        levels_given: whether somebody said so.
-        blank: grey level (0-255) of a blank.
-    """
-
-    frames: Any = field(kw_only=True)
-    index: np.ndarray | None = field(kw_only=True)
-    levels: tuple[float, float] = field(kw_only=True)
-    levels_given: bool = field(default=False, kw_only=True)
-    blank: float = field(kw_only=True)
+    _: KW_ONLY
+    frames: Any  # `[K, H, W]`, sliced along its first axis only
+    index: np.ndarray  # `[F]`, which stored frame each displayed frame is, negative for a blank
+    levels: tuple[float, float]  # stored values of black and white
+    levels_given: bool  # whether somebody said so
+    blank: float  # grey level (0-255) of a blank
 
     def frames_at(self, times: np.ndarray, *, height: int, width: int) -> np.ndarray:
         """Frames on screen at increasing `times` `[T']`: grey levels `[T', height, width]`, float32."""
@@ -146,8 +138,7 @@ class ArrayScreen(Shared, Screen):
 
     def _pictures(self, shown: np.ndarray, height: int, width: int) -> np.ndarray:
         """Displayed frames by their numbers."""
-        stored = shown if self.index is None else self.index[shown]
-        rows, where = np.unique(stored, return_inverse=True)
+        rows, where = np.unique(self.index[shown], return_inverse=True)
         images = np.full((len(rows), height, width), self.blank, dtype=np.float32)
         visible = np.flatnonzero(rows >= 0)
         # Runs of consecutive rows are read together: datasets on disk are slow at picking single rows.

@@ -51,15 +51,7 @@ class Movie:
 def array_screen(
     movie: Movie, timing: Timing, reference: Clock, trials: Sequence[TrialTime], folder: Path, findings: Findings
 ) -> ArrayScreen:
-    """The screen of frames `[K, H, W]`.
-
-    Args:
-        movie: what was shown.
-        timing: rates and times, as given.
-        reference: clock of the responses.
-        trials: of the recording.
-        folder: what messages name.
-        findings: doubts go here.
+    """The screen of frames `[K, H, W]`; `reference` is the clock of the responses, `folder` what findings name.
 
     Raises:
         ValueError: no grey frames with time first, or an index, times or a range that do not fit them.

@@ -26,12 +26,8 @@ def behavior_devices(
 ) -> tuple[SequenceDevice, SequenceDevice]:
     """Eye tracker and treadmill: running speed is the treadmill's, everything else the eye tracker's.
 
-    Args:
-        channels: of `named_channels`.
-        timing: rates and times, as given.
-        reference: clock of the responses.
-        where: what findings name.
-        findings: what is derived, and what is read as missing, goes here.
+    For `channels` see `named_channels`; `reference` is the clock of the responses. What is derived, and what is read as
+    missing, is found, under `where`.
     """
     signals: dict[str, tuple[np.ndarray, Clock]] = {}
     for name, (given, values) in channels.items():

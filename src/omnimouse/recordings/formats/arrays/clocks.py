@@ -29,21 +29,13 @@ MOST_EMPTY = 100
 
 @dataclass(frozen=True)
 class Clock:
-    """When samples were taken.
+    """When samples were taken."""
 
-    Attributes:
-        start: seconds of the first sample.
-        rate: Hz.
-        n: samples of the regular clock.
-        rows: int64 `[n]`, the stored row that each sample holds, -1 for none; None where they are the same.
-        times: seconds as given, None for a regular clock.
-    """
-
-    start: float
-    rate: float
-    n: int
-    rows: np.ndarray | None = None
-    times: np.ndarray | None = None
+    start: float  # seconds of the first sample
+    rate: float  # Hz
+    n: int  # samples of the regular clock
+    rows: np.ndarray | None = None  # int64 `[n]`, the stored row of each sample, -1 for none; None: they are the same
+    times: np.ndarray | None = None  # seconds as given, None for a regular clock
 
     @property
     def end(self) -> float:
@@ -73,11 +65,7 @@ class Timing:
     def check_names(self, signals: Mapping[str, tuple[str, Any]]) -> None:
         """Refuses rates and times under names that nothing has, which would otherwise count for nothing.
 
-        Args:
-            signals: channel -> the name it was given under, and its values.
-
-        Raises:
-            ValueError: a name of no array. What was not recorded may be named: one mapping then serves many recordings.
+        What was not recorded may be named: one mapping then serves many recordings. For `signals` see `named_channels`.
         """
         given = [name for name, _ in signals.values()]
         known = {"responses", "video", "behavior", *BEHAVIOR_CHANNELS, *signals, *given}

@@ -42,16 +42,13 @@ class Tiers:
     block_seconds: float
 
     def trial_times(self, bounds: tuple[float, float], rate: float, where: Path, findings: Findings) -> list[TrialTime]:
-        """(start, end, tier, condition) of each trial in order of time.
+        """(start, end, tier, condition) of each trial in order of time; what cannot be meant is refused.
 
         Args:
             bounds: first and last second of the responses.
             rate: Hz of the responses, in which trials may have been counted.
             where: what findings name.
             findings: trials that leave the recording, or end early in it, go here.
-
-        Raises:
-            ValueError: no trials, or such that cannot be meant.
         """
         if self.trials is None:
             return tier_blocks(*bounds, DEFAULT_SPLIT if self.split is None else self.split, self.block_seconds)
@@ -157,14 +154,7 @@ def _trial(number: int, row: Any) -> TrialTime:
 
 
 def tier_blocks(start: float, end: float, split: Mapping[str, float], block_seconds: float) -> list[TrialTime]:
-    """Cuts time into blocks and deals them to tiers in turn, so that each has its share all along the recording.
-
-    Returns:
-        (start, end, tier, None) of each block.
-
-    Raises:
-        ValueError: shares that are not above 0, or a length that is not.
-    """
+    """Cuts time into blocks and deals them to tiers in turn, so that each has its share all along the recording."""
     try:
         shares = np.array([float(share) for share in split.values()])
     except (AttributeError, TypeError, ValueError):
