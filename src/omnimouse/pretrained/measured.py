@@ -11,14 +11,12 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from omnimouse.evaluation.scores import Scores
 from omnimouse.support.files import plain, read_json, write_json
 from omnimouse.support.validation import check_types, from_mapping
 from omnimouse.support.version import __version__
-
-if TYPE_CHECKING:
-    from omnimouse.evaluation.scores import Scores
 
 SCORES_FILE = "scores.json"
 
@@ -37,49 +35,27 @@ def behavior_metric(group: str) -> str:
 class MeasuredScore:
     """One number that was measured, with all that one has to know to repeat it.
 
-    Attributes:
-        session_key: The session scored.
-        task: Name of the task or evaluation mask.
-        tier: The trials scored.
-        metric: `RESPONSE_METRIC`, or `behavior_metric(group)`.
-        value: The correlation, -1 to 1.
-        n_windows: Windows that went into it.
-        n_neurons: Neurons of the session.
-        core_sha256: Hash of the core it was measured on.
-        session_sha256: Hash of the session's four tensors.
-        package_version: Version of omnimouse that measured it.
-        last_value: What repeating each neuron's last visible sample scores on the same windows; None for behaviour, and
-            where the task shows nothing of the neurons it predicts.
-        ceiling: What no model can exceed on the same windows; known for simulated recordings only.
-        simulated: Whether the recording is a simulated one; None if unknown, as for a task that predicts no responses.
-        stride: Every stride-th possible window start was used.
-        include_blanks: Whether windows on blank screens were scored too.
-        max_windows: At most so many windows were scored, spread over the tier; None for all.
-        profile: Rules by which windows were cut and standardised.
-        tier_in_training: "trained on" or "selected on" where the weights know these trials, None as far as is known.
-
-    Raises:
-        ValueError: A field of another type than declared, or a number that is not finite.
+    Fields of another type than declared are refused (`ValueError`), and numbers that are not finite.
     """
 
-    session_key: str
-    task: str
-    tier: str
-    metric: str
-    value: float
-    n_windows: int
-    n_neurons: int
-    core_sha256: str
-    session_sha256: str
-    package_version: str
-    last_value: float | None = None
-    ceiling: float | None = None
-    simulated: bool | None = None
-    stride: int | None = None
-    include_blanks: bool | None = None
-    max_windows: int | None = None
-    profile: str | None = None
-    tier_in_training: str | None = None
+    session_key: str  # the session scored
+    task: str  # name of the task or evaluation mask
+    tier: str  # the trials scored
+    metric: str  # `RESPONSE_METRIC`, or `behavior_metric(group)`
+    value: float  # the correlation, -1 to 1
+    n_windows: int  # windows that went into it
+    n_neurons: int  # neurons of the session
+    core_sha256: str  # hash of the core it was measured on
+    session_sha256: str  # hash of the session's four tensors
+    package_version: str  # version of omnimouse that measured it
+    last_value: float | None = None  # score of every neuron's last visible sample, where there is one
+    ceiling: float | None = None  # what no model can exceed on the same windows; of simulated recordings only
+    simulated: bool | None = None  # whether the recording is a simulated one; None where the task does not tell
+    stride: int | None = None  # every stride-th possible window start was used
+    include_blanks: bool | None = None  # whether windows on blank screens were scored too
+    max_windows: int | None = None  # at most so many windows were scored, spread over the tier; None for all
+    profile: str | None = None  # rules by which windows were cut and standardised
+    tier_in_training: str | None = None  # "trained on" or "selected on" where the weights know these trials
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -100,9 +76,6 @@ def measured_scores(scores: Scores) -> list[MeasuredScore]:
 
     Undefined correlations are left out, and so are masks that a caller built and named: nobody else could tell from
     the name what was asked.
-
-    Args:
-        scores: As `evaluate` returns them.
 
     Raises:
         ValueError: The scores do not say which weights they were measured on.
@@ -156,11 +129,8 @@ def still_true(
 ) -> list[MeasuredScore]:
     """Keeps the scores that were measured on exactly these weights.
 
-    Args:
-        scores: Any scores.
-        core_sha256: Hash of the core, `model.core_hash()`, or all hashes that it is known by.
-        session_hashes: Session key -> hash of its four tensors, for the sessions that have scores; a score of a session
-            that is not listed is dropped.
+    `core_sha256` is `model.core_hash()`, or all hashes that the core is known by; `session_hashes` names, by key, the
+    hash of a session's four tensors. Scores of sessions that are not listed are dropped.
     """
     cores = {core_sha256} if isinstance(core_sha256, str) else core_sha256
     return [

@@ -44,34 +44,22 @@ _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 class CardFacts:
     """What every card knows.
 
-    Attributes:
-        config: Architecture of the core; its video layout says whether the core goes back to published weights.
-        name: Packaged name or Hub repo by which readers load it; None, or a folder, where there is no such name yet.
-        base_model: Name of the core these weights go back to; named in the card unless it is a folder.
-        base_commit: Commit of that core, if it came from a Hub.
-        source: For converted weights and what was trained from them, the repo they go back to.
-        source_commit: Commit of that repo.
-        profile: Profile of the processor.
-        training_data: What the weights were trained on, in Markdown.
-        training: How: Markdown, or names with words, numbers or lists of them.
-        scores: Scores measured on exactly these weights (`measured.still_true`).
-        license: Identifier of a licence. By default `apache-2.0` for what goes back to a packaged core, and none
-            otherwise: where weights go back to somebody else's, theirs governs, and new weights are their owner's.
-        tags: Further tags.
+    Where no licence is named, it is `apache-2.0` for what goes back to a packaged core, and none otherwise: where
+    weights go back to somebody else's, theirs governs, and new weights are their owner's.
     """
 
-    config: OmniMouseConfig
-    name: str | None = None
-    base_model: str | None = None
-    base_commit: str | None = None
-    source: str | None = None
-    source_commit: str | None = None
-    profile: str | None = None
-    training_data: str | None = None
-    training: Mapping[str, Any] | str | None = None
-    scores: Sequence[MeasuredScore] = ()
-    license: str | None = None
-    tags: Sequence[str] = ()
+    config: OmniMouseConfig  # of the core; the video layout tells whether it goes back to published weights
+    name: str | None = None  # packaged name or Hub repo by which readers load it; a folder or None without one
+    base_model: str | None = None  # name of the core these weights go back to; named in the card unless it is a folder
+    base_commit: str | None = None  # commit of that core, if it came from a Hub
+    source: str | None = None  # repo of the published weights that these go back to
+    source_commit: str | None = None  # commit of that repo
+    profile: str | None = None  # profile of the processor
+    training_data: str | None = None  # what the weights were trained on, in Markdown
+    training: Mapping[str, Any] | str | None = None  # how: Markdown, or names with words, numbers or lists of them
+    scores: Sequence[MeasuredScore] = ()  # scores measured on exactly these weights (`measured.still_true`)
+    license: str | None = None  # identifier of a licence
+    tags: Sequence[str] = ()  # further tags
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,12 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from huggingface_hub import metadata_load
 
+from omnimouse.evaluation.scores import Scores
 from omnimouse.hub.sources import PUBLISHED_CORES, Source
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.pretrained.cards.facts import (
@@ -39,9 +40,6 @@ from omnimouse.pretrained.stored_core import core_has_changed, core_hashes
 from omnimouse.support.files import write_text
 from omnimouse.support.tensor_files import hash_tensors
 
-if TYPE_CHECKING:
-    from omnimouse.evaluation.scores import Scores
-
 
 @dataclass(frozen=True, kw_only=True)
 class CardOptions:
@@ -67,8 +65,6 @@ class CardOptions:
 
     def measured(self) -> list[MeasuredScore]:
         """The scores, number by number."""
-        from omnimouse.evaluation.scores import Scores
-
         given = [self.scores] if isinstance(self.scores, Scores | str | os.PathLike) else self.scores
         loaded = [scores if isinstance(scores, Scores) else Scores.load(scores) for scores in given]
         return [number for scores in loaded for number in measured_scores(scores)]

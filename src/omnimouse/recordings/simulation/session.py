@@ -97,7 +97,8 @@ def _scan(
     }
     encoder = Encoder(population, settings)
     n_bins = len(clock.bin_starts)
-    time_constants = shared_time_constants(settings)
+    low, high = np.log(np.maximum(settings.shared_seconds, 1e-3))
+    time_constants = np.exp(np.linspace(low, high, settings.shared_dimensions))
     shared = ornstein_uhlenbeck(random_stream(seed, "shared"), n_bins, 1 / settings.video_rate, time_constants)
     spike_rng = random_stream(seed, "spikes")
     step = int(np.clip(4_000_000 // len(population), 64, 1024))
@@ -117,12 +118,6 @@ def _scan(
             scans[name][rows] += weights @ values
         bar.update(len(starts))
     return scans
-
-
-def shared_time_constants(settings: SimulationSettings) -> np.ndarray:
-    """Time constants of the shared state, s, [D], spread evenly in the logarithm."""
-    low, high = np.log(np.maximum(settings.shared_seconds, 1e-3))
-    return np.exp(np.linspace(low, high, settings.shared_dimensions))
 
 
 def shared_gain(state: np.ndarray, weight: np.ndarray) -> np.ndarray:

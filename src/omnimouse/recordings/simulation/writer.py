@@ -28,32 +28,23 @@ END_OVERSHOOT = 0.12
 
 
 @dataclass(frozen=True)
-class ScreenTrial:
-    """One trial as shown."""
-
-    file: Path | None  # where its frames are; None for a blank
-    first_frame: int  # index of its first frame among all displayed frames
-    n_frames: int  # displayed frames; 1 for a blank, which stays until the next trial
-
-
-@dataclass(frozen=True)
 class ShownScreen:
-    """Everything that was shown: trials in order, and the time of every displayed frame, s, float64."""
+    """Everything that was shown."""
 
-    trials: list[ScreenTrial]
-    timestamps: np.ndarray
+    files: list[Path | None]  # of every trial's frames, in order; None for a blank, one frame that stays
+    first_frames: np.ndarray  # index of every trial's first frame among all displayed frames
+    timestamps: np.ndarray  # time of every displayed frame, s, float64
 
     def frames_at(self, times: np.ndarray, settings: SimulationSettings) -> np.ndarray:
         """The last frame displayed at increasing times (s, [K]), gray before the first, uint8 [K, H, W]."""
         out = np.full((len(times), settings.frame_height, settings.frame_width), GRAY, np.uint8)
         shown = np.searchsorted(self.timestamps, times, side="right") - 1
-        starts = np.array([trial.first_frame for trial in self.trials])
-        owner = np.searchsorted(starts, shown, side="right") - 1
+        owner = np.searchsorted(self.first_frames, shown, side="right") - 1
         for index in np.unique(owner[shown >= 0]):
-            trial = self.trials[index]
-            if trial.file is not None:
+            if (file := self.files[index]) is not None:
                 here = np.flatnonzero(owner == index)
-                out[here] = np.load(trial.file, mmap_mode="r", allow_pickle=False)[shown[here] - trial.first_frame]
+                frames = np.load(file, mmap_mode="r", allow_pickle=False)
+                out[here] = frames[shown[here] - self.first_frames[index]]
         return out
 
 
@@ -66,21 +57,22 @@ def write_screen(
         (device / sub).mkdir(parents=True)
     rng = random_stream(stimulus_seed, "screen clock")
     size = [settings.frame_height, settings.frame_width]
-    trials: list[ScreenTrial] = []
+    files: list[Path | None] = []
+    first_frames: list[int] = []
     times: list[np.ndarray] = []
 
     def add(meta: dict[str, Any], at: np.ndarray, file: Path | None) -> None:
-        first = trials[-1].first_frame + trials[-1].n_frames if trials else 0
-        meta = {**meta, "first_frame_idx": first, "image_size": size, "num_frames": len(at)}
-        write_yaml(device / "meta" / f"{len(trials):05d}.yml", meta)
-        trials.append(ScreenTrial(file, first, len(at)))
+        first_frames.append(first_frames[-1] + len(times[-1]) if times else 0)
+        meta = {**meta, "first_frame_idx": first_frames[-1], "image_size": size, "num_frames": len(at)}
+        write_yaml(device / "meta" / f"{len(files):05d}.yml", meta)
+        files.append(file)
         times.append(at)
 
     blank = {"interleave_value": float(GRAY), "modality": "blank"}
     add(blank, np.array([start + 0.4 * LEAD_SECONDS]), None)
     now = start + LEAD_SECONDS
     for number, shown in enumerate(presentations):
-        file = device / "data" / f"{len(trials):05d}.npy"
+        file = device / "data" / f"{len(files):05d}.npy"
         frames = render_clip(settings, stimulus_seed, shown.clip)
         np.save(file, frames)
         # Jitter never exceeds a third of a frame, so that time stamps increase.
@@ -97,7 +89,7 @@ def write_screen(
     add(blank, np.array([now]), None)
     timestamps = np.concatenate(times)
     write_screen_meta(device, timestamps)
-    return ShownScreen(trials, timestamps)
+    return ShownScreen(files, np.array(first_frames), timestamps)
 
 
 def write_behavior(
@@ -110,14 +102,9 @@ def write_behavior(
     for name, rate, lead in (("eye_tracker", settings.eye_rate, 0.73), ("treadmill", settings.treadmill_rate, 0.91)):
         first = start - lead
         times = first + np.arange(round((seconds + lead + 0.8) * rate)) / rate
-        if name == "eye_tracker":
-            data = eye_trace(settings, seed, behavior, times)
-        else:
-            data = behavior.at(behavior.running, times)[:, None]
-        device = folder / name
-        means, stds = np.nanmean(data, axis=0, keepdims=True), np.nanstd(data, axis=0, keepdims=True)
+        is_eye = name == "eye_tracker"
+        data = eye_trace(settings, seed, behavior, times) if is_eye else behavior.at(behavior.running, times)[:, None]
+        statistics = {"means": np.nanmean(data, axis=0, keepdims=True), "stds": np.nanstd(data, axis=0, keepdims=True)}
         end = first + len(data) / rate + END_OVERSHOOT
-        write_sequence_meta(
-            device, data.shape, str(data.dtype), rate=rate, start=first, end=end, means=means, stds=stds
-        )
-        np.save(device / "data.npy", data)
+        write_sequence_meta(folder / name, data.shape, str(data.dtype), rate=rate, start=first, end=end, **statistics)
+        np.save(folder / name / "data.npy", data)
