@@ -5,6 +5,7 @@ python benchmarks/loader_case.py '{"do": "loader", "recordings": ["FOLDER"], "wo
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import json
 import mmap
@@ -87,7 +88,7 @@ def cached_share(files: Iterable[Path]) -> float:
 def prepare(case: dict[str, Any], steps: int, *, fresh: bool) -> Any:
     """A run as `omnimouse.train` sets it up."""
     from omnimouse.training.pretraining.pretraining_recipe import load_recipe
-    from omnimouse.training.pretraining.setup import prepare_run
+    from omnimouse.training.pretraining.setup import PretrainingRun
     from omnimouse.training.runs.run_folder import RunFolder
     from omnimouse.training.shared.accelerators import start_accelerator
 
@@ -110,14 +111,16 @@ def prepare(case: dict[str, Any], steps: int, *, fresh: bool) -> Any:
     def rate(peak: float, step: int) -> float:
         return recipe.schedule.learning_rate(peak, step, recipe.steps)
 
-    return prepare_run(recipe, RunFolder(Path(recipe.output)), accelerator, fresh=fresh, rate=rate, last=steps)
+    return PretrainingRun(recipe, RunFolder(Path(recipe.output)), accelerator, fresh=fresh, rate=rate, last=steps)
 
 
 def stream(run: Any, first: int, last: int) -> Iterator[Any]:
     """Batches of the steps from `first` to before `last`, as `train` gets them."""
     from omnimouse.training.pretraining.step import StepBatch, load_steps
 
-    for batch in load_steps(replace(run, last=last), first):
+    run = copy.copy(run)
+    run.last = last
+    for batch in load_steps(run, first):
         if not isinstance(batch, StepBatch):
             raise RuntimeError(f"no batch: {batch}")
         yield batch
@@ -157,7 +160,7 @@ def bare(case: dict[str, Any]) -> dict[str, Any]:
     run, files = prepare(case, cold + warm, fresh=False), files_of(case["recordings"])
     # All that a step does but cutting: choosing session, windows, mask and neurons.
     cut, pretraining_step.cut_batch = pretraining_step.cut_batch, lambda *_, **__: {}
-    run = replace(run, recipe=replace(run.recipe, loader=replace(run.recipe.loader, workers=0)))
+    run.recipe = replace(run.recipe, loader=replace(run.recipe.loader, workers=0))
     start = time.perf_counter()
     plans = [batch.plan for batch in stream(run, 0, cold + warm)]
     planning = time.perf_counter() - start

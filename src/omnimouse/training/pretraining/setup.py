@@ -17,7 +17,7 @@ from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.support.outputs import check_output
 from omnimouse.support.validation import to_mapping
-from omnimouse.training.pretraining.corpus_evaluation import CorpusEvaluation, choose_evaluation
+from omnimouse.training.pretraining.corpus_evaluation import choose_evaluation
 from omnimouse.training.pretraining.corpus_order import assign_sessions
 from omnimouse.training.pretraining.corpus_recordings import OpenRecordings, SessionInfo, find_sessions
 from omnimouse.training.pretraining.corpus_sessions import add_sessions, animal_groups, table_groups
@@ -29,7 +29,7 @@ from omnimouse.training.runs.monitor import STEP_NUMBERS
 from omnimouse.training.runs.run_folder import RunFolder
 from omnimouse.training.shared.data import MaskChoice, choose_masks, named_masks
 from omnimouse.training.shared.identity import architecture, data_fingerprint, window_fingerprint
-from omnimouse.training.shared.optimizers import ParameterGroup, build_group
+from omnimouse.training.shared.optimizers import build_group
 
 HOW_SESSIONS_ARE_FOUND = ("paths", "collections", "allow_missing")
 """Fields of `RecordingsRecipe` that may change while a run goes on, as long as they lead to the same sessions."""
@@ -54,14 +54,18 @@ class CorpusMasks:
     left_out: dict[str, int]
 
 
-@dataclass(frozen=True)
 class PretrainingRun:
-    """Everything the loop needs and does not change.
+    """Everything the loop needs, with its first weights; unless it is `fresh`, sessions are at zero, to be restored.
 
-    Attributes:
+    Args:
         recipe: how to train.
         folder: where results go.
-        accelerator: device and precision.
+        accelerator: device and precision of this process.
+        fresh: whether the run begins here.
+        rate: (peak, step) -> learning rate, 0 for the first step.
+        last: steps of the whole run.
+
+    Attributes:
         processes: of the run.
         model: core, and the sessions that this process owns.
         sessions: all sessions of the run.
@@ -75,92 +79,50 @@ class PretrainingRun:
         tables: session -> optimizer of its tables.
         animals: animal -> optimizer of its vector.
         gradients: averages over processes.
-        rate: (peak, step) -> learning rate, 0 for the first step.
-        last: steps of the whole run.
         identity: what a checkpoint must have in common with a run that continues from it.
-    """
-
-    recipe: PretrainingRecipe
-    folder: RunFolder
-    accelerator: Accelerator
-    processes: Processes
-    model: OmniMouseModel
-    sessions: dict[str, SessionInfo]
-    owned: dict[str, SessionInfo]
-    masks: CorpusMasks
-    recordings: OpenRecordings
-    evaluation: CorpusEvaluation | None
-    windows: dict[str, str]
-    data: dict[str, dict[str, str]]
-    core: ParameterGroup
-    tables: dict[str, ParameterGroup]
-    animals: dict[str, ParameterGroup]
-    gradients: GradientSum
-    rate: Callable[[float, int], float]
-    last: int
-    identity: dict[str, Any]
-
-
-def prepare_run(
-    recipe: PretrainingRecipe,
-    folder: RunFolder,
-    accelerator: Accelerator,
-    *,
-    fresh: bool,
-    rate: Callable[[float, int], float],
-    last: int,
-) -> PretrainingRun:
-    """Builds a run, whose weights are the first ones; unless it is `fresh`, sessions are left at zero, to be restored.
 
     Raises:
         ValueError: anything in the recipe or the recordings that cannot work.
     """
-    processes = Processes(accelerator)
-    with processes.together("set the run up"):
-        sessions = find_sessions(recipe.recordings, warn=processes.is_main)
-        for info in sessions.values():
-            check_output(folder.path, info.path, folder=True)
-        keys = assign_sessions({key: info.n_neurons for key, info in sessions.items()}, processes.count)
-        owned = {key: sessions[key] for key in keys[processes.rank]}
-        processor = OmniMouseProcessor(profile=recipe.recordings.profile)
-        model = build_model(recipe, processor)
-        masks = choose_corpus_masks(recipe.masks, sessions, model.config)
-        recordings = OpenRecordings(recipe.recordings, owned, processor, capacity=recipe.loader.open_recordings)
-        windows, data = _fingerprints(recordings, expected=recipe.recordings.targets == "expected")
-        evaluation = choose_evaluation(recipe, sessions, keys, processes.rank, model.config, processor)
-        add_sessions(model, owned.values(), recipe, fresh=fresh)
-        model.to(accelerator.device)
-        core = build_group(recipe.optimizer.core, dict(model.core_named_parameters()))
-        animals = animal_groups(model, owned.values(), recipe.optimizer.session)
-        gradients = GradientSum(
-            processes,
-            list(core.parameters.values()),
-            {name: vector for name, group in animals.items() for vector in group.parameters.values()},
-            sorted({info.animal_id for info in sessions.values()}),
-            identity_size=model.config.identity_size,
-            n_extra=len(STEP_NUMBERS),
-        )
-        return PretrainingRun(
-            recipe=recipe,
-            folder=folder,
-            accelerator=accelerator,
-            processes=processes,
-            model=model,
-            sessions=sessions,
-            owned=owned,
-            masks=masks,
-            recordings=recordings,
-            evaluation=evaluation,
-            windows=windows,
-            data=data,
-            core=core,
-            tables=table_groups(model, owned, recipe.optimizer.session),
-            animals=animals,
-            gradients=gradients,
-            rate=rate,
-            last=last,
-            identity=pretraining_identity(recipe, sessions, model, accelerator.mixed_precision),
-        )
+
+    def __init__(
+        self,
+        recipe: PretrainingRecipe,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        *,
+        fresh: bool,
+        rate: Callable[[float, int], float],
+        last: int,
+    ) -> None:
+        self.recipe, self.folder, self.accelerator, self.rate, self.last = recipe, folder, accelerator, rate, last
+        self.processes = processes = Processes(accelerator)
+        with processes.together("set the run up"):
+            self.sessions = find_sessions(recipe.recordings, warn=processes.is_main)
+            for info in self.sessions.values():
+                check_output(folder.path, info.path, folder=True)
+            keys = assign_sessions({key: info.n_neurons for key, info in self.sessions.items()}, processes.count)
+            self.owned = {key: self.sessions[key] for key in keys[processes.rank]}
+            processor, capacity = OmniMouseProcessor(profile=recipe.recordings.profile), recipe.loader.open_recordings
+            self.model = model = build_model(recipe, processor)
+            self.masks = choose_corpus_masks(recipe.masks, self.sessions, model.config)
+            self.recordings = OpenRecordings(recipe.recordings, self.owned, processor, capacity=capacity)
+            self.windows, self.data = _fingerprints(self.recordings)
+            self.evaluation = choose_evaluation(recipe, self.sessions, keys, processes.rank, model.config, processor)
+            add_sessions(model, self.owned.values(), recipe, fresh=fresh)
+            model.to(accelerator.device)
+            self.core = build_group(recipe.optimizer.core, dict(model.core_named_parameters()))
+            self.tables = table_groups(model, self.owned, recipe.optimizer.session)
+            self.animals = animal_groups(model, self.owned.values(), recipe.optimizer.session)
+            self.gradients = GradientSum(
+                processes,
+                list(self.core.parameters.values()),
+                {name: vector for name, group in self.animals.items() for vector in group.parameters.values()},
+                sorted({info.animal_id for info in self.sessions.values()}),
+                identity_size=model.config.identity_size,
+                n_extra=len(STEP_NUMBERS),
+            )
+            self.identity = pretraining_identity(recipe, self.sessions, model, accelerator.mixed_precision)
 
 
 def build_model(recipe: PretrainingRecipe, processor: OmniMouseProcessor) -> OmniMouseModel:
@@ -210,13 +172,13 @@ def choose_corpus_masks(
     )
 
 
-def _fingerprints(recordings: OpenRecordings, *, expected: bool) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Session -> fingerprint of its windows, and of its recording; refuses recordings without `expected` targets."""
+def _fingerprints(recordings: OpenRecordings) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Session -> fingerprint of its windows, and of its recording; refuses recordings without targets asked for."""
     windows, data = {}, {}
     for key in recordings.sessions:
         with recordings.lend(key) as found:
             windows[key], data[key] = window_fingerprint(found.starts), data_fingerprint(found)
-            if expected:
+            if recordings.recipe.targets == "expected":
                 required_truth(found.recording.path)
     return windows, data
 

@@ -23,7 +23,7 @@ from omnimouse.training.pretraining.pretraining_checkpoint import (
     write_model,
 )
 from omnimouse.training.pretraining.pretraining_recipe import EVALUATION_TIERS, PretrainingRecipe, load_recipe
-from omnimouse.training.pretraining.setup import PretrainingRun, prepare_run
+from omnimouse.training.pretraining.setup import PretrainingRun
 from omnimouse.training.pretraining.step import load_steps, pretraining_step
 from omnimouse.training.runs.distributed import Processes
 from omnimouse.training.runs.monitor import Monitor
@@ -143,7 +143,7 @@ def pretrain(
     )
     with Processes(accelerator).together("find the trackers"):
         trackers = choose_trackers(recipe.outputs.trackers)
-    run = prepare_run(recipe, folder, accelerator, fresh=checkpoint is None, rate=rate, last=last)
+    run = PretrainingRun(recipe, folder, accelerator, fresh=checkpoint is None, rate=rate, last=last)
     monitor = _begin(run, checkpoint, trackers, progress=progress)
     resumed_from = None if checkpoint is None else checkpoint.step
     try:
