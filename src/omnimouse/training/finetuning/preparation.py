@@ -10,14 +10,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from accelerate import Accelerator
 
 from omnimouse.evaluation.simulated_cores import say_if_only_simulated
 from omnimouse.model.mask_fitting import fit_masks
 from omnimouse.model.masks import Mask, as_mask
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings import Recording, Windows, is_static, mean_responses
+from omnimouse.recordings import Recording, Windows, is_static
 from omnimouse.support.spreading import spread
 from omnimouse.training.finetuning.finetune_checkpoint import Checkpoint, newest_finetune_checkpoint
 from omnimouse.training.finetuning.finetune_identity import check_identity, finetune_identity
@@ -32,6 +31,7 @@ from omnimouse.training.shared.data import (
     Masks,
     as_list,
     choose_masks,
+    finite_means,
     needed_arrays,
     open_windows,
     validation_neuron_ids,
@@ -131,20 +131,11 @@ def _add_session(
     model: OmniMouseModel, recording: Recording, key: str, processor: OmniMouseProcessor, tiers: tuple[str, ...]
 ) -> None:
     """Adds the session of a recording, with biases at its mean responses in the tiers that are trained on."""
-    means = mean_responses(recording, processor, tiers=tiers)
-    silent = np.flatnonzero(~np.isfinite(means))
-    if len(silent):
-        named = ", ".join(str(neuron) for neuron in silent[:10]) + (", ..." if len(silent) > 10 else "")
-        raise ValueError(
-            f"Recording {recording.path} has no finite response in tiers {', '.join(tiers)} for {len(silent)} of "
-            f"its {recording.n_neurons} neurons: neurons {named} (counted from 0). Leave these neurons out of the "
-            "recording, or run `omnimouse check` to see what is wrong with them."
-        )
     model.add_session(
         key,
         n_neurons=recording.n_neurons,
         animal_id=str(recording.animal_id),
-        mean_responses=means,
+        mean_responses=finite_means(recording, processor, tiers),
         unit_ids=recording.unit_ids,
     )
 

@@ -16,11 +16,11 @@ from omnimouse.model.session_names import match_keys, same_animal
 from omnimouse.model.sessions import TENSORS, SessionSpec, inverse_softplus
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.pretrained.session_files import read_index, read_tensors
-from omnimouse.recordings import mean_responses, open_recording
+from omnimouse.recordings import open_recording
 from omnimouse.training.pretraining.corpus_order import name_words
 from omnimouse.training.pretraining.corpus_recordings import SessionInfo
 from omnimouse.training.pretraining.pretraining_recipe import PretrainingRecipe
-from omnimouse.training.shared.data import STREAM_VECTORS, random_words
+from omnimouse.training.shared.data import STREAM_VECTORS, finite_means, random_words
 from omnimouse.training.shared.optimizers import ParameterGroup, build_group, pack_moments, restore_moments
 from omnimouse.training.shared.recipe import OptimizerRecipe
 
@@ -64,7 +64,8 @@ class FirstVectors:
             session = self._random(1, "session", info.key)[0]
         else:
             neurons, session = neuron.repeat(info.n_neurons, 1), session.clone()
-        bias = inverse_softplus(_means(info, tuple(tiers), processor), self.model.config.softplus_beta).float()
+        means = torch.from_numpy(finite_means(open_recording(info.path), processor, tuple(tiers)))
+        bias = inverse_softplus(means, self.model.config.softplus_beta).float()
         return dict(zip(TENSORS, (neurons, bias, session, self.animal(info)), strict=True))
 
     def animal(self, info: SessionInfo) -> torch.Tensor:
@@ -98,18 +99,6 @@ class FirstVectors:
                 f"{entry['neurons']}, or the same number in another order. Train on the recording it was made from, or "
                 "leave the recording out of recordings.paths."
             )
-
-
-def _means(info: SessionInfo, tiers: tuple[str, ...], processor: OmniMouseProcessor) -> torch.Tensor:
-    means = mean_responses(open_recording(info.path), processor, tiers=tiers)
-    silent = np.flatnonzero(~np.isfinite(means))
-    if len(silent):
-        raise ValueError(
-            f"Recording {info.path} has no finite response in tiers {', '.join(tiers)} for {len(silent)} of its "
-            f"{info.n_neurons} neurons (the first is {silent[0]}, counted from 0). Leave these neurons out of the "
-            "recording, or run `omnimouse check` to see what is wrong with them."
-        )
-    return torch.from_numpy(means)
 
 
 def session_spec(info: SessionInfo, tiers: Sequence[str] = ()) -> SessionSpec:

@@ -24,7 +24,7 @@ from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.mask_fitting import fit_masks
 from omnimouse.model.masks import TRAINING_MASKS, Mask, as_mask
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings import Recording, Windows
+from omnimouse.recordings import Recording, Windows, mean_responses
 
 Masks = Mask | str | Sequence[Mask | str]
 """What callers pass for masks: one, or several, each also by its name."""
@@ -257,6 +257,24 @@ def open_windows(
             "other tiers, or run `omnimouse check` to see what is wrong with them."
         )
     return windows
+
+
+def finite_means(recording: Recording, processor: OmniMouseProcessor, tiers: tuple[str, ...]) -> np.ndarray:
+    """Returns the mean response of every neuron over the windows of some tiers, `[N]`, for its bias to start at.
+
+    Raises:
+        ValueError: neurons have no finite response there.
+    """
+    means = mean_responses(recording, processor, tiers=tiers)
+    silent = np.flatnonzero(~np.isfinite(means))
+    if len(silent):
+        named = ", ".join(str(neuron) for neuron in silent[:10]) + (", ..." if len(silent) > 10 else "")
+        raise ValueError(
+            f"Recording {recording.path} has no finite response in tiers {', '.join(tiers)} for {len(silent)} of "
+            f"its {recording.n_neurons} neurons: neurons {named} (counted from 0). Leave these neurons out of the "
+            "recording, or run `omnimouse check` to see what is wrong with them."
+        )
+    return means
 
 
 def cut_batch(
