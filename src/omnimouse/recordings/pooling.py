@@ -59,7 +59,7 @@ def response_scale(recording: RecordingData, processor: OmniMouseProcessor) -> n
     return processor.floored_response_stds(recording.statistics(PooledDevice.of(device, processor.response_rate))[1])
 
 
-@dataclass
+@dataclass(repr=False)
 class PooledDevice(SequenceDevice):
     """Means of a device over bins of a lower rate, from its first sample on; for whoever goes through all of it."""
 

@@ -33,7 +33,7 @@ from omnimouse.recordings import (
     recording_from_arrays,
 )
 from omnimouse.recordings.data import devices
-from omnimouse.recordings.formats.dataset_form import arrow_tables, dataset_tables, dataset_writer
+from omnimouse.recordings.formats.dataset_form import arrow_tables, dataset_writer
 from omnimouse.recordings.simulation.simulated import simulate_recording
 from omnimouse.training.pretraining.corpus_recordings import find_sessions
 from omnimouse.training.pretraining.pretraining_recipe import RecordingsRecipe
@@ -370,7 +370,7 @@ def test_memory_does_not_grow_with_the_recording(write_session, edit_yaml, tmp_p
         np.save(folder / f"responses/meta/{name}.npy", np.ones(14_000))
     (folder / "responses/meta/unit_ids.npy").unlink()
     edit_yaml(folder / "responses/meta.yml", n_signals=14_000)
-    for module in (devices, dataset_writer, dataset_tables):
+    for module in (devices, dataset_writer):
         monkeypatch.setattr(module, "CHUNK_BYTES", 2**20)
     source, default = open_recording(folder), pa.default_memory_pool()
     pool = pa.proxy_memory_pool(default)

@@ -136,7 +136,7 @@ class _Stimuli:
             within = np.arange(low, min(low + 256, n))
             try:
                 with np.errstate(over="ignore"):  # numbers that are no grey levels are told by whoever checks them
-                    pictures = self.recording.screen._trial_frames(trial, within, *self.frame_size)
+                    pictures = self.recording.screen.trial_frames(trial, within, *self.frame_size)
                     pictures = np.asarray(pictures, dtype=np.float32)
             except (ValueError, IndexError, OSError):  # whoever looks at this stimulus says what is wrong with it
                 return

@@ -10,6 +10,7 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,23 +28,21 @@ def _fetch_ahead(array: np.ndarray, low: int, high: int) -> None:
     be several times the bytes of a window.
     """
     mapped = getattr(array, "_mmap", None)
-    if mapped is None or not hasattr(mmap, "MADV_WILLNEED") or not array.flags.c_contiguous:
-        return
-    row_bytes = array.nbytes // max(1, array.shape[0])
-    first = getattr(array, "offset", 0) % mmap.ALLOCATIONGRANULARITY + low * row_bytes
-    fetch_bytes_ahead(mapped, first, first + (high - low) * row_bytes)
+    if mapped is not None and array.flags.c_contiguous:
+        row_bytes = array.nbytes // max(1, array.shape[0])
+        first = getattr(array, "offset", 0) % mmap.ALLOCATIONGRANULARITY + low * row_bytes
+        fetch_bytes_ahead(mapped, first, first + (high - low) * row_bytes)
 
 
 def fetch_bytes_ahead(mapped: mmap.mmap, first: int, end: int) -> None:
     """Asks the system for the bytes ``[first, end)`` of a mapped file at once, where systems take such advice."""
-    if not hasattr(mmap, "MADV_WILLNEED"):
-        return
-    start = first - first % mmap.PAGESIZE
-    with contextlib.suppress(OSError, ValueError):  # it is advice; reading works without
-        mapped.madvise(mmap.MADV_WILLNEED, start, end - start)
+    if hasattr(mmap, "MADV_WILLNEED"):
+        start = first - first % mmap.PAGESIZE
+        with contextlib.suppress(OSError, ValueError):  # it is advice; reading works without
+            mapped.madvise(mmap.MADV_WILLNEED, start, end - start)
 
 
-@dataclass
+@dataclass(repr=False)
 class SequenceDevice:
     """A regularly sampled array `[T, S]`: responses, eye tracker or treadmill.
 
@@ -78,15 +77,32 @@ class SequenceDevice:
     nominal_rows: int | None = None
     is_mem_mapped: bool | None = None
     channels: tuple[str, ...] | None = None
-    _data: np.ndarray | None = field(default=None, repr=False, compare=False)
-    _nan_rows: np.ndarray | None = field(default=None, repr=False, compare=False)
+    _data: np.ndarray | None = field(default=None, compare=False)
+    _nan_rows: np.ndarray | None = field(default=None, compare=False)
+
+    held_as: ClassVar[str] = ""
+    """What `file` holds where that is no single array."""
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_data": None}
 
+    def __repr__(self) -> str:
+        """One line, however many signals there are."""
+        named = f" ({', '.join(self.channels[:8])})" if self.channels else ""
+        return (
+            f"<{type(self).__name__} {self.name}: {self.shape[0]} samples of {self.shape[1]} signals{named} at "
+            f"{self.sampling_rate:.6g} Hz, {self.start_time:.6g} to {self.end_time:.6g} s, {self.dtype}>"
+        )
+
     @property
     def data(self) -> np.ndarray:
-        """The stored array `[T, S]`, read-only memory map."""
+        """The stored array `[T, S]`, read-only memory map.
+
+        Raises:
+            ValueError: there is no single array.
+        """
+        if self.held_as:
+            raise ValueError(f"{self.file} holds {self.held_as}; use `read` or `chunks`")
         if self._data is None:
             if self.file.suffix == ".npy":
                 self._data = map_array(self.file)
@@ -136,11 +152,12 @@ class SequenceDevice:
         return [(0, self.shape[0])]
 
     def chunks(self, rows: slice = slice(None)) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs of first row and block `[<=T', S]` over a contiguous range of rows, at most `CHUNK_BYTES` each."""
-        first, last, _ = rows.indices(self.shape[0])
-        step = max(1, CHUNK_BYTES // max(1, self.shape[1] * self.data.dtype.itemsize))
-        for low in range(first, last, step):
-            yield low, np.asarray(self.data[low : min(low + step, last)])
+        """Pairs of first row and block `[<=T', S]` over the rows of a range that hold samples, `CHUNK_BYTES` each."""
+        low, high, _ = rows.indices(self.shape[0])
+        step = max(1, CHUNK_BYTES // max(1, self.shape[1] * np.dtype(self.dtype).itemsize))
+        for first, last in self.segments():
+            for start in range(max(first, low), min(last, high), step):
+                yield start, np.asarray(self._block(start, min(start + step, last, high)))
 
     def nan_rows(self) -> np.ndarray:
         """Increasing rows that hold a NaN in any signal, int64; found once, then kept."""
@@ -150,7 +167,7 @@ class SequenceDevice:
         return self._nan_rows
 
 
-@dataclass
+@dataclass(repr=False)
 class MissingDevice(SequenceDevice):
     """A behaviour device that was not recorded: no channels, and no limit to the time of the others."""
 

@@ -7,6 +7,7 @@ import math
 import os
 import reprlib
 import stat
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,25 @@ def map_array(path: Path) -> np.ndarray:
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path}: a {type(array).__name__}, not one .npy array")
     return array
+
+
+class MappedArrays(OrderedDict[Path, np.ndarray]):
+    """Arrays of files, mapped when they are asked for; the last `most` stay open, and none is pickled or copied."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def take(self, path: Path) -> np.ndarray:
+        """The array of a file, see `map_array`."""
+        array = self.pop(path, None)
+        self[path] = array = map_array(path) if array is None else array
+        if len(self) > self.most:
+            self.popitem(last=False)
+        return array
+
+    def __reduce__(self) -> tuple[type[MappedArrays], tuple[int]]:
+        return MappedArrays, (self.most,)
 
 
 def open_array(path: Path, findings: Findings, *, kinds: str = NUMBERS) -> np.ndarray | None:

@@ -5,7 +5,7 @@ Shape letters: T stored samples, S signals (neurons or behaviour channels).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -141,7 +141,7 @@ class SessionParts:
     path: Path
     session_key: str
     animal_id: str
-    devices: dict[str, SequenceDevice | None] = field(default_factory=lambda: dict.fromkeys(SEQUENCE_DEVICES))
+    devices: Mapping[str, SequenceDevice | None] = field(default_factory=lambda: dict.fromkeys(SEQUENCE_DEVICES))
     screen: Screen | None = None
     withheld_tiers: tuple[str, ...] = ()
 

@@ -14,7 +14,6 @@ from omnimouse.recordings.formats.dataset_form.dataset_repo import fetch_metadat
 from omnimouse.recordings.formats.dataset_form.dataset_tables import load_dataset_form, looks_like_dataset, sessions_in
 from omnimouse.recordings.formats.experanto.session_folder import load_experanto, looks_like_experanto
 from omnimouse.recordings.formats.sensorium.folder import load_sensorium, looks_like_sensorium
-from omnimouse.recordings.formats.sensorium.static_folder import load_static, looks_static
 from omnimouse.recordings.formats.zipped import unpacked_session
 
 ARCHIVES = (".tar", ".gz", ".tgz", ".zip")
@@ -104,8 +103,6 @@ def looks_like_session(path: Path) -> bool:
 
 def open_parts(folder: Path, findings: Findings) -> SessionParts:
     """Open the parts of a session folder of whatever format from their metadata; faults go to `findings`."""
-    if looks_static(folder):
-        return load_static(folder, findings)
     if looks_like_dataset(folder):
         return load_dataset_form(folder, findings)
     return (load_sensorium if looks_like_sensorium(folder) else load_experanto)(folder, findings)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.data.clock import frame_indices
 from omnimouse.recordings.data.devices import CHUNK_BYTES, SequenceDevice
 from omnimouse.recordings.data.frames import area_resize
@@ -40,7 +41,7 @@ class Shared:
         return copy.copy(self)
 
 
-@dataclass
+@dataclass(repr=False)
 class ArrayDevice(Shared, SequenceDevice):
     """A sampled device over an array that somebody else holds.
 
@@ -69,14 +70,6 @@ class ArrayDevice(Shared, SequenceDevice):
     def segments(self) -> list[tuple[int, int]]:
         """Stretches of consecutive rows that hold samples; between them, rows are NaN."""
         return self._data.stretches() if isinstance(self._data, Held) else super().segments()
-
-    def chunks(self, rows: slice = slice(None)) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs of first row and block `[<=T', S]` over the stored rows of a range, each within a segment."""
-        start, stop, _ = rows.indices(self.shape[0])
-        step = max(1, CHUNK_BYTES // max(1, self.shape[1] * np.dtype(self.dtype).itemsize))
-        for first, last in self.segments():
-            for low in range(max(first, start), min(last, stop), step):
-                yield low, self._with_nan(self.data[low : min(low + step, last, stop)])
 
     def _with_nan(self, block: Any) -> np.ndarray:
         """A block with NaN wherever there is no value."""
@@ -118,7 +111,7 @@ def _sampled_fills(array: Any) -> tuple[float, ...]:
     return tuple(float(fill) for fill in apart if (kind == "f" and fill < 0) or (held == fill).any())
 
 
-@dataclass
+@dataclass(repr=False)
 class ArrayScreen(Shared, Screen):
     """What was shown, from one array of frames."""
 
@@ -129,11 +122,17 @@ class ArrayScreen(Shared, Screen):
     levels_given: bool  # whether somebody said so
     blank: float  # grey level (0-255) of a blank
 
+    @property
+    def picture_form(self) -> tuple[tuple[int, int] | None, str]:
+        """The model's frame size, to which frames are resized as they are read."""
+        processor = OmniMouseProcessor()
+        return (processor.frame_height, processor.frame_width), "float32"
+
     def frames_at(self, times: np.ndarray, *, height: int, width: int) -> np.ndarray:
         """Frames on screen at increasing `times` `[T']`: grey levels `[T', height, width]`, float32."""
         return self._pictures(frame_indices(times, self.timestamps), height, width)
 
-    def _trial_frames(self, trial: Trial, within: np.ndarray, height: int, width: int) -> np.ndarray:
+    def trial_frames(self, trial: Trial, within: np.ndarray, height: int, width: int) -> np.ndarray:
         return self._pictures(trial.first_frame + within, height, width)
 
     def _pictures(self, shown: np.ndarray, height: int, width: int) -> np.ndarray:

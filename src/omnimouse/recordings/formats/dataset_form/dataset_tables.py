@@ -6,16 +6,15 @@ Shape letters: T stored samples, S signals, F frames, H and W pixels.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from omnimouse.recordings.data.device_clocks import check_rate, times_are_plausible
-from omnimouse.recordings.data.devices import CHUNK_BYTES, SequenceDevice
+from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.plausible import identity
 from omnimouse.recordings.data.reading import RECOPY, is_lfs_pointer, read_mapping, shown
@@ -58,7 +57,7 @@ def signals_table(name: str) -> str:
     return f"{name}.signals.arrow"
 
 
-@dataclass
+@dataclass(repr=False)
 class TableDevice(SequenceDevice):
     """A sampled device whose rows lie in a column of an Arrow table.
 
@@ -67,17 +66,10 @@ class TableDevice(SequenceDevice):
         stretches: where rows hold samples, as `segments` says; None for everywhere.
     """
 
-    table: MappedTable | None = field(default=None, kw_only=True, repr=False, compare=False)
+    table: MappedTable | None = field(default=None, kw_only=True, compare=False)
     stretches: list[tuple[int, int]] | None = field(default=None, kw_only=True)
 
-    @property
-    def data(self) -> np.ndarray:
-        """Not available.
-
-        Raises:
-            ValueError: always; batches of a table are no single array.
-        """
-        raise ValueError(f"{self.file} holds batches and no single array; use `read` or `chunks`")
+    held_as: ClassVar[str] = "batches and no single array"
 
     def _block(self, low: int, high: int) -> np.ndarray:
         if self.table is None:
@@ -88,16 +80,8 @@ class TableDevice(SequenceDevice):
         """Stretches of consecutive rows that hold samples."""
         return super().segments() if self.stretches is None else self.stretches
 
-    def chunks(self, rows: slice = slice(None)) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs of first row and block `[<=T', S]` over the rows of a range that hold samples."""
-        low, high, _ = rows.indices(self.shape[0])
-        step = max(1, CHUNK_BYTES // max(1, self.shape[1] * np.dtype(self.dtype).itemsize))
-        for first, last in self.segments():
-            for start in range(max(first, low), min(last, high), step):
-                yield start, self._block(start, min(start + step, last, high))
 
-
-@dataclass
+@dataclass(repr=False)
 class TableScreen(Screen):
     """What was shown, from the rows of a recording's table and, for what no row shows, the screen's own.
 
@@ -110,21 +94,27 @@ class TableScreen(Screen):
 
     frame_size: tuple[int, int] | None = field(kw_only=True)
     frame_dtype: str = field(kw_only=True)
-    tables: dict[str, MappedTable] = field(kw_only=True, repr=False, compare=False)
+    tables: dict[str, MappedTable] = field(kw_only=True, compare=False)
     recorded: bool = field(default=True, kw_only=True)
-    _places: tuple[np.ndarray, np.ndarray] | None = field(default=None, kw_only=True, repr=False, compare=False)
+    _places: tuple[np.ndarray, np.ndarray] | None = field(default=None, kw_only=True, compare=False)
 
     def __getstate__(self) -> dict:
-        return {**super().__getstate__(), "_places": None}
+        return {**self.__dict__, "_places": None}
 
     @property
     def has_frames(self) -> bool:
         """Whether it is known what was shown."""
         return self.recorded
 
-    def _trial_frames(self, trial: Trial, within: np.ndarray, height: int, width: int) -> np.ndarray | float:
+    @property
+    def picture_form(self) -> tuple[tuple[int, int] | None, str]:
+        """Size (H, W) and type of all pictures."""
+        return self.frame_size, self.frame_dtype
+
+    def trial_frames(self, trial: Trial, within: np.ndarray, height: int, width: int) -> np.ndarray | float:
+        """Frames within a trial, `[T', height, width]`."""
         if trial.modality not in ("video", "image"):
-            return super()._trial_frames(trial, within, height, width)
+            return super().trial_frames(trial, within, height, width)
         if self.frame_size != (height, width):
             raise ValueError(
                 f"{self.folder / RECORDING}: frames are stored as {self.frame_size} pixels, expected "
@@ -137,10 +127,12 @@ class TableScreen(Screen):
             )
         return self.pictures(trial.first_frame + within)
 
-    def _stimulus_file(self, trial: Trial) -> Path:
+    def stimulus_file(self, trial: Trial) -> Path:
+        """The table of the recording."""
         return self.folder / RECORDING
 
-    def _stimulus(self, trial: Trial) -> np.ndarray:
+    def stimulus(self, trial: Trial) -> np.ndarray:
+        """What a trial shows as it is stored: `[F', H, W]` or `[H, W]`."""
         pictures = self.pictures(trial.first_frame + np.arange(trial.n_frames))
         return pictures if trial.modality == "video" else pictures[0]
 
@@ -148,8 +140,7 @@ class TableScreen(Screen):
         """Increasing displayed frames of videos and images, in their stored type `[F', H, W]`."""
         if self._places is None:
             self._places = self.tables[SCREEN].rows("row"), self.tables[SCREEN].rows("between")
-        assert self.frame_size is not None
-        found = np.empty((len(frames), *self.frame_size), dtype=self.frame_dtype)
+        found = np.empty((len(frames), *(self.frame_size or ())), dtype=self.frame_dtype)
         missing = len(frames)
         for name, places in zip((RECORDING, BETWEEN), self._places, strict=True):
             rows = places[frames]

@@ -17,12 +17,10 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.data.clock import FRAME_TOLERANCE, frame_indices, sequence_rows
 from omnimouse.recordings.data.devices import CHUNK_BYTES, SequenceDevice
 from omnimouse.recordings.data.recording_data import RecordingData
 from omnimouse.recordings.data.screen import Screen, Trial
-from omnimouse.recordings.formats.arrays.array_devices import ArrayScreen
 from omnimouse.recordings.formats.dataset_form import dataset_tables as form
 from omnimouse.recordings.formats.dataset_form.arrow_tables import Layout, as_column, stored_dtype, write_table
 from omnimouse.recordings.formats.dataset_form.dataset_card import write_card
@@ -31,9 +29,6 @@ from omnimouse.support.outputs import check_output
 
 SESSION_NAME = re.compile(r"\w[\w.-]*")
 """Session keys that can name a folder and a configuration everywhere."""
-
-FRAME_SIZE = (OmniMouseProcessor().frame_height, OmniMouseProcessor().frame_width)
-"""Pixels of frames that the recording resizes as they are read: the model's."""
 
 SPLIT = "recording"
 """The one split of every configuration: tiers are a column."""
@@ -79,18 +74,15 @@ class Pictures:
         Raises:
             ValueError: stimuli of several sizes, in colour, shorter than they were shown, or of a type Arrow lacks.
         """
-        if not screen.has_frames:
-            return cls(screen, None, np.dtype(np.float32))
-        if isinstance(screen, ArrayScreen):
-            return cls(screen, FRAME_SIZE, np.dtype(np.float32))
-        if isinstance(screen, form.TableScreen):
-            return cls(screen, screen.frame_size, np.dtype(screen.frame_dtype))
+        if screen.picture_form is not None:
+            known, kind = screen.picture_form
+            return cls(screen, known, np.dtype(kind))
         sizes: dict[tuple[int, ...], Path] = {}
         dtypes = set()
         for trial in screen.trials:
             if trial.modality not in ("video", "image"):
                 continue
-            stimulus, file = screen._stimulus(trial), screen._stimulus_file(trial)
+            stimulus, file = screen.stimulus(trial), screen.stimulus_file(trial)
             if stimulus.ndim != (3 if trial.modality == "video" else 2):
                 raise ValueError(f"{file}: shape {stimulus.shape}, expected grey frames of one {trial.modality}")
             if trial.modality == "video" and len(stimulus) < trial.n_frames:
@@ -122,7 +114,7 @@ class Pictures:
             if trial.modality == "invalid":
                 continue
             at = np.flatnonzero(trial_of == index)
-            shown = self.screen._trial_frames(trial, frames[at] - trial.first_frame, *self.size)
+            shown = self.screen.trial_frames(trial, frames[at] - trial.first_frame, *self.size)
             if isinstance(shown, float) and self.dtype.kind != "f":
                 limits = np.iinfo(self.dtype)
                 shown = int(np.clip(round(shown), limits.min, limits.max))

@@ -13,6 +13,7 @@ from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.plausible import doubt_about_axes
 from omnimouse.recordings.data.reading import (
+    NUMBERS,
     RECOPY,
     absent,
     is_lfs_pointer,
@@ -22,24 +23,10 @@ from omnimouse.recordings.data.reading import (
     shown,
 )
 
+RESTORE = "The file belongs to another session or export; restore the right one."
 
-def _device_folder(path: Path, name: str, findings: Findings) -> Path | None:
-    folder = path / name
-    if folder.is_dir():
-        return folder
-    aliases = sorted(path.glob(f"{name}_*")) if path.is_dir() else []
-    if len(aliases) == 1 and aliases[0].is_dir():
-        findings.info(
-            aliases[0],
-            "folder",
-            expected=f"a folder {name!r}",
-            found=repr(aliases[0].name),
-            do="It is read in its place.",
-        )
-        return aliases[0]
-    found = f"several of {[alias.name for alias in aliases]}" if aliases else "no such folder"
-    findings.fatal(folder, "folder", expected=f"the device folder {name!r}", found=found, do=RECOPY)
-    return None
+Source = tuple[Path, tuple[int, int], str]
+"""File, shape and dtype of an array."""
 
 
 def load_device(path: Path, name: str, findings: Findings) -> SequenceDevice | None:
@@ -49,42 +36,31 @@ def load_device(path: Path, name: str, findings: Findings) -> SequenceDevice | N
         return None
     file = folder / "meta.yml"
     meta = read_mapping(file, findings)
-    array = _array_source(folder, meta, findings)
+    source = _array_source(folder, meta, findings)
     if meta is None:
         return None
     clock = _clock(file, meta, findings)
     n_signals = read_number(meta, "n_signals", file, findings, integer=True)
-    if array is None or clock is None or n_signals is None:
+    if source is None or clock is None or n_signals is None:
         return None
-    data_file, shape, dtype = array
-    rate, start, end = clock
-    if shape[1] != n_signals:
-        findings.fatal(
-            file,
-            "n_signals",
-            expected=f"{shape[1]}, the columns of {data_file.name}",
-            found=str(n_signals),
-            do="The axes look swapped: store the array with time along rows."
-            if shape[0] == n_signals
-            else "Correct n_signals or store the matching array.",
-        )
+    (data_file, shape, dtype), (rate, start, end) = source, clock
+    nominal, flag, n = meta.get("n_timestamps"), meta.get("is_mem_mapped"), shape[1]
+    if n != n_signals:
+        swapped = "The axes look swapped: store the array with time along rows."
+        do = swapped if shape[0] == n_signals else "Correct n_signals or store the matching array."
+        expected = f"{n}, the columns of {data_file.name}"
+        findings.fatal(file, "n_signals", expected=expected, found=str(n_signals), do=do)
         return None
-    nominal = meta.get("n_timestamps")
     if data_file.suffix == ".npy" and nominal is not None and nominal != shape[0]:
-        findings.warning(
-            file,
-            "n_timestamps",
-            expected=f"{shape[0]}, the rows of {data_file.name}",
-            found=shown(nominal),
-            do="The array is taken as it is; correct n_timestamps if the file is complete.",
-        )
-    swapped = doubt_about_axes(shape, rate, n_units=_n_units(folder), n_times=nominal if type(nominal) is int else None)
-    if swapped is not None and swapped[1]:
-        doubt, _ = swapped
+        expected = f"{shape[0]}, the rows of {data_file.name}"
+        do = "The array is taken as it is; correct n_timestamps if the file is complete."
+        findings.warning(file, "n_timestamps", expected=expected, found=shown(nominal), do=do)
+    turned = doubt_about_axes(shape, rate, n_units=_n_units(folder), n_times=nominal if type(nominal) is int else None)
+    if turned is not None and turned[1]:
+        doubt, _ = turned
         findings.fatal(data_file, "axes", expected=doubt.expected, found=doubt.found, do=doubt.do)
         return None
     check_rate(file, name, shape, rate, end - start, findings)
-    flag = meta.get("is_mem_mapped")
     return SequenceDevice(
         name=name,
         file=data_file,
@@ -93,14 +69,28 @@ def load_device(path: Path, name: str, findings: Findings) -> SequenceDevice | N
         end_time=end,
         shape=shape,
         dtype=dtype,
-        means=_per_signal(folder / "meta/means.npy", shape[1], findings, missing="statistics"),
-        stds=_per_signal(folder / "meta/stds.npy", shape[1], findings, missing="statistics"),
-        phase_shifts=_phase_shifts(folder, shape[1], findings) if meta.get("phase_shift_per_signal") else None,
-        unit_ids=_unit_ids(folder, meta, shape[1], findings) if name == "responses" else None,
+        means=_statistics(folder / "meta/means.npy", n, findings),
+        stds=_statistics(folder / "meta/stds.npy", n, findings),
+        phase_shifts=_phase_shifts(folder, n, findings) if meta.get("phase_shift_per_signal") else None,
+        unit_ids=_unit_ids(folder, meta, n, findings) if name == "responses" else None,
         nominal_rows=nominal if isinstance(nominal, int) else None,
         is_mem_mapped=flag if isinstance(flag, bool) else None,
-        channels=_channel_names(file, meta, shape[1], findings) if name != "responses" else None,
+        channels=_channel_names(file, meta, n, findings) if name != "responses" else None,
     )
+
+
+def _device_folder(path: Path, name: str, findings: Findings) -> Path | None:
+    folder = path / name
+    if folder.is_dir():
+        return folder
+    aliases = sorted(path.glob(f"{name}_*")) if path.is_dir() else []
+    if len(aliases) == 1 and aliases[0].is_dir():
+        expected, found = f"a folder {name!r}", repr(aliases[0].name)
+        findings.info(aliases[0], "folder", expected=expected, found=found, do="It is read in its place.")
+        return aliases[0]
+    found = f"several of {[alias.name for alias in aliases]}" if aliases else "no such folder"
+    findings.fatal(folder, "folder", expected=f"the device folder {name!r}", found=found, do=RECOPY)
+    return None
 
 
 def _n_units(folder: Path) -> int | None:
@@ -117,13 +107,9 @@ def _channel_names(file: Path, meta: dict[str, Any], n_signals: int, findings: F
         return None
     if isinstance(names, list) and len(names) == n_signals and all(isinstance(name, str) and name for name in names):
         return tuple(names)
-    findings.fatal(
-        file,
-        "channel_names",
-        expected=f"a list of {n_signals} names, one per signal",
-        found=shown(names),
-        do="Correct the list, or remove it where the channels are the usual ones.",
-    )
+    do = "Correct the list, or remove it where the channels are the usual ones."
+    expected = f"a list of {n_signals} names, one per signal"
+    findings.fatal(file, "channel_names", expected=expected, found=shown(names), do=do)
     return None
 
 
@@ -132,41 +118,27 @@ def _clock(file: Path, meta: dict[str, Any], findings: Findings) -> tuple[float,
     modality = meta.get("modality", "sequence")
     if not isinstance(modality, str) or modality.lower() != "sequence":
         findings.fatal(file, "modality", expected="'sequence'", found=shown(modality), do="Export it as a sequence.")
-    rate = read_number(meta, "sampling_rate", file, findings)
-    start = read_number(meta, "start_time", file, findings)
-    end = read_number(meta, "end_time", file, findings)
+    rate, start, end = (read_number(meta, key, file, findings) for key in ("sampling_rate", "start_time", "end_time"))
     if rate is None or start is None or end is None or not times_are_plausible(file, rate, start, end, findings):
         return None
     return rate, start, end
 
 
-def _array_source(
-    folder: Path, meta: dict[str, Any] | None, findings: Findings
-) -> tuple[Path, tuple[int, int], str] | None:
-    """File, shape and dtype of a device's array, from the `.npy` header or the metadata of a `.mem` file."""
+def _array_source(folder: Path, meta: dict[str, Any] | None, findings: Findings) -> Source | None:
+    """A device's array, from the `.npy` header or the metadata of a `.mem` file."""
     npy, mem = folder / "data.npy", folder / "data.mem"
     if npy.is_file():
         if mem.is_file():
-            findings.warning(
-                folder,
-                "data",
-                expected="either data.npy or data.mem",
-                found="both",
-                do="data.npy is read; delete the other one.",
-            )
+            do = "data.npy is read; delete the other one."
+            findings.warning(folder, "data", expected="either data.npy or data.mem", found="both", do=do)
         array = open_array(npy, findings)
         if array is None:
             return None
-        if array.ndim != 2 or not array.shape[0] or not array.shape[1]:
-            findings.fatal(
-                npy,
-                "shape",
-                expected="(n_timestamps, n_signals), both at least 1",
-                found=str(array.shape),
-                do="Store the array with time along rows.",
-            )
-            return None
-        return npy, (array.shape[0], array.shape[1]), str(array.dtype)
+        if array.ndim == 2 and array.shape[0] and array.shape[1]:
+            return npy, (array.shape[0], array.shape[1]), str(array.dtype)
+        expected, do = "(n_timestamps, n_signals), both at least 1", "Store the array with time along rows."
+        findings.fatal(npy, "shape", expected=expected, found=str(array.shape), do=do)
+        return None
     if not mem.is_file():
         link = next((file for file in (npy, mem) if file.is_symlink()), None)
         found, do = ("neither", RECOPY) if link is None else absent(link)
@@ -178,7 +150,7 @@ def _array_source(
     return _mem_source(mem, meta, findings) if meta is not None else None
 
 
-def _mem_source(mem: Path, meta: dict[str, Any], findings: Findings) -> tuple[Path, tuple[int, int], str] | None:
+def _mem_source(mem: Path, meta: dict[str, Any], findings: Findings) -> Source | None:
     file = mem.parent / "meta.yml"
     rows = read_number(meta, "n_timestamps", file, findings, integer=True)
     # A faulty n_signals is reported by the caller, which needs it for every kind of file.
@@ -188,73 +160,57 @@ def _mem_source(mem: Path, meta: dict[str, Any], findings: Findings) -> tuple[Pa
         dtype = np.dtype(name) if isinstance(name, str) else None
     except Exception:  # TypeError, ValueError or SyntaxError, by what the text looks like
         dtype = None
-    if dtype is None or dtype.kind not in "fiub":
+    if dtype is None or dtype.kind not in NUMBERS:
         found = shown(name) if name is not None else "no such key"
-        findings.fatal(
-            file,
-            "dtype",
-            expected="the numpy name of a number type, such as 'float32'",
-            found=found,
-            do="data.mem has no header: write the dtype it was stored with.",
-        )
+        expected = "the numpy name of a number type, such as 'float32'"
+        do = "data.mem has no header: write the dtype it was stored with."
+        findings.fatal(file, "dtype", expected=expected, found=found, do=do)
         return None
     if rows is None or columns is None:
         return None
     size, row_bytes = mem.stat().st_size, int(columns) * dtype.itemsize
-    if rows < 1 or columns < 1 or size != rows * row_bytes:
-        implied = size / row_bytes if row_bytes > 0 else 0.0
-        whole = f"{implied:.0f}" if implied == int(implied) else f"{implied:.2f}, not a whole number"
-        findings.fatal(
-            mem,
-            "size",
-            expected=f"{int(rows) * row_bytes} bytes ({rows} x {columns} {dtype})",
-            found=f"{size} bytes",
-            do=f"The size implies {whole} rows; the file is truncated, or n_timestamps, n_signals or dtype is wrong.",
-        )
-        return None
-    return mem, (int(rows), int(columns)), str(dtype)
+    if rows >= 1 and columns >= 1 and size == rows * row_bytes:
+        return mem, (int(rows), int(columns)), str(dtype)
+    implied = size / row_bytes if row_bytes > 0 else 0.0
+    whole = f"{implied:.0f}" if implied == int(implied) else f"{implied:.2f}, not a whole number"
+    expected = f"{int(rows) * row_bytes} bytes ({rows} x {columns} {dtype})"
+    do = f"The size implies {whole} rows; the file is truncated, or n_timestamps, n_signals or dtype is wrong."
+    findings.fatal(mem, "size", expected=expected, found=f"{size} bytes", do=do)
+    return None
 
 
-def _per_signal(path: Path, n_signals: int, findings: Findings, *, missing: str) -> np.ndarray | None:
-    """One number per signal, float64 `[S]`; stored as (S,), (1, S) or (S, 1)."""
-    if missing == "statistics" and not path.is_file():
-        findings.warning(
-            path,
-            "file",
-            expected=f"{n_signals} numbers",
-            found="no such file",
-            do="They are computed from the train tier each time the recording is used.",
-        )
-        return None
+def _one_each(path: Path, n: int, what: str, findings: Findings) -> np.ndarray | None:
+    """An array with one number for each of `n` signals, `[n]`; stored as (n,), (1, n) or (n, 1)."""
     array = open_array(path, findings)
-    if array is None:
+    if array is not None and array.size != n:
+        expected = f"{n}, one per {what}"
+        findings.fatal(path, "length", expected=expected, found=str(array.size), do=RESTORE)
         return None
-    if array.size != n_signals:
-        findings.fatal(
-            path,
-            "length",
-            expected=f"{n_signals}, one per signal",
-            found=str(array.size),
-            do="The file belongs to another session or export; restore the right one.",
-        )
-        return None
-    return np.asarray(array, dtype=np.float64).reshape(-1)
+    return None if array is None else np.array(array).reshape(-1)
+
+
+def _statistics(path: Path, n_signals: int, findings: Findings) -> np.ndarray | None:
+    if path.is_file():
+        values = _one_each(path, n_signals, "signal", findings)
+        return None if values is None else values.astype(np.float64)
+    do = "They are computed from the train tier each time the recording is used."
+    findings.warning(path, "file", expected=f"{n_signals} numbers", found="no such file", do=do)
+    return None
 
 
 def _phase_shifts(folder: Path, n_signals: int, findings: Findings) -> np.ndarray | None:
     path = folder / "meta/phase_shifts.npy"
-    shifts = _per_signal(path, n_signals, findings, missing="fatal")
-    if shifts is not None and not np.isfinite(shifts).all():
-        bad = np.flatnonzero(~np.isfinite(shifts))
-        findings.fatal(
-            path,
-            "phase shifts",
-            expected="finite seconds",
-            found=f"{len(bad)} of {n_signals} NaN or infinite, the first of signal {bad[0]}",
-            do="Restore them: no sample of these signals can be looked up.",
-        )
+    stored = _one_each(path, n_signals, "signal", findings)
+    if stored is None:
         return None
-    return shifts
+    shifts = stored.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(shifts))
+    if not len(bad):
+        return shifts
+    found = f"{len(bad)} of {n_signals} NaN or infinite, the first of signal {bad[0]}"
+    do = "Restore them: no sample of these signals can be looked up."
+    findings.fatal(path, "phase shifts", expected="finite seconds", found=found, do=do)
+    return None
 
 
 def _unit_ids(folder: Path, meta: dict[str, Any], n_neurons: int, findings: Findings) -> np.ndarray | None:
@@ -263,25 +219,8 @@ def _unit_ids(folder: Path, meta: dict[str, Any], n_neurons: int, findings: Find
     plain = named is None or (isinstance(named, str) and named.isprintable() and 0 < len(named) <= 200)
     path = folder / (named if isinstance(named, str) and plain else "meta/unit_ids.npy")
     # By its name, since a file may well be a link, as in repositories of git-annex; but none is named elsewhere.
-    if not plain or not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder)):
-        findings.warning(
-            folder / "meta.yml",
-            "neuron_properties.unit_ids",
-            expected="a file in the device folder",
-            found=shown(named),
-            do="It is not read; unit ids are unknown.",
-        )
-        return None
-    if not os.path.lexists(path):
-        return None
-    array = open_array(path, findings)
-    if array is not None and array.size != n_neurons:
-        findings.fatal(
-            path,
-            "length",
-            expected=f"{n_neurons}, one per neuron",
-            found=str(array.size),
-            do="The file belongs to another session or export; restore the right one.",
-        )
-        return None
-    return None if array is None else np.array(array).reshape(-1)
+    if plain and Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder)):
+        return _one_each(path, n_neurons, "neuron", findings) if os.path.lexists(path) else None
+    file, expected, do = folder / "meta.yml", "a file in the device folder", "It is not read; unit ids are unknown."
+    findings.warning(file, "neuron_properties.unit_ids", expected=expected, found=shown(named), do=do)
+    return None

@@ -51,38 +51,27 @@ def _identity(path: Path, findings: Findings) -> tuple[str, str, tuple[str, ...]
     """Session key and animal, from meta.json or the folder's name; devices declared missing, and withheld tiers."""
     from_name = re.match(r"dynamic([^-]+)-", path.name)
     animal = from_name.group(1) if from_name else animal_of(path.name)
-    fallback: tuple[str, str, tuple[str, ...], tuple[str, ...]] = (path.name, animal, (), ())
     file = path / "meta.json"
+    its_name = f"The folder's name {path.name!r} is the session key"
     if not file.is_file():
-        findings.warning(
-            file,
-            "file",
-            expected="meta.json with the scan_key",
-            found="no such file",
-            do=f"The folder's name {path.name!r} is the session key; add meta.json to name animal, session and scan.",
-        )
-        return fallback
-    meta = read_mapping(file, findings)
+        do = f"{its_name}; add meta.json to name animal, session and scan."
+        findings.warning(file, "file", expected="meta.json with the scan_key", found="no such file", do=do)
+    meta = read_mapping(file, findings) if file.is_file() else None
     if meta is None:
-        return fallback
+        return path.name, animal, (), ()
     _notes(file, meta, findings)
     stored = meta.get("scan_key")
     scan: dict[str, Any] = stored if isinstance(stored, dict) else {}
     key = identity(read_name(meta, "data_key", file, findings))
     numbers = [identity(read_name(scan, name, file, findings)) for name in ("animal_id", "session", "scan_idx")]
     if key is None and all(number is not None for number in numbers):
-        key = "-".join(str(number) for number in numbers)
+        key = "-".join(map(str, numbers))
     if key is None:
-        findings.warning(
-            file,
-            "scan_key",
-            expected="animal_id, session and scan_idx",
-            found=shown(stored),
-            do=f"The folder's name {path.name!r} is the session key; complete the scan_key.",
-        )
+        expected, do = "animal_id, session and scan_idx", f"{its_name}; complete the scan_key."
+        findings.warning(file, "scan_key", expected=expected, found=shown(stored), do=do)
     return (
-        fallback[0] if key is None else key,
-        numbers[0] or (fallback[1] if from_name or key is None else animal_of(key)),
+        path.name if key is None else key,
+        numbers[0] or (animal if from_name or key is None else animal_of(key)),
         _names(file, meta, "missing", SEQUENCE_DEVICES[1:], findings),
         _names(file, meta, "withheld_tiers", None, findings),
     )
@@ -93,16 +82,12 @@ def _notes(file: Path, meta: dict[str, Any], findings: Findings) -> None:
     keys = {field.name for field in fields(Finding)}
     notes = meta.get("notes", [])
     for note in notes if isinstance(notes, list) else [notes]:
-        if (
-            not isinstance(note, dict)
-            or note.keys() != keys
-            or not all(isinstance(text, str) for text in note.values())
-        ):
-            expected = f"findings with {', '.join(sorted(keys))}"
-            findings.warning(file, "notes", expected=expected, found=shown(note), do="Correct the list, or remove it.")
-        else:
+        if isinstance(note, dict) and note.keys() == keys and all(isinstance(text, str) for text in note.values()):
             # What made the folder unreadable would have kept it from being written.
             findings.append(Finding(**{**note, "severity": "info" if note["severity"] == "info" else "warning"}))
+        else:
+            expected = f"findings with {', '.join(sorted(keys))}"
+            findings.warning(file, "notes", expected=expected, found=shown(note), do="Correct the list, or remove it.")
 
 
 def _names(
@@ -121,29 +106,26 @@ def _screen(folder: Path, findings: Findings) -> Screen | None:
     if not folder.is_dir():
         findings.fatal(folder, "folder", expected="the device folder 'screen'", found="no such folder", do=RECOPY)
         return None
-    timestamps = open_array(folder / "timestamps.npy", findings)
-    if timestamps is not None:
-        timestamps = np.asarray(timestamps, dtype=np.float64)
-        if not clock_is_sound(folder / "timestamps.npy", timestamps, findings):
-            timestamps = None
+    stored = open_array(folder / "timestamps.npy", findings)
+    timestamps = None if stored is None else np.asarray(stored, dtype=np.float64)
+    if timestamps is not None and not clock_is_sound(folder / "timestamps.npy", timestamps, findings):
+        timestamps = None
     meta = folder / "meta"
     names = sorted(entry.name for entry in meta.iterdir() if TRIAL_FILE.fullmatch(entry.name)) if meta.is_dir() else []
     if not names:
         findings.fatal(meta, "trials", expected="files 00000.yml, 00001.yml, ...", found="none", do=RECOPY)
         return None
-    problems, tally = Findings(), Tally()
-    parsed = [_parse_trial(meta / name, problems) for name in names]
-    tally.extend(problems)
+    tally = Tally()
+    parsed = [_parse_trial(meta / name, tally) for name in names]
     tally.report(findings)
-    if timestamps is None or problems.has_fatal:
+    if timestamps is None or tally.has_fatal:
         return None
     known = [trial for trial in parsed if trial is not None]
+    trials = _chain(known, folder, timestamps, findings)
     if not _has_frames(folder):
-        trials = _chain(known, folder, timestamps, None, findings)
         return None if trials is None else NoVideo(folder, timestamps, trials)
-    stored = {entry.name for entry in (folder / "data").iterdir()} if (folder / "data").is_dir() else set()
-    trials = _chain(known, folder, timestamps, stored, findings)
-    return None if trials is None else Screen(folder, timestamps, trials)
+    complete = _stimuli_are_there(folder / "data", known, findings)
+    return Screen(folder, timestamps, trials) if trials is not None and complete else None
 
 
 def _has_frames(folder: Path) -> bool:
@@ -155,9 +137,8 @@ def _has_frames(folder: Path) -> bool:
 def clock_is_sound(path: Path, timestamps: np.ndarray, findings: Findings) -> bool:
     """Whether times of displayed frames `[F]` can be looked up in; findings otherwise."""
     if timestamps.ndim != 1 or len(timestamps) < 2:
-        findings.fatal(
-            path, "shape", expected="one time per displayed frame, at least 2", found=str(timestamps.shape), do=RECOPY
-        )
+        expected = "one time per displayed frame, at least 2"
+        findings.fatal(path, "shape", expected=expected, found=str(timestamps.shape), do=RECOPY)
         return False
     if not np.isfinite(timestamps).all():
         found = f"{np.count_nonzero(~np.isfinite(timestamps))} of {len(timestamps)} are NaN or infinite"
@@ -166,40 +147,29 @@ def clock_is_sound(path: Path, timestamps: np.ndarray, findings: Findings) -> bo
     steps = np.diff(timestamps)
     if (steps < 0).any():
         at = int(np.argmax(steps < 0))
-        findings.fatal(
-            path,
-            "timestamps",
-            expected="increasing seconds",
-            found=f"{np.count_nonzero(steps < 0)} steps back, the first from {timestamps[at]} to {timestamps[at + 1]} "
-            f"at frame {at + 1}",
-            do="Restore the frame times in order of presentation.",
+        first = f"the first from {timestamps[at]} to {timestamps[at + 1]} at frame {at + 1}"
+        found, do = (
+            f"{np.count_nonzero(steps < 0)} steps back, {first}",
+            "Restore the frame times in order of presentation.",
         )
+        findings.fatal(path, "timestamps", expected="increasing seconds", found=found, do=do)
         return False
     if (steps == 0).any():
-        findings.warning(
-            path,
-            "timestamps",
-            expected="strictly increasing seconds",
-            found=f"{np.count_nonzero(steps == 0)} repeated times",
-            do="Frames shown for no time are never read.",
-        )
+        found, do = f"{np.count_nonzero(steps == 0)} repeated times", "Frames shown for no time are never read."
+        findings.warning(path, "timestamps", expected="strictly increasing seconds", found=found, do=do)
     return True
 
 
 def _parse_trial(path: Path, findings: Findings) -> dict[str, Any] | None:
+    """What the file of a trial says; None with a fatal finding."""
     meta = read_mapping(path, findings)
     if meta is None:
         return None
-    stated = meta.get("modality")
+    stated = meta.get("modality", "no such key")
     modality = stated.lower() if isinstance(stated, str) else ""
     if modality not in MODALITIES:
-        findings.fatal(
-            path,
-            "modality",
-            expected=" or ".join(MODALITIES),
-            found=shown(meta.get("modality", "no such key")),
-            do="Correct the trial.",
-        )
+        expected = " or ".join(MODALITIES)
+        findings.fatal(path, "modality", expected=expected, found=shown(stated), do="Correct the trial.")
         return None
     first = read_number(meta, "first_frame_idx", path, findings, integer=True)
     # The reader of the format shows one frame for everything but videos, whatever num_frames says.
@@ -209,96 +179,67 @@ def _parse_trial(path: Path, findings: Findings) -> dict[str, Any] | None:
     if n_frames < 1:
         findings.fatal(path, "num_frames", expected="at least 1", found=str(n_frames), do="Correct the trial.")
         return None
-    size = meta.get("image_size")
-    gray = meta.get("interleave_value")
+    gray, size = meta.get("interleave_value"), meta.get("image_size")
     if modality == "blank" and not is_finite_number(gray):
-        findings.fatal(
-            path,
-            "interleave_value",
-            expected="the grey level (0-255) of a blank",
-            found=shown(gray),
-            do="Write the grey level that was on screen, usually 128.0.",
-        )
+        expected, do = "the grey level (0-255) of a blank", "Write the grey level that was on screen, usually 128.0."
+        findings.fatal(path, "interleave_value", expected=expected, found=shown(gray), do=do)
     if meta.get("encoded"):
-        findings.warning(
-            path,
-            "encoded",
-            expected="frames stored as numbers in screen/data/*.npy",
-            found=f"encoded: {shown(meta['encoded'])}",
-            do="Videos are not decoded here: convert them to arrays and remove the key.",
-        )
+        expected, found = "frames stored as numbers in screen/data/*.npy", f"encoded: {shown(meta['encoded'])}"
+        do = "Videos are not decoded here: convert them to arrays and remove the key."
+        findings.warning(path, "encoded", expected=expected, found=found, do=do)
     sound_size = isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(edge, int) for edge in size)
-    tier = read_name(meta, "tier", path, findings, longest=60)
-    named = read_name(meta, "condition_hash", path, findings)
-    condition = identity(named)
-    if named is not None and condition is None:
-        findings.warning(
-            path,
-            "condition_hash",
-            expected="the identity of the stimulus, or no such key",
-            found=shown(meta["condition_hash"]),
-            do="It is unknown which other trials showed the same; restore the hashes.",
-        )
     return {
         "name": path.stem,
         "modality": modality,
         "first_frame": int(first),
         "n_frames": int(n_frames),
-        "tier": tier,
-        "condition_hash": condition,
+        "tier": read_name(meta, "tier", path, findings, longest=60),
+        "condition_hash": _condition(path, meta, findings),
         "image_size": (size[0], size[1]) if sound_size and size is not None else None,
         "interleave_value": float(gray) if gray is not None and is_finite_number(gray) else None,
     }
 
 
-def _chain(
-    parsed: list[dict[str, Any]], folder: Path, timestamps: np.ndarray, stored: set[str] | None, findings: Findings
-) -> list[Trial] | None:
-    """Trials with their times, after checking that together they account for every displayed frame.
+def _condition(path: Path, meta: dict[str, Any], findings: Findings) -> str | None:
+    named = read_name(meta, "condition_hash", path, findings)
+    condition = identity(named)
+    if named is not None and condition is None:
+        expected, found = "the identity of the stimulus, or no such key", shown(meta["condition_hash"])
+        do = "It is unknown which other trials showed the same; restore the hashes."
+        findings.warning(path, "condition_hash", expected=expected, found=found, do=do)
+    return condition
 
-    `stored` are the files with frames, None where none is expected.
-    """
+
+def _chain(
+    parsed: list[dict[str, Any]], folder: Path, timestamps: np.ndarray, findings: Findings
+) -> list[Trial] | None:
+    """Trials with their times, after checking that together they account for every displayed frame."""
     first = np.array([trial["first_frame"] for trial in parsed])
-    n_frames = np.array([trial["n_frames"] for trial in parsed])
-    running = np.concatenate([[0], np.cumsum(n_frames)])
-    before = len(findings)
+    running = np.concatenate([[0], np.cumsum([trial["n_frames"] for trial in parsed])])
     off = np.flatnonzero(first != running[:-1])
     if len(off):
-        at = off[0]
-        findings.fatal(
-            folder / "meta" / f"{parsed[at]['name']}.yml",
-            "first_frame_idx",
-            expected=f"{running[at]}, the frames of all trials before it",
-            found=str(first[at]),
-            do=f"{len(off)} trials disagree: a trial is missing, or num_frames is wrong.",
-        )
+        file = folder / "meta" / f"{parsed[off[0]]['name']}.yml"
+        expected = f"{running[off[0]]}, the frames of all trials before it"
+        do = f"{len(off)} trials disagree: a trial is missing, or num_frames is wrong."
+        findings.fatal(file, "first_frame_idx", expected=expected, found=str(first[off[0]]), do=do)
     if running[-1] != len(timestamps):
-        findings.fatal(
-            folder / "timestamps.npy",
-            "length",
-            expected=f"{running[-1]}, the sum of num_frames over all trials",
-            found=str(len(timestamps)),
-            do="Trials or frame times are missing; restore both from one export.",
-        )
-    expected = [] if stored is None else parsed
-    stored = stored or set()
-    shown = [trial["name"] for trial in expected if trial["modality"] in ("video", "image")]
+        expected, found = f"{running[-1]}, the sum of num_frames over all trials", str(len(timestamps))
+        do = "Trials or frame times are missing; restore both from one export."
+        findings.fatal(folder / "timestamps.npy", "length", expected=expected, found=found, do=do)
+    if len(off) or running[-1] != len(timestamps):
+        return None
+    starts = timestamps[first]
+    times = enumerate(zip(parsed, starts.tolist(), [*starts[1:].tolist(), np.inf], strict=True))
+    return [Trial(index=index, start=start, end=end, **trial) for index, (trial, start, end) in times]
+
+
+def _stimuli_are_there(folder: Path, parsed: list[dict[str, Any]], findings: Findings) -> bool:
+    stored = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    shown = [trial["name"] for trial in parsed if trial["modality"] in ("video", "image")]
     missing = [name for name in shown if f"{name}.npy" not in stored]
     if missing:
         listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         encoded = " (.mp4 is not read: convert it)" if any(name.endswith((".mp4", ".avi")) for name in stored) else ""
-        findings.fatal(
-            folder / "data",
-            "stimuli",
-            expected=f"a .npy file for each of {len(shown)} image and video trials",
-            found=f"{len(missing)} missing ({listed}){encoded}",
-            do=RECOPY,
-        )
-    if any(finding.severity == "fatal" for finding in findings[before:]):
-        return None
-    starts = timestamps[first]
-    ends = np.append(starts[1:], np.inf)
-    return [
-        Trial(index=index, start=float(start), end=float(end), **trial)
-        for index, (trial, start, end) in enumerate(zip(parsed, starts, ends, strict=True))
-    ]
+        expected, found = f"a .npy file for each of {len(shown)} image and video trials", f"{len(missing)} missing"
+        findings.fatal(folder, "stimuli", expected=expected, found=f"{found} ({listed}){encoded}", do=RECOPY)
+    return not missing

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +63,13 @@ def write_session_folder(
 
 
 def _write_identity(file: Path, recording: RecordingData, notes: Sequence[Finding]) -> None:
-    meta: dict[str, Any] = {"data_key": recording.session_key, "scan_key": {"animal_id": recording.animal_id}}
-    missing = [device.name for device in recording.devices if not device.shape[1]]
-    if missing:
-        meta["missing"] = missing
-    if recording.withheld_tiers:
-        meta["withheld_tiers"] = list(recording.withheld_tiers)
-    if notes:
-        meta["notes"] = [asdict(note) for note in notes]
-    write_json(file, meta)
+    optional = {
+        "missing": [device.name for device in recording.devices if not device.shape[1]],
+        "withheld_tiers": list(recording.withheld_tiers),
+        "notes": [asdict(note) for note in notes],
+    }
+    identity = {"data_key": recording.session_key, "scan_key": {"animal_id": recording.animal_id}}
+    write_json(file, identity | {key: values for key, values in optional.items() if values})
 
 
 def _frame_size(recording: RecordingData) -> tuple[int, int]:
@@ -91,11 +90,11 @@ def _frame_size(recording: RecordingData) -> tuple[int, int]:
 
 def _write_device(folder: Path, device: SequenceDevice, means: np.ndarray, stds: np.ndarray, bar: tqdm) -> None:
     """Writes a sampled device, its rows in pieces of at most `CHUNK_BYTES`."""
-    dtype = np.dtype(device.dtype)
-    if device.unit_ids is not None and np.asarray(device.unit_ids).dtype.kind not in "iuf":
+    dtype, unit_ids = np.dtype(device.dtype), None if device.unit_ids is None else np.asarray(device.unit_ids)
+    if unit_ids is not None and unit_ids.dtype.kind not in "iuf":
         raise ValueError(
-            f"{device.name}: the unit ids are {np.asarray(device.unit_ids).dtype}, but session folders hold numbers; "
-            "number the neurons, or leave unit_ids out."
+            f"{device.name}: the unit ids are {unit_ids.dtype}, but session folders hold numbers; number the neurons, "
+            "or leave unit_ids out."
         )
     write_sequence_meta(
         folder,
@@ -106,7 +105,7 @@ def _write_device(folder: Path, device: SequenceDevice, means: np.ndarray, stds:
         end=device.end_time,
         means=np.asarray(means)[None],
         stds=np.asarray(stds)[None],
-        neuron_properties=None if device.unit_ids is None else {"unit_ids": np.asarray(device.unit_ids)},
+        neuron_properties=None if unit_ids is None else {"unit_ids": unit_ids},
         phase_shifts=device.phase_shifts,
         channels=None if device.name == "responses" else device.channels,
     )
@@ -133,7 +132,7 @@ def _filled(device: SequenceDevice, block: np.ndarray, low: int, means: np.ndarr
     return np.where(empty[:, None], np.nan_to_num(means), block) if empty.any() else block
 
 
-def _array_file(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> Any:
+def _array_file(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> BufferedWriter:
     """A new `.npy` file, open behind its header: the values follow by `tofile`, row by row."""
     file = path.open("wb")
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
@@ -162,10 +161,8 @@ def write_sequence_meta(
         shape: (T, S) of the data.
         dtype: Data type of the data, a numpy name.
         rate: Sampling rate, Hz.
-        start: Time of the first sample, s.
-        end: Stated end, s.
-        means: [1, S].
-        stds: [1, S].
+        start, end: Time of the first sample and stated end, s.
+        means, stds: [1, S].
         neuron_properties: Arrays with one row per neuron, stored as ``meta/<name>.npy``.
         phase_shifts: [S], s; None where all signals are sampled at once.
         channels: [S] names of behaviour channels; None where they are the usual ones.
@@ -290,7 +287,7 @@ def _write_screen(folder: Path, screen: Screen, size: tuple[int, int], bar: tqdm
 def _trial_meta(trial: Trial | None, n_frames: int, first_frame: int) -> dict[str, Any]:
     meta: dict[str, Any] = {"first_frame_idx": first_frame, "modality": "video", "num_frames": n_frames}
     if trial is None:
-        return {**meta, "tier": UNUSED_TIER}
+        return meta | {"tier": UNUSED_TIER}
     meta["modality"] = "INVALID" if trial.modality == "invalid" else trial.modality
     if trial.tier is not None:
         meta |= {"tier": trial.tier, "trial_idx": trial.index if trial.trial_id is None else trial.trial_id}

@@ -10,16 +10,15 @@ sample.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from omnimouse.recordings.data.devices import CHUNK_BYTES, SequenceDevice
-from omnimouse.recordings.data.reading import map_array
+from omnimouse.recordings.data.devices import SequenceDevice
+from omnimouse.recordings.data.reading import MappedArrays
 from omnimouse.recordings.data.screen import Screen, Trial
 
 if TYPE_CHECKING:
@@ -52,10 +51,7 @@ class Clips:
     root: Path
     lengths: np.ndarray
     slot: int
-    _open: OrderedDict[tuple[str, int], np.ndarray] = field(default_factory=OrderedDict, repr=False, compare=False)
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_open": OrderedDict()}
+    _open: MappedArrays = field(default_factory=lambda: MappedArrays(OPEN_FILES), repr=False, compare=False)
 
     @property
     def n_rows(self) -> int:
@@ -72,14 +68,7 @@ class Clips:
 
     def array(self, kind: str, trial: int) -> np.ndarray:
         """One stored array, time last, as a read-only memory map; the last few stay open."""
-        key = (kind, trial)
-        array = self._open.pop(key, None)
-        if array is None:
-            array = map_array(self.file(kind, trial))
-        self._open[key] = array
-        if len(self._open) > OPEN_FILES:
-            self._open.popitem(last=False)
-        return array
+        return self._open.take(self.file(kind, trial))
 
     def overlapping(self, low: int, high: int) -> Iterator[tuple[int, int, int]]:
         """The clips that share rows with ``[low, high)``: (trial, first shared frame, frame after the last)."""
@@ -91,22 +80,19 @@ class Clips:
             if last > first:
                 yield trial, first, last
 
+    def responses(self, trial: int, frames: slice) -> np.ndarray:
+        """Stored `[neurons, frames]` as `[frames, neurons]`."""
+        return np.ascontiguousarray(self.array("responses", trial)[:, frames].T)
 
-def responses(clips: Clips, trial: int, frames: slice) -> np.ndarray:
-    """Stored `[neurons, frames]` as `[frames, neurons]`."""
-    return np.ascontiguousarray(clips.array("responses", trial)[:, frames].T)
+    def eye_tracker(self, trial: int, frames: slice) -> np.ndarray:
+        """Pupil size, its derivative, gaze x, gaze y `[frames, 4]`."""
+        size = np.asarray(self.array("behavior", trial)[0, : self.lengths[trial]])
+        gaze = self.array("pupil_center", trial)[:, frames]
+        return np.stack([size[frames], pupil_derivative(size)[frames], gaze[0], gaze[1]], axis=1)
 
-
-def eye_tracker(clips: Clips, trial: int, frames: slice) -> np.ndarray:
-    """Pupil size, its derivative, gaze x, gaze y `[frames, 4]`."""
-    size = np.asarray(clips.array("behavior", trial)[0, : clips.lengths[trial]])
-    gaze = clips.array("pupil_center", trial)[:, frames]
-    return np.stack([size[frames], pupil_derivative(size)[frames], gaze[0], gaze[1]], axis=1)
-
-
-def treadmill(clips: Clips, trial: int, frames: slice) -> np.ndarray:
-    """Running speed `[frames, 1]`."""
-    return np.asarray(clips.array("behavior", trial)[1, frames])[:, None]
+    def treadmill(self, trial: int, frames: slice) -> np.ndarray:
+        """Running speed `[frames, 1]`."""
+        return np.asarray(self.array("behavior", trial)[1, frames])[:, None]
 
 
 def pupil_derivative(size: np.ndarray) -> np.ndarray:
@@ -115,7 +101,7 @@ def pupil_derivative(size: np.ndarray) -> np.ndarray:
     return np.gradient(size) * RATE if len(size) > 1 else np.zeros_like(size)
 
 
-@dataclass
+@dataclass(repr=False)
 class ClipDevice(SequenceDevice):
     """A sampled device whose rows are read from the file of their trial; rows between clips are NaN.
 
@@ -123,53 +109,38 @@ class ClipDevice(SequenceDevice):
     """
 
     clips: Clips = field(kw_only=True)
-    reader: Callable[[Clips, int, slice], np.ndarray] = field(kw_only=True, repr=False)
     withheld: frozenset[int] = field(default=frozenset(), kw_only=True)
+
+    held_as: ClassVar[str] = "one array per trial and no single one"
 
     @classmethod
     def over(
         cls,
         clips: Clips,
         name: str,
-        kind: str,
-        reader: Callable[[Clips, int, slice], np.ndarray],
         n_signals: int,
         dtype: str,
         statistics: tuple[np.ndarray | None, np.ndarray | None],
         **options: Any,
     ) -> Self:
-        """The device `name` of all clips, whose files are those of `kind`; `statistics` are means and stds `[S]`."""
-        means, stds = statistics
+        """The device `name` of all clips; `statistics` are means and stds `[S]`."""
+        kind = {"eye_tracker": "pupil_center", "treadmill": "behavior"}.get(name, name)
         return cls(
-            name=name,
-            file=clips.root / "data" / kind,
-            sampling_rate=RATE,
-            start_time=0.0,
-            end_time=clips.n_rows / RATE,
-            shape=(clips.n_rows, n_signals),
-            dtype=dtype,
-            means=means,
-            stds=stds,
-            clips=clips,
-            reader=reader,
-            **options,
-        )
+            name, clips.root / "data" / kind, RATE, 0.0, clips.n_rows / RATE, (clips.n_rows, n_signals), dtype,
+            *statistics, clips=clips, **options,
+        )  # fmt: skip
 
-    @property
-    def data(self) -> np.ndarray:
-        """Not available.
-
-        Raises:
-            ValueError: always; there is no single array.
-        """
-        raise ValueError(f"{self.file} holds one array per trial and no single one; use `read` or `chunks`")
+    def clip_rows(self, trial: int, frames: slice) -> np.ndarray:
+        """Rows of some frames of a trial, in the type of the file."""
+        rows: np.ndarray = getattr(self.clips, self.name)(trial, frames)
+        return rows
 
     def _block(self, low: int, high: int) -> np.ndarray:
         block = np.full((high - low, self.shape[1]), np.nan, dtype=self.dtype)
         for trial, first, last in self.clips.overlapping(low, high):
             if trial not in self.withheld:
                 start = self.clips.first_row(trial) - low
-                block[start + first : start + last] = self.reader(self.clips, trial, slice(first, last))
+                block[start + first : start + last] = self.clip_rows(trial, slice(first, last))
         return block
 
     def segments(self) -> list[tuple[int, int]]:
@@ -178,29 +149,19 @@ class ClipDevice(SequenceDevice):
         firsts = ((self.clips.first_row(trial), last) for trial, _, last in stretches if trial not in self.withheld)
         return [(first, first + last) for first, last in firsts]
 
-    def chunks(self, rows: slice = slice(None)) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs of first row and block `[<=T', S]` over the valid rows of a range, each within one clip."""
-        low, high, _ = rows.indices(self.shape[0])
-        step = max(1, CHUNK_BYTES // (self.shape[1] * np.dtype(self.dtype).itemsize))
-        for trial, first, last in self.clips.overlapping(low, high):
-            if trial in self.withheld:
-                continue
-            for start in range(first, last, step):
-                frames = slice(start, min(start + step, last))
-                block = self.reader(self.clips, trial, frames).astype(self.dtype, copy=False)
-                yield self.clips.first_row(trial) + start, block
 
-
-@dataclass
+@dataclass(repr=False)
 class ClipScreen(Screen):
     """What was shown, from one video `[H, W, frames]` per trial."""
 
     clips: Clips = field(kw_only=True)
 
-    def _stimulus_file(self, trial: Trial) -> Path:
+    def stimulus_file(self, trial: Trial) -> Path:
+        """The file of the trial's video."""
         return self.clips.file("videos", trial.index)
 
-    def _stimulus(self, trial: Trial) -> np.ndarray:
+    def stimulus(self, trial: Trial) -> np.ndarray:
+        """The trial's video `[frames, H, W]`."""
         return self.clips.array("videos", trial.index).transpose(2, 0, 1)
 
 
@@ -211,21 +172,9 @@ def lay_out(
     trials, times, shown = [], [np.array([QUARTER])], 1
     for index, (tier, length) in enumerate(zip(tiers, clips.lengths.tolist(), strict=True)):
         frames = (clips.first_row(index) + np.arange(length + 1)) / RATE - QUARTER
-        trials.append(
-            Trial(
-                index=index,
-                modality="video",
-                tier=tier,
-                first_frame=shown,
-                n_frames=length,
-                start=float(frames[0]),
-                end=float(frames[-1]),
-                condition_hash=None,
-                name=str(index),
-                image_size=frame_size,
-                trial_id=None if trial_ids is None else trial_ids[index],
-            )
-        )
+        start, end, trial_id = float(frames[0]), float(frames[-1]), None if trial_ids is None else trial_ids[index]
+        trial = Trial(index, "video", tier, shown, length, start, end, None, str(index), frame_size, None, trial_id)
+        trials.append(trial)
         times.append(frames[:-1])
         shown += length
     # A frame before the first clip and one after the last span the whole clock; they belong to no trial.

@@ -42,7 +42,7 @@ class Scan:
     derivatives: list[np.ndarray]
 
 
-def files_are_complete(path: Path, tiers: np.ndarray, findings: Findings, *, kinds: tuple[str, ...] = KINDS) -> bool:
+def files_are_complete(path: Path, tiers: np.ndarray, kinds: tuple[str, ...], findings: Findings) -> bool:
     """Whether each kind has the files 0.npy to n-1.npy; responses may lack for whole tiers."""
     n_trials, before = len(tiers), len(findings)
     for kind in kinds:
@@ -56,82 +56,66 @@ def files_are_complete(path: Path, tiers: np.ndarray, findings: Findings, *, kin
         if kind == "responses" and 0 < missing.sum() < n_trials:
             for tier in np.unique(tiers):
                 missing[tiers == tier] &= not missing[tiers == tier].all()
-        surplus = sorted(there - set(range(n_trials)))
-        if not missing.any() and not surplus:
-            continue
-        faults = []
-        for what, trials in (("missing", np.flatnonzero(missing).tolist()), ("too many", surplus)):
-            if trials:
-                listed = ", ".join(map(str, trials[:5])) + (", ..." if len(trials) > 5 else "")
-                faults.append(f"{len(trials)} {what} ({listed})")
-        findings.fatal(
-            folder,
-            "files",
-            expected=f"0.npy to {n_trials - 1}.npy, one for each entry of meta/trials/tiers.npy",
-            found=" and ".join(faults),
-            do=RECOPY,
-        )
-    return not findings[before:]
+        faults = {"missing": np.flatnonzero(missing).tolist(), "too many": sorted(there - set(range(n_trials)))}
+        found = [f"{len(trials)} {what} ({listed(trials)})" for what, trials in faults.items() if trials]
+        if found:
+            expected = f"0.npy to {n_trials - 1}.npy, one for each entry of meta/trials/tiers.npy"
+            findings.fatal(folder, "files", expected=expected, found=" and ".join(found), do=RECOPY)
+    return len(findings) == before
 
 
-def scan_trials(path: Path, n_trials: int, n_units: int | None, findings: Findings) -> Scan | None:
+def scan_clips(path: Path, n_trials: int, n_units: int | None, findings: Findings) -> Scan | None:
     """Look into every trial: shapes, padding, and whether there are responses."""
     tally = Tally()
     shapes: list[dict[str, tuple[int, ...]]] = []
     lengths = np.zeros(n_trials, dtype=np.int64)
     no_responses = np.zeros(n_trials, dtype=bool)
     dtypes: dict[str, set[str]] = {kind: set() for kind in KINDS}
-    derivatives: list[np.ndarray] = []
+    derivatives = [np.zeros(0)] * n_trials
     for trial in range(n_trials):
-        arrays: dict[str, np.ndarray] = {}
-        for kind in KINDS:
-            file = path / "data" / kind / f"{trial}.npy"
-            if kind == "responses" and not os.path.lexists(file):
-                continue  # of a tier that has none
-            problems = Findings()
-            array = open_array(file, problems)
-            if array is None:
-                tally.append(problems[0])
-            elif array.ndim != (3 if kind == "videos" else 2) or 0 in array.shape:
-                wanted = "(height, width, frames)" if kind == "videos" else "(signals, frames)"
-                tally.add("fatal", "shape", file, expected=wanted, found=str(array.shape), do=RECOPY)
-            else:
-                arrays[kind] = array
-                dtypes[kind].add(str(array.dtype))
+        arrays = _open_trial(path, trial, tally)
         shapes.append({kind: array.shape for kind, array in arrays.items()})
+        for kind, array in arrays.items():
+            dtypes[kind].add(str(array.dtype))
         if not {"videos", "behavior", "pupil_center"} <= set(arrays):
-            derivatives.append(np.zeros(0))
             continue
         first = np.asarray(arrays["responses"][0], dtype=np.float64) if "responses" in arrays else np.zeros(0)
         no_responses[trial] = not (first[np.isfinite(first)] != 0).any()
-        valid = {
-            "videos": padding_start(arrays["videos"][0, 0][None]),
-            **{kind: padding_start(arrays[kind]) for kind in ("behavior", "pupil_center")},
-        }
-        if not no_responses[trial]:
-            valid["responses"] = padding_start(first[None])
-        lengths[trial] = min(valid.values())
-        derivatives.append(pupil_derivative(arrays["behavior"][0, : lengths[trial]]))
+        valid = [arrays["videos"][0, 0][None], arrays["behavior"], arrays["pupil_center"]]
+        lengths[trial] = min(map(padding_start, valid if no_responses[trial] else [*valid, first[None]]))
+        derivatives[trial] = pupil_derivative(arrays["behavior"][0, : lengths[trial]])
     if tally.has_fatal:
         tally.report(findings)
         return None
     neurons, frame_size = _check_shapes(path, shapes, n_units, tally)
-    short = np.flatnonzero(lengths < WINDOW_FRAMES)
-    for trial in short.tolist():
-        tally.add(
-            "warning",
-            "valid frames",
-            path / "data/videos" / f"{trial}.npy",
-            expected=f"at least {WINDOW_FRAMES}, a window of 2 s, before the padding of any kind",
-            found=str(lengths[trial]),
-            do="The trial has no window.",
-        )
+    expected = f"at least {WINDOW_FRAMES}, a window of 2 s, before the padding of any kind"
+    for trial in np.flatnonzero(lengths < WINDOW_FRAMES).tolist():
+        file, found = path / "data/videos" / f"{trial}.npy", str(lengths[trial])
+        tally.warning(file, "valid frames", expected=expected, found=found, do="The trial has no window.")
     tally.report(findings)
     if tally.has_fatal:
         return None
-    stored_lengths = np.array([found["videos"][-1] for found in shapes])
+    stored_lengths = np.array([shape["videos"][-1] for shape in shapes])
     wide = {kind: str(np.result_type(np.float32, *names)) for kind, names in dtypes.items()}
     return Scan(stored_lengths, lengths, neurons, frame_size, no_responses, wide, derivatives)
+
+
+def _open_trial(path: Path, trial: int, tally: Tally) -> dict[str, np.ndarray]:
+    """Those arrays of a trial that can be opened and have the right number of axes."""
+    arrays: dict[str, np.ndarray] = {}
+    for kind in KINDS:
+        file = path / "data" / kind / f"{trial}.npy"
+        if kind == "responses" and not os.path.lexists(file):
+            continue  # of a tier that has none
+        array = open_array(file, tally)
+        if array is None:
+            continue
+        if array.ndim != (3 if kind == "videos" else 2) or 0 in array.shape:
+            wanted = "(height, width, frames)" if kind == "videos" else "(signals, frames)"
+            tally.fatal(file, "shape", expected=wanted, found=str(array.shape), do=RECOPY)
+        else:
+            arrays[kind] = array
+    return arrays
 
 
 def padding_start(array: np.ndarray) -> int:
@@ -153,39 +137,31 @@ def _check_shapes(
     frames = most_common([found["behavior"][1] for found in shapes])
     # Where all have time first, the columns are the neurons.
     turned = bool(everything) and all(shape[0] == frames != shape[1] for shape in everything)
-    neurons = n_units if n_units is not None else most_common([shape[turned] for shape in everything])
-    if everything and not any(neurons in shape for shape in everything):
-        neurons = most_common([shape[turned] for shape in everything])  # the ids are wrong, which the caller reports
+    neurons = n_units
+    # Where no trial has as many as there are ids, the ids are wrong, which the caller reports.
+    if neurons is None or (everything and not any(neurons in shape for shape in everything)):
+        neurons = most_common([shape[turned] for shape in everything])
     frame_size = most_common([found["videos"][:2] for found in shapes])
     for trial, found in enumerate(shapes):
         length = most_common([found["behavior"][1], found["pupil_center"][1], found["videos"][2]])
-        expected = {
-            "videos": (*frame_size, length),
-            "responses": (neurons, length),
-            "behavior": (2, length),
-            "pupil_center": (2, length),
-        }
+        lengths = {"videos": frame_size, "responses": (neurons,), "behavior": (2,), "pupil_center": (2,)}
         for kind, shape in found.items():
-            if shape == expected[kind]:
+            wanted, hint = (
+                (*lengths[kind], length),
+                "The trial is damaged or belongs to another session; copy it again.",
+            )
+            if shape == wanted:
                 continue
-            wanted, hint = expected[kind], "The trial is damaged or belongs to another session; copy it again."
             if kind == "videos" and shape[0] == length and shape[2] != length:
                 wanted, hint = (*shape[1:], length), "Time comes first here: store (height, width, frames)."
             elif sorted(shape) == sorted(wanted):
                 hint = "The axes are swapped: store time last."
-            tally.add(
-                "fatal",
-                f"shape of {kind}",
-                path / "data" / kind / f"{trial}.npy",
-                expected=str(wanted),
-                found=str(shape),
-                do=hint,
-            )
+            file = path / "data" / kind / f"{trial}.npy"
+            tally.fatal(file, f"shape of {kind}", expected=str(wanted), found=str(shape), do=hint)
     if not tally.has_fatal and frame_size[0] > frame_size[1]:
-        tally.add(
-            "warning",
-            "frame size",
+        tally.warning(
             path / "data/videos/0.npy",
+            "frame size",
             expected="(height, width, frames), as wide as or wider than high",
             found=str(shapes[0]["videos"]),
             do="Height and width may be swapped; store (36, 64, frames).",
@@ -196,3 +172,8 @@ def _check_shapes(
 def most_common(values: list[Any]) -> Any:
     """The value that occurs most often, 0 without any."""
     return Counter(values).most_common(1)[0][0] if values else 0
+
+
+def listed(trials: list[int]) -> str:
+    """Numbers of trials, the first five of them."""
+    return ", ".join(map(str, trials[:5])) + (", ..." if len(trials) > 5 else "")

@@ -37,29 +37,24 @@ class Stills(Clips):
 
     behavior: np.ndarray = field(kw_only=True, repr=False, compare=False)
 
+    def responses(self, trial: int, frames: slice) -> np.ndarray:
+        """Stored `[neurons]` as equal rows `[frames, neurons]`."""
+        return _held(self.array("responses", trial), frames)
 
-def held_responses(clips: Clips, trial: int, frames: slice) -> np.ndarray:
-    """Stored `[neurons]` as equal rows `[frames, neurons]`."""
-    return _held(clips.array("responses", trial), frames)
+    def eye_tracker(self, trial: int, frames: slice) -> np.ndarray:
+        """Pupil size, its derivative, gaze x, gaze y as equal rows `[frames, 4]`."""
+        return _held(self.behavior[trial, :4], frames)
 
-
-def held_eye_tracker(clips: Clips, trial: int, frames: slice) -> np.ndarray:
-    """Pupil size, its derivative, gaze x, gaze y as equal rows `[frames, 4]`."""
-    assert isinstance(clips, Stills)
-    return _held(clips.behavior[trial, :4], frames)
-
-
-def held_treadmill(clips: Clips, trial: int, frames: slice) -> np.ndarray:
-    """Running speed as equal rows `[frames, 1]`."""
-    assert isinstance(clips, Stills)
-    return _held(clips.behavior[trial, 4:], frames)
+    def treadmill(self, trial: int, frames: slice) -> np.ndarray:
+        """Running speed as equal rows `[frames, 1]`."""
+        return _held(self.behavior[trial, 4:], frames)
 
 
 def _held(values: np.ndarray, frames: slice) -> np.ndarray:
     return np.broadcast_to(values, (frames.stop - frames.start, len(values)))
 
 
-@dataclass
+@dataclass(repr=False)
 class StillDevice(ClipDevice):
     """A device whose rows are equal within a trial."""
 
@@ -68,26 +63,28 @@ class StillDevice(ClipDevice):
         low, high, _ = rows.indices(self.shape[0])
         for trial, first, _ in self.clips.overlapping(low, high):
             if trial not in self.withheld:
-                block = self.reader(self.clips, trial, slice(first, first + 1))
-                yield self.clips.first_row(trial) + first, block.astype(self.dtype, copy=False)
+                row = self.clip_rows(trial, slice(first, first + 1))
+                yield self.clips.first_row(trial) + first, row.astype(self.dtype, copy=False)
 
     def nan_rows(self) -> np.ndarray:
         """Increasing rows of the trials that hold a NaN in any signal, int64."""
         return (super().nan_rows()[:, None] + np.arange(HELD)).reshape(-1)
 
 
-@dataclass
+@dataclass(repr=False)
 class StillScreen(ClipScreen):
     """What was shown, from one image `[1, H, W]` per trial; larger ones are reduced by averaging."""
 
-    def _stimulus_file(self, trial: Trial) -> Path:
+    def stimulus_file(self, trial: Trial) -> Path:
+        """The file of the trial's image."""
         return self.clips.file("images", trial.index)
 
-    def _trial_frames(self, trial: Trial, within: np.ndarray, height: int, width: int) -> np.ndarray:
+    def trial_frames(self, trial: Trial, within: np.ndarray, height: int, width: int) -> np.ndarray:
+        """The trial's image, `[height, width]`."""
         image = self.clips.array("images", trial.index)[0]
         if reduction(image.shape, height, width) is None:
             raise ValueError(
-                f"{self._stimulus_file(trial)}: {image.shape[0]} x {image.shape[1]} pixels, which is no whole multiple "
+                f"{self.stimulus_file(trial)}: {image.shape[0]} x {image.shape[1]} pixels, which is no whole multiple "
                 f"of {height} x {width}; resize the images to such a size"
             )
         return block_means(image, height, width)
@@ -117,21 +114,25 @@ def lay_out_stills(
 ) -> StillScreen:
     """The screen of images that follow each other, with one image trial per clip."""
     starts = np.array([clips.first_row(trial) for trial in range(len(tiers))]) / RATE - QUARTER
+    none = [None] * len(tiers)
     trials = [
         Trial(
-            index=index,
-            modality="image",
-            tier=tier,
-            first_frame=index + 1,
-            n_frames=1,
-            start=float(starts[index]),
-            end=float(starts[index] + HELD / RATE),
-            condition_hash=None if image_ids is None else image_ids[index],
-            name=str(index),
-            image_size=image_size,
-            trial_id=None if trial_ids is None else trial_ids[index],
+            index,
+            "image",
+            tier,
+            index + 1,
+            1,
+            start,
+            start + HELD / RATE,
+            image,
+            str(index),
+            image_size,
+            None,
+            trial_id,
         )
-        for index, tier in enumerate(tiers)
+        for index, (tier, start, image, trial_id) in enumerate(
+            zip(tiers, starts.tolist(), image_ids or none, trial_ids or none, strict=True)
+        )
     ]
     # A frame before the first trial and one after the last span the whole clock; they belong to no trial.
     timestamps = np.concatenate([[QUARTER], starts, [clips.n_rows / RATE]])

@@ -1,8 +1,7 @@
-"""Opening a SENSORIUM 2022 folder: its trials as stills on one clock."""
+"""What the trial files of a SENSORIUM 2022 folder say: shapes, behaviour and its moments, which image was shown."""
 
 from __future__ import annotations
 
-import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
-from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.data.findings import Findings, Tally
 from omnimouse.recordings.data.missing import no_value, usable
 from omnimouse.recordings.data.reading import open_array
-from omnimouse.recordings.data.recording_data import SessionParts
 from omnimouse.recordings.formats.sensorium import meta as meta
 from omnimouse.recordings.formats.sensorium import stills as stills
-from omnimouse.recordings.formats.sensorium.scan import files_are_complete, most_common
-from omnimouse.recordings.formats.sensorium.stills import STILL_KINDS, StillDevice, Stills
+from omnimouse.recordings.formats.sensorium.scan import most_common
+from omnimouse.recordings.formats.sensorium.stills import STILL_KINDS
 
 IMAGE_IDS = ("frame_image_id", "image_id", "colorframeprojector_image_id")
 """Arrays of `meta/trials/` that say which image was shown, in order of preference."""
@@ -46,27 +43,7 @@ class StillScan:
     response_dtype: str
 
 
-def looks_static(path: Path) -> bool:
-    """Whether a SENSORIUM folder is one of 2022: images instead of videos."""
-    return (path / "data/images").is_dir() and not (path / "data/videos").is_dir()
-
-
-def load_static(path: Path, findings: Findings) -> SessionParts:
-    """Open the parts of a SENSORIUM 2022 folder; faults go to `findings`, none raises."""
-    session_key, animal_id = meta.identity(path, findings)
-    nothing = SessionParts(path, session_key, animal_id, dict.fromkeys(("responses", "eye_tracker", "treadmill")), None)
-    meta.check_links(path, findings)
-    tiers = meta.per_trial(path / "meta/trials/tiers.npy", findings)
-    if tiers is None or not files_are_complete(path, tiers, findings, kinds=STILL_KINDS):
-        return nothing
-    unit_ids = meta.unit_ids(path / "meta/neurons/unit_ids.npy", findings)
-    scan = _scan(path, len(tiers), None if unit_ids is None else len(unit_ids), findings)
-    if scan is None or not meta.units_fit(path / "meta/neurons/unit_ids.npy", unit_ids, scan.neurons, findings):
-        return nothing
-    return _assemble(nothing, [str(tier) for tier in tiers], unit_ids, scan, findings)
-
-
-def _scan(path: Path, n_trials: int, n_units: int | None, findings: Findings) -> StillScan | None:
+def scan_stills(path: Path, n_trials: int, n_units: int | None, findings: Findings) -> StillScan | None:
     """Look into every trial: shapes, behaviour, and whether there are responses."""
     tally = Tally()
     shapes: dict[str, list[tuple[int, tuple[int, ...]]]] = {kind: [] for kind in STILL_KINDS}
@@ -78,10 +55,8 @@ def _scan(path: Path, n_trials: int, n_units: int | None, findings: Findings) ->
             file = path / "data" / kind / f"{trial}.npy"
             if kind == "responses" and not os.path.lexists(file):
                 continue  # of a tier that has none
-            problems = Findings()
-            array = open_array(file, problems)
+            array = open_array(file, tally)
             if array is None:
-                tally.append(problems[0])
                 continue
             shapes[kind].append((trial, array.shape))
             if kind in stored:
@@ -123,70 +98,27 @@ def _check_shapes(
     for kind, found in shapes.items():
         for trial, shape in found:
             if shape != expected[kind]:
-                tally.add(
-                    "fatal",
-                    f"shape of {kind}",
-                    path / "data" / kind / f"{trial}.npy",
-                    expected=str(expected[kind]),
-                    found=str(shape),
-                    do=hints[kind],
-                )
+                file, wanted = path / "data" / kind / f"{trial}.npy", str(expected[kind])
+                tally.fatal(file, f"shape of {kind}", expected=wanted, found=str(shape), do=hints[kind])
     return neurons, image_size
 
 
 def _check_gaps(path: Path, behavior: np.ndarray, tally: Tally) -> None:
     """Trials in which a behaviour channel is missing."""
-    kinds = {"pupil_size": "behavior", "pupil_size_derivative": "behavior", "running_speed": "behavior"}
     for trial in np.flatnonzero(~usable(behavior).all(axis=1)):
         sound = usable(behavior[trial])
         lost = [name for name, is_sound in zip(BEHAVIOR_CHANNELS, sound, strict=True) if not is_sound]
-        kind = kinds.get(lost[0], "pupil_center")
-        tally.add(
-            "warning",
-            f"NaN in {kind}",
+        kind = "pupil_center" if lost[0] in BEHAVIOR_CHANNELS[2:4] else "behavior"
+        tally.warning(
             path / "data" / kind / f"{trial}.npy",
+            f"NaN in {kind}",
             expected="finite numbers",
             found=f"NaN, infinity or a number that stands for no value (-9999, 1e20): {', '.join(lost)}",
             do="The trial has no window, so it is neither trained nor scored on.",
         )
 
 
-def _assemble(
-    parts: SessionParts, tiers: list[str], unit_ids: np.ndarray | None, scan: StillScan, findings: Findings
-) -> SessionParts:
-    path, n_trials = parts.path, len(tiers)
-    withheld = meta.withheld_tiers(path, tiers, scan.no_responses, findings)
-    trial_ids = meta.trial_ids(path / "meta/trials/trial_idx.npy", n_trials, findings)
-    image_ids = _image_ids(path, n_trials, findings)
-    response_statistics = meta.statistics(path, "responses", scan.neurons, findings)
-    means, stds = _behavior_statistics(path, tiers, scan.behavior, findings)
-    clips = Stills(path, np.full(n_trials, stills.HELD), stills.SLOT, behavior=scan.behavior)
-    findings.info(
-        path / "data/images",
-        "time",
-        expected="videos and traces",
-        found="single images, one response each",
-        do="Each is held for one window of 2 s. Train on tasks that hide responses (stimulus, stimulus+behavior); "
-        "others can copy what is held constant. Score with evaluate_static.",
-    )
-
-    device = functools.partial(StillDevice.over, clips)
-    hidden = frozenset(trial for trial, tier in enumerate(tiers) if tier in withheld)
-    devices: dict[str, SequenceDevice | None] = {
-        "responses": device(
-            "responses", "responses", stills.held_responses, scan.neurons, scan.response_dtype, response_statistics,
-            unit_ids=unit_ids, withheld=hidden,
-        ),
-        "eye_tracker": device(
-            "eye_tracker", "pupil_center", stills.held_eye_tracker, 4, "float64", (means[:4], stds[:4])
-        ),
-        "treadmill": device("treadmill", "behavior", stills.held_treadmill, 1, "float64", (means[4:], stds[4:])),
-    }  # fmt: skip
-    screen = stills.lay_out_stills(clips, tiers, trial_ids, image_ids, scan.image_size)
-    return SessionParts(path, parts.session_key, parts.animal_id, devices, screen, withheld)
-
-
-def _image_ids(path: Path, n_trials: int, findings: Findings) -> list[str | None] | None:
+def image_ids(path: Path, n_trials: int, findings: Findings) -> list[str | None] | None:
     """Which image each trial showed, as text; repeats share it. None where that is not known."""
     folder = path / "meta/trials"
     file = next(
@@ -214,7 +146,7 @@ def _image_ids(path: Path, n_trials: int, findings: Findings) -> list[str | None
     return None
 
 
-def _behavior_statistics(
+def behavior_moments(
     path: Path, tiers: list[str], behavior: np.ndarray, findings: Findings
 ) -> tuple[np.ndarray, np.ndarray]:
     """Means and stds `[5]` in the order of `BEHAVIOR_CHANNELS`: stored ones, or of the train tier, never zero."""
