@@ -9,7 +9,7 @@ import pytest
 
 from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.missing import LARGEST, usable
-from omnimouse.recordings.data.reading import map_array, open_array, read_mapping, read_name, shown
+from omnimouse.recordings.data.reading import map_array, open_array, read_fields, read_name, shown
 
 
 def test_arrays_are_mapped(tmp_path):
@@ -62,13 +62,13 @@ def test_usable_is_finite_in_float32(dtype):
 def test_texts_that_are_refused(tmp_path, text, what):
     (tmp_path / "meta.yml").write_text(text)
     findings = Findings()
-    assert read_mapping(tmp_path / "meta.yml", findings) is None
+    assert read_fields(tmp_path / "meta.yml", findings) is None
     assert len(findings) == 1 and what in str(findings[0])
 
 
 def test_long_texts_that_are_flat_are_read(tmp_path):
     (tmp_path / "meta.yml").write_text("".join(f"key{i}: {i}\n" for i in range(1000)))
-    assert read_mapping(tmp_path / "meta.yml", Findings()) == {f"key{i}": i for i in range(1000)}
+    assert read_fields(tmp_path / "meta.yml", Findings()) == {f"key{i}": i for i in range(1000)}
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from omnimouse.recordings.data.missing import usable
 from omnimouse.recordings.data.plausible import doubt_about_negatives
 from omnimouse.recordings.data.recording_data import RecordingData
 from omnimouse.recordings.pooling import is_pooled, pooled, response_scale
+from omnimouse.support.text_tables import html_table
 
 
 class Windows:
@@ -76,7 +77,26 @@ class Windows:
         quiet: bool = False,
         allow_withheld: bool = False,
     ) -> None:
-        tiers = (tiers,) if isinstance(tiers, str) else tuple(tiers)
+        self.recording = recording
+        self.tiers = (tiers,) if isinstance(tiers, str) else tuple(tiers)
+        self._check_tiers(allow_withheld)
+        if isinstance(stride, bool) or not isinstance(stride, (int, np.integer)) or stride < 1:
+            raise ValueError(f"stride is {stride!r}; it must be an integer >= 1 (1 keeps every valid start)")
+        self.stride = int(stride)
+        self.include_blanks = include_blanks
+        self.processor = processor if processor is not None else OmniMouseProcessor(profile="published")
+        names = self.processor.behavior_channels
+        self._channels = channel_rows(recording, names)
+        present = {row for rows in self._channels for row in rows if row is not None}
+        self.missing_channels = tuple(row for row in range(len(names)) if row not in present)
+        self.missing = missing_modalities(recording, names)
+        self._counts: dict[str, int] = {}
+        self._trial_starts = np.array([trial.start for trial in recording.trials])
+        self.starts = self._find_starts()
+        self._prepare_statistics(quiet)
+
+    def _check_tiers(self, allow_withheld: bool) -> None:
+        tiers, recording = self.tiers, self.recording
         unknown = [tier for tier in tiers if tier not in recording.tiers]
         if unknown or not tiers:
             asked = f"no tier {', '.join(map(repr, unknown))}" if unknown else "no tier was asked for"
@@ -89,28 +109,22 @@ class Windows:
                 f"{recording.path}: the responses of tier {', '.join(map(repr, withheld))} are withheld (not "
                 f"published), so nothing can be trained or scored on it; tiers with responses are: {have}"
             )
-        if isinstance(stride, bool) or not isinstance(stride, (int, np.integer)) or stride < 1:
-            raise ValueError(f"stride is {stride!r}; it must be an integer >= 1 (1 keeps every valid start)")
-        self.recording = recording
-        self.tiers = tiers
-        self.stride = int(stride)
-        self.include_blanks = include_blanks
-        self.processor = processor if processor is not None else OmniMouseProcessor(profile="published")
-        self._channels = channel_rows(recording, self.processor.behavior_channels)
-        present = {row for rows in self._channels for row in rows if row is not None}
-        names = self.processor.behavior_channels
-        self.missing_channels = tuple(row for row in range(len(names)) if row not in present)
-        self.missing = missing_modalities(recording, names)
-        self._counts: dict[str, int] = {}
-        self._trial_starts = np.array([trial.start for trial in recording.trials])
-        self.starts = self._find_starts()
-        self._prepare_statistics(quiet)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __repr__(self) -> str:
         return f"Windows({self.recording.session_key!r}, tiers={list(self.tiers)}, stride={self.stride}, n={len(self)})"
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        facts = {
+            "tiers": ", ".join(self.tiers),
+            "windows": f"{len(self)} of {self.processor.window_seconds:g} s, stride {self.stride}",
+            "rules": self.processor.profile,
+            "missing": ", ".join(self.missing) or "nothing",
+        }
+        return html_table(("session", self.recording.session_key), list(facts.items()))
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         start = self._start(index)
@@ -139,10 +153,8 @@ class Windows:
                 f"{self.recording.path}: neurons are sampled at shifted phases, so a window has one row per neuron; "
                 "response_indices is defined only without phase shifts"
             )
-        processor = self.processor
-        return self._rows(
-            self.recording.responses, self._start(index), processor.response_rate, processor.num_response_samples
-        )
+        rate, n_samples = self.processor.response_rate, self.processor.num_response_samples
+        return self._rows(self.recording.responses, self._start(index), rate, n_samples)
 
     def trial_index(self, index: int) -> int:
         """Position in `recording.trials` of the trial that a window starts in."""
@@ -204,13 +216,9 @@ class Windows:
         by_modality = self.processor.blank_rule == "modality"
         admissible = []
         for trial in self.recording.trials:
-            if by_modality:
-                blank = trial.modality == "blank"
-                wanted = trial.modality != "invalid" and trial.tier in self.tiers
-            else:
-                # experanto reads a missing tier as "blank", so INVALID trials pass as blanks.
-                blank = trial.tier is None or trial.tier == "blank"
-                wanted = trial.tier in self.tiers
+            wanted = trial.tier in self.tiers and not (by_modality and trial.modality == "invalid")
+            # experanto reads a missing tier as "blank", so INVALID trials pass as blanks.
+            blank = trial.modality == "blank" if by_modality else trial.tier in (None, "blank")
             admissible.append(wanted or (blank and self.include_blanks))
         return np.array(admissible, dtype=bool)
 
@@ -226,9 +234,8 @@ class Windows:
             for device in (self.recording.eye_tracker, self.recording.treadmill)
             if device.shape[1]
         ]
-        if not intervals:
-            return np.ones(len(grid), dtype=bool)
-        if self.processor.empty_filter_rule == "ignore" and not have_common_time(intervals):
+        ignored = self.processor.empty_filter_rule == "ignore"
+        if not intervals or (ignored and not have_common_time(intervals)):
             return np.ones(len(grid), dtype=bool)
         return np.logical_and.reduce([inside(grid, allowed) for allowed in intervals])
 
@@ -238,12 +245,8 @@ class Windows:
         enough = np.ones(len(grid), dtype=bool)
         # Of the last sample all that is averaged.
         last = processor.num_response_samples - (not is_pooled(recording.responses, processor))
-        spans = (
-            (recording.responses, last / processor.response_rate),
-            (recording.eye_tracker, (processor.num_behavior_samples - 1) / processor.behavior_rate),
-            (recording.treadmill, (processor.num_behavior_samples - 1) / processor.behavior_rate),
-        )
-        for device, span in spans:
+        behavior = (processor.num_behavior_samples - 1) / processor.behavior_rate
+        for device, span in zip(recording.devices, (last / processor.response_rate, behavior, behavior), strict=True):
             if not device.shape[1]:
                 continue
             # The tolerance covers the rounding of query times to 10 us by the "integer" rule.
@@ -253,11 +256,8 @@ class Windows:
 
     def _prepare_statistics(self, quiet: bool) -> None:
         recording, processor = self.recording, self.processor
-        missing = [
-            device.name
-            for device in recording.devices
-            if device.shape[1] and (device.means is None or device.stds is None)
-        ]
+        stored = [device for device in recording.devices if device.shape[1]]
+        missing = [device.name for device in stored if device.means is None or device.stds is None]
         if missing and recording.stores_statistics and not quiet:
             warnings.warn(
                 f"{recording.path}: no stored statistics for {', '.join(missing)}; "
@@ -269,9 +269,6 @@ class Windows:
             (device, *processor.behavior_statistics(*recording.statistics(device)))
             for device in (recording.eye_tracker, recording.treadmill)
         ]
-        self._in_order = [row for rows in self._channels for row in rows] == list(
-            range(len(processor.behavior_channels))
-        )
 
     def _rows(self, device: SequenceDevice, start: float, rate: float, n_samples: int) -> np.ndarray:
         return sequence_rows(
@@ -293,19 +290,16 @@ class Windows:
         return processor.normalize_responses(device.read(rows), self._response_stds)
 
     def _read_behavior(self, start: float) -> np.ndarray:
-        processor = self.processor
-        channels = []
-        for device, means, stds in self._behavior:
-            if device.shape[1]:
-                rows = self._rows(device, start, processor.behavior_rate, processor.num_behavior_samples)
-                channels.append(processor.normalize_behavior(device.read(rows), means, stds).T)
-        stored = np.concatenate(channels, axis=0)
-        if self._in_order:
-            return stored
-        behavior = np.full((len(processor.behavior_channels), stored.shape[1]), np.nan, dtype=stored.dtype)
-        for values, row in zip(stored, (row for rows in self._channels for row in rows), strict=True):
-            if row is not None:
-                behavior[row] = values
+        processor, n_samples = self.processor, self.processor.num_behavior_samples
+        behavior = np.full((len(processor.behavior_channels), n_samples), np.nan, dtype=np.float32)
+        for (device, means, stds), targets in zip(self._behavior, self._channels, strict=True):
+            if not device.shape[1]:
+                continue
+            rows = self._rows(device, start, processor.behavior_rate, n_samples)
+            values = processor.normalize_behavior(device.read(rows), means, stds).T
+            for channel, row in zip(values, targets, strict=True):
+                if row is not None:
+                    behavior[row] = channel
         return behavior
 
     def _read_video(self, start: float) -> np.ndarray:

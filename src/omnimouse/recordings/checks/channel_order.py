@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from omnimouse.recordings.checks.kinds import Kind
 from omnimouse.recordings.data.devices import SequenceDevice
-from omnimouse.recordings.data.findings import Finding
+from omnimouse.recordings.data.findings import Finding, Kind
 from omnimouse.recordings.data.missing import usable
 
 ORDER_ROWS = 200_000

@@ -23,9 +23,8 @@ from omnimouse.recordings.checks.check_repeats import check_repeats
 from omnimouse.recordings.checks.check_screen import check_names_of_tiers, check_stimuli, check_tiers, check_trials
 from omnimouse.recordings.checks.check_sensorium import check_clips, check_stills
 from omnimouse.recordings.checks.check_times import check_times
-from omnimouse.recordings.checks.kinds import Kind
 from omnimouse.recordings.data.channel_names import channel_of
-from omnimouse.recordings.data.findings import Finding, Findings
+from omnimouse.recordings.data.findings import Finding, Findings, Kind
 from omnimouse.recordings.data.frames import GreyLevels
 from omnimouse.recordings.data.recording_data import RecordingData, SessionParts
 from omnimouse.recordings.formats.arrays.array_devices import ArrayScreen

@@ -10,10 +10,9 @@ import numpy as np
 from omnimouse.model.processing_omnimouse import ABSURD_STD
 from omnimouse.recordings.checks.array_summary import ArraySummary, summarize
 from omnimouse.recordings.checks.check_labels import check_neurons_files
-from omnimouse.recordings.checks.kinds import Kind, listed
 from omnimouse.recordings.data.device_clocks import USUAL_OVERSHOOT
 from omnimouse.recordings.data.devices import SequenceDevice
-from omnimouse.recordings.data.findings import Finding, Findings
+from omnimouse.recordings.data.findings import Finding, Findings, Kind, listed
 from omnimouse.recordings.data.missing import usable
 from omnimouse.recordings.data.plausible import PASS_ACTIVITY, doubt_about_negatives, doubt_about_times
 from omnimouse.recordings.data.reading import open_array

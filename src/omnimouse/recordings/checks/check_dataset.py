@@ -12,9 +12,8 @@ from omnimouse.recordings.checks.channel_order import check_channel_order
 from omnimouse.recordings.checks.check_arrays import check_device
 from omnimouse.recordings.checks.check_pixels import check_movie
 from omnimouse.recordings.checks.check_screen import check_tiers
-from omnimouse.recordings.checks.kinds import Kind
 from omnimouse.recordings.data.devices import CHUNK_BYTES, SequenceDevice
-from omnimouse.recordings.data.findings import Finding
+from omnimouse.recordings.data.findings import Finding, Kind
 from omnimouse.recordings.data.frames import GreyLevels
 from omnimouse.recordings.data.recording_data import SessionParts
 from omnimouse.recordings.formats.dataset_form.dataset_tables import (

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omnimouse.recordings.checks.kinds import Kind
-from omnimouse.recordings.data.findings import Finding, Findings
+from omnimouse.recordings.data.findings import Finding, Findings, Kind
 from omnimouse.recordings.data.plausible import doubt_about_ids
 from omnimouse.recordings.data.reading import open_array
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omnimouse.recordings.checks.kinds import Kind
-from omnimouse.recordings.data.findings import Finding
+from omnimouse.recordings.data.findings import Finding, Kind
 from omnimouse.recordings.data.frames import GreyLevels
 
 TOLERANCE = 0.5

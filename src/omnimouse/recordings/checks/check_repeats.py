@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from omnimouse.recordings.checks.kinds import Kind
-from omnimouse.recordings.data.findings import Finding
+from omnimouse.recordings.data.findings import Finding, Kind
 from omnimouse.recordings.data.recording_data import UNUSED_TIER, RecordingData
 from omnimouse.recordings.data.screen import Trial
 from omnimouse.recordings.formats.arrays.array_devices import ArrayScreen

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse.recordings.checks.check_pixels import Pixels, check_contrast
-from omnimouse.recordings.checks.kinds import Kind, listed, merged
-from omnimouse.recordings.data.findings import Finding, Findings, Tally
+from omnimouse.recordings.data.findings import Finding, Findings, Kind, listed, merged
 from omnimouse.recordings.data.plausible import identity
-from omnimouse.recordings.data.reading import open_array, read_mapping, shown
+from omnimouse.recordings.data.reading import open_array, read_fields, shown
 from omnimouse.recordings.data.recording_data import UNUSED_TIER
 from omnimouse.recordings.data.screen import Screen, Trial
 
@@ -117,7 +116,7 @@ def check_names_of_tiers(tiers: Sequence[str], where: Path) -> Iterator[Finding]
 def _check_files(screen: Screen) -> Iterator[Finding]:
     """Metadata that nothing here needs, names of the trials' files, and a cache of them."""
     file, problems = screen.folder / "meta.yml", Findings()
-    device = read_mapping(file, problems)
+    device = read_fields(file, problems)
     if device is None or str(shown(device.get("modality"))).lower() != "'screen'":
         yield NO_SCREEN(file, problems[0].found if device is None else shown(device.get("modality", "no such key")))
     meta, known = screen.folder / "meta", {f"{trial.name}.yml" for trial in screen.trials}
@@ -156,7 +155,7 @@ def check_stimuli(screen: Screen, *, frame_size: tuple[int, int]) -> Iterator[Fi
         screen: an open screen.
         frame_size: (height, width) that windows need.
     """
-    tally, sizes, pixels, data = Tally(), set(), Pixels(), screen.folder / "data"
+    tally, sizes, pixels, data = Findings(), set(), Pixels(), screen.folder / "data"
     for trial in _with_frames(screen):
         path, problems = data / f"{trial.name}.npy", Findings()
         stimulus = open_array(path, problems)

@@ -10,8 +10,7 @@ from omnimouse.recordings.checks.array_summary import summarize
 from omnimouse.recordings.checks.check_arrays import check_statistics, check_values
 from omnimouse.recordings.checks.check_labels import check_neurons_files
 from omnimouse.recordings.checks.check_pixels import Pixels, check_contrast
-from omnimouse.recordings.checks.kinds import Kind, merged
-from omnimouse.recordings.data.findings import Finding, Tally
+from omnimouse.recordings.data.findings import Finding, Findings, Kind, merged
 from omnimouse.recordings.data.recording_data import SessionParts
 from omnimouse.recordings.formats.sensorium.clips import ClipDevice, Clips, ClipScreen
 from omnimouse.recordings.formats.sensorium.scan import is_silent, padding_start
@@ -42,7 +41,7 @@ def check_clips(parts: SessionParts, screen: ClipScreen, *, frame_size: tuple[in
         screen: its screen.
         frame_size: (height, width) that windows need.
     """
-    clips, tally, pixels = screen.clips, Tally(), Pixels()
+    clips, tally, pixels = screen.clips, Findings(), Pixels()
     for trial in range(len(clips.lengths)):
         for kind in ("behavior", "pupil_center"):
             tally.extend(_check_padding(clips, trial, kind, np.asarray(clips.array(kind, trial))))
@@ -69,7 +68,7 @@ def check_stills(parts: SessionParts, screen: StillScreen, *, frame_size: tuple[
         screen: its screen.
         frame_size: (height, width) that windows need.
     """
-    responses, clips, tally, pixels = parts.devices["responses"], screen.clips, Tally(), Pixels()
+    responses, clips, tally, pixels = parts.devices["responses"], screen.clips, Findings(), Pixels()
     size = screen.trials[0].image_size
     if size is not None and reduction(size, *frame_size) is None:
         swapped = ", height and width swapped" if reduction(size[::-1], *frame_size) is not None else ""

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from omnimouse.recordings.checks.kinds import Kind
 from omnimouse.recordings.data.devices import SequenceDevice
-from omnimouse.recordings.data.findings import Finding
+from omnimouse.recordings.data.findings import Finding, Kind
 from omnimouse.recordings.data.plausible import doubt_about_range, doubt_about_start, doubt_about_trials
 from omnimouse.recordings.data.recording_data import UNUSED_TIER, SessionParts
 from omnimouse.recordings.data.screen import Screen

@@ -1,7 +1,8 @@
-"""What is wrong or noteworthy in a recording: one finding, the list of them, and faults that many files share."""
+"""What is wrong or noteworthy in a recording: findings, lists of them, and the kinds that tables of checks hold."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -55,19 +56,40 @@ class Findings(list[Finding]):
         return any(finding.severity == "fatal" for finding in self)
 
 
-class Tally(Findings):
-    """Faults of many files, reported once per severity and field with a count and an example."""
+@dataclass(frozen=True)
+class Kind:
+    """A finding without its place and without what was found there; called with these, it is one.
 
-    def add(self, severity: Severity, field: str, path: Path, *, expected: str, found: str, do: str) -> None:
-        """Append one fault."""
-        self.append(Finding(severity, str(path), field, expected, found, do))
+    Attributes:
+        severity: as of `Finding`.
+        field: key, array or property concerned.
+        expected: what a sound recording has there.
+        do: the next step for the user. In these texts, `{names}` stand for words that differ from case to case.
+    """
 
-    def report(self, findings: Findings) -> None:
-        """One finding per kind of fault: the first, with the last advice."""
-        kinds: dict[tuple[str, str], list[Finding]] = {}
-        for fault in self:
-            kinds.setdefault((fault.severity, fault.field), []).append(fault)
-        for faults in kinds.values():
-            more = f" (and {len(faults) - 1} more files like it)" if len(faults) > 1 else ""
-            first, do = faults[0], faults[-1].what_to_do
-            findings.append(replace(first, found=first.found + more, what_to_do=do))
+    severity: Severity
+    field: str
+    expected: str
+    do: str
+
+    def __call__(self, path: Path, found: object, /, **words: object) -> Finding:
+        field, expected, do = (text.format(**words) if words else text for text in (self.field, self.expected, self.do))
+        return Finding(self.severity, str(path), field, expected, str(found), do)
+
+
+def merged(faults: Iterable[Finding]) -> Findings:
+    """Faults of many files, one finding of each kind: the first, with their number and the last advice."""
+    kinds: dict[tuple[str, str], list[Finding]] = {}
+    for fault in faults:
+        kinds.setdefault((fault.severity, fault.field), []).append(fault)
+    findings = Findings()
+    for first, *others in kinds.values():
+        more = f" (and {len(others)} more files like it)" if others else ""
+        findings.append(replace(first, found=first.found + more, what_to_do=[first, *others][-1].what_to_do))
+    return findings
+
+
+def listed(items: Iterable[object], limit: int) -> str:
+    """The first of some items, and dots where there are more."""
+    texts = [str(item) for item in items]
+    return ", ".join(texts[:limit]) + (", ..." if len(texts) > limit else "")

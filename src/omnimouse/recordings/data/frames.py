@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import numpy as np
-
-from omnimouse.recordings.data.findings import Findings
-
-TOLERANCE = 0.5
-"""Grey levels by which a scaled movie may leave 0 to 255, which is rounding."""
 
 
 class GreyLevels:
@@ -27,53 +21,6 @@ class GreyLevels:
         levels = frames if finite.all() else frames[finite]
         if levels.size:  # integers have no infinity to begin with
             self.lowest, self.highest = min(self.lowest, float(levels.min())), max(self.highest, float(levels.max()))
-
-    def report(self, path: Path, findings: Findings, *, range_is_meant: bool = False) -> None:
-        """One finding for each way in which they are no grey levels.
-
-        Args:
-            path: what findings name.
-            findings: they go here.
-            range_is_meant: somebody said what black and white are, so a dark movie is a dark movie.
-        """
-        if self.unsound:
-            findings.warning(
-                path,
-                "pixels",
-                expected="finite grey levels",
-                found=f"{self.unsound / self.pixels:.2%} NaN or infinite",
-                do="They reach the model as they are; repair the stimuli.",
-            )
-        if self.lowest < -TOLERANCE or self.highest > 255 + TOLERANCE:
-            findings.warning(
-                path,
-                "grey levels",
-                expected="0 to 255",
-                found=f"{self.lowest:.4g} to {self.highest:.4g}",
-                do="Store grey levels from 0 to 255, not normalised ones; of arrays, pass video_range=(black, white).",
-            )
-        if 0 < self.highest <= 1 and not range_is_meant:
-            findings.warning(
-                path,
-                "value range",
-                expected="0 to 255",
-                found=f"at most {self.highest:.3g}",
-                do="The stimuli look scaled to 0-1; store them times 255 (of arrays, pass video_range=(0, 1)), or "
-                "every frame is nearly black to the model.",
-            )
-        else:
-            self.report_contrast(path, findings)
-
-    def report_contrast(self, path: Path, findings: Findings) -> None:
-        """A finding where all pixels of all frames have the same level, so that nothing is shown."""
-        if self.highest == self.lowest:
-            findings.warning(
-                path,
-                "contrast",
-                expected="frames that show something",
-                found=f"{self.lowest:.4g} in every pixel",
-                do="Check that the frames were read; a recording without pictures goes without video.",
-            )
 
 
 @functools.lru_cache(maxsize=32)

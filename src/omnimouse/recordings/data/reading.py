@@ -59,46 +59,42 @@ def absent(path: Path) -> tuple[str, str]:
     return f"a link to {shown(target)}, where nothing is", do
 
 
-def read_mapping(path: Path, findings: Findings) -> dict[str, Any] | None:
+class _Unreadable(Exception):
+    """What was expected of a file, what it is, and what to do."""
+
+
+def read_fields(path: Path, findings: Findings) -> dict[str, Any] | None:
     """Content of a YAML or JSON file that must be a mapping with string keys; None (and a fatal finding) otherwise."""
+    try:
+        return _parsed(path)
+    except _Unreadable as fault:
+        expected, found, do = fault.args
+        findings.fatal(path, "file", expected=expected, found=found, do=do)
+        return None
+
+
+def _parsed(path: Path) -> dict[str, Any]:
     try:
         status = path.stat()
         plain = stat.S_ISREG(status.st_mode)  # reading a pipe would wait for ever
         if not plain or status.st_size > LARGEST_TEXT:
             found = f"{status.st_size} bytes" if plain else NO_PLAIN_FILE
-            findings.fatal(path, "file", expected=f"a small {path.suffix} file", found=found, do="Restore the file.")
-            return None
+            raise _Unreadable(f"a small {path.suffix} file", found, "Restore the file.")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        found, do = absent(path)
-        findings.fatal(path, "file", expected=f"a {path.suffix} file", found=found, do=do)
-        return None
+        raise _Unreadable(f"a {path.suffix} file", *absent(path)) from None
     except (OSError, UnicodeDecodeError) as error:
-        findings.fatal(path, "file", expected="readable UTF-8 text", found=str(error), do="Restore the file.")
-        return None
+        raise _Unreadable("readable UTF-8 text", str(error), "Restore the file.") from None
     if text.startswith(LFS_HEADER.decode()):
-        findings.fatal(
-            path,
-            "file",
-            expected="the file itself",
-            found="a Git LFS pointer",
-            do="Run `git lfs pull` in its repository.",
-        )
-        return None
+        raise _Unreadable("the file itself", "a Git LFS pointer", "Run `git lfs pull` in its repository.")
     try:
         content = json.loads(text) if path.suffix == ".json" else _load_yaml(text)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        message = " ".join(str(error).split())[:200]
-        findings.fatal(
-            path, "file", expected=f"valid {path.suffix[1:]}", found=message, do="Restore or correct the file."
-        )
-        return None
+        found = " ".join(str(error).split())[:200]
+        raise _Unreadable(f"valid {path.suffix[1:]}", found, "Restore or correct the file.") from None
     if not isinstance(content, dict):
         found = "an empty file" if content is None else f"a {type(content).__name__}"
-        findings.fatal(
-            path, "file", expected="a mapping of keys to values", found=found, do="Restore or correct the file."
-        )
-        return None
+        raise _Unreadable("a mapping of keys to values", found, "Restore or correct the file.")
     return content
 
 
@@ -135,13 +131,8 @@ def read_name(mapping: dict[str, Any], key: str, path: Path, findings: Findings,
         return None
     name = str(value) if isinstance(value, (str, float)) or is_finite_number(value) else ""
     if not name or len(name) > longest or not name.isprintable():
-        findings.fatal(
-            path,
-            key,
-            expected=f"a name of at most {longest} characters",
-            found=shown(value),
-            do=f"Write `{key}` as plain text.",
-        )
+        expected, do = f"a name of at most {longest} characters", f"Write `{key}` as plain text."
+        findings.fatal(path, key, expected=expected, found=shown(value), do=do)
         return None
     return name
 
@@ -220,9 +211,8 @@ def open_array(path: Path, findings: Findings, *, kinds: str = NUMBERS) -> np.nd
         kinds: letters of the numpy kinds that may be stored, numbers by default.
     """
     if is_lfs_pointer(path):
-        findings.fatal(
-            path, "file", expected="an array", found="a Git LFS pointer", do="Run `git lfs pull` in its repository."
-        )
+        do = "Run `git lfs pull` in its repository."
+        findings.fatal(path, "file", expected="an array", found="a Git LFS pointer", do=do)
         return None
     if not path.exists():
         found, do = absent(path)
@@ -232,20 +222,15 @@ def open_array(path: Path, findings: Findings, *, kinds: str = NUMBERS) -> np.nd
         array = map_array(path)
     except ValueError as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
-        objects = "pickle" in reason or "Python objects" in reason
-        findings.fatal(
-            path,
-            "file",
-            expected="a complete .npy array without Python objects",
-            found=f"{path.stat().st_size} bytes that do not load ({reason})" if path.is_file() else NO_PLAIN_FILE,
-            do="Python objects could run code and are never loaded: save numbers or text, such as array.astype(str)."
-            if objects
-            else "The file is truncated or of another kind; copy it again.",
-        )
+        found = f"{path.stat().st_size} bytes that do not load ({reason})" if path.is_file() else NO_PLAIN_FILE
+        do = "The file is truncated or of another kind; copy it again."
+        if "pickle" in reason or "Python objects" in reason:
+            do = "Python objects could run code and are never loaded: save numbers or text, such as array.astype(str)."
+        expected = "a complete .npy array without Python objects"
+        findings.fatal(path, "file", expected=expected, found=found, do=do)
         return None
-    if array.dtype.kind not in kinds:
-        expected = "numbers" if kinds == NUMBERS else "names or numbers"
-        found = f"dtype {array.dtype}"
-        findings.fatal(path, "dtype", expected=f"{expected} in one .npy array", found=found, do="Store it as float32.")
-        return None
-    return array
+    if array.dtype.kind in kinds:
+        return array
+    expected = f"{'numbers' if kinds == NUMBERS else 'names or numbers'} in one .npy array"
+    findings.fatal(path, "dtype", expected=expected, found=f"dtype {array.dtype}", do="Store it as float32.")
+    return None

@@ -5,6 +5,7 @@ Shape letters: T stored samples, S signals (neurons or behaviour channels).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from omnimouse.recordings.data.devices import SequenceDevice, streamed_statistics
 from omnimouse.recordings.data.findings import Finding, Findings
 from omnimouse.recordings.data.screen import Screen, Trial
+from omnimouse.support.text_tables import html_table
 
 SEQUENCE_DEVICES = ("responses", "eye_tracker", "treadmill")
 
@@ -52,13 +54,33 @@ class RecordingData:
 
     def __repr__(self) -> str:
         """One line, however much was recorded."""
-        tiers = ", ".join(f"{tier} ({sum(t.tier == tier for t in self.trials)} trials)" for tier in self.tiers)
-        behavior = "unnamed channels" if self.behavior_channels is None else ", ".join(self.behavior_channels)
         return (
             f"<{type(self).__name__} {self.session_key} ({self.path}): {self.n_neurons} neurons at "
             f"{self.responses.sampling_rate:.6g} Hz, {self.start_time:.6g} to {self.end_time:.6g} s, "
-            f"{'video' if self.has_video else 'no video'}, behavior: {behavior or 'none'}, tiers: {tiers or 'none'}>"
+            f"{'video' if self.has_video else 'no video'}, behavior: {self._behavior}, tiers: {self._trials_by_tier}>"
         )
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        facts = {
+            "animal": self.animal_id,
+            "neurons": f"{self.n_neurons} at {self.responses.sampling_rate:.6g} Hz",
+            "minutes": f"{(self.end_time - self.start_time) / 60:.4g}",
+            "tiers": self._trials_by_tier,
+            "behavior": self._behavior,
+            "video": "yes" if self.has_video else "not recorded",
+        }
+        return html_table(("session", self.session_key), list(facts.items()))
+
+    @property
+    def _trials_by_tier(self) -> str:
+        trials = Counter(trial.tier for trial in self.trials)
+        return ", ".join(f"{tier} ({trials[tier]} trials)" for tier in self.tiers) or "none"
+
+    @property
+    def _behavior(self) -> str:
+        named = self.behavior_channels
+        return "unnamed channels" if named is None else ", ".join(named) or "none"
 
     @property
     def n_neurons(self) -> int:

@@ -30,6 +30,8 @@ DAMAGE = (
 )  # fmt: skip
 """What reading an archive may raise; RuntimeError is also the parent of NotImplementedError."""
 
+Members = dict[str, zipfile.ZipInfo]
+
 RESERVE = 2**28
 """Bytes that unpacking leaves free on the disk."""
 
@@ -39,70 +41,54 @@ def unpacked_session(archive: Path, findings: Findings) -> Path | None:
     try:
         with zipfile.ZipFile(archive) as opened:
             members = _members(opened, archive, findings)
-            if members is None:
-                return None
-            root = _session_root(members, archive, findings)
-            return None if root is None else _in_cache(opened, archive, members, root, findings)
+            root = None if members is None else _session_root(members, archive, findings)
+            return None if members is None or root is None else _in_cache(opened, archive, members, root, findings)
     except DAMAGE as error:
-        findings.fatal(
-            archive,
-            "archive",
-            expected="a whole zip archive",
-            found=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-            do="Copy or download it again; set OMNIMOUSE_CACHE if the place to unpack to cannot be written to.",
-        )
+        found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        do = "Copy or download it again; set OMNIMOUSE_CACHE if the place to unpack to cannot be written to."
+        findings.fatal(archive, "archive", expected="a whole zip archive", found=found, do=do)
         return None
 
 
-def _members(opened: zipfile.ZipFile, archive: Path, findings: Findings) -> dict[str, zipfile.ZipInfo] | None:
+def _members(opened: zipfile.ZipFile, archive: Path, findings: Findings) -> Members | None:
     """Files of an archive by name, without what macOS adds; None when a name or kind is not safe to unpack."""
-    members: dict[str, zipfile.ZipInfo] = {}
+    members: Members = {}
     for entry in opened.infolist():
         parts = PurePosixPath(entry.filename).parts
         if entry.is_dir() or "__MACOSX" in parts or (parts and parts[-1].startswith("._")):
             continue
-        mode = stat.S_IFMT(entry.external_attr >> 16)
         fault = None
         if not parts or ".." in parts or entry.filename.startswith("/") or re.search(r"[\\:\0]", entry.filename):
             fault = "a name that leads out of the folder"
-        elif mode not in (0, stat.S_IFREG):
+        elif stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
             fault = "a link or special file"
         elif entry.flag_bits & 1:
             fault = "an encrypted file"
         if fault is not None:
-            findings.fatal(
-                archive,
-                "archive",
-                expected="plain files inside one folder",
-                found=f"{fault}: {entry.filename!r}",
-                do="Nothing was unpacked. Get the archive from its source, or unpack it yourself and pass the folder.",
-            )
+            expected, found = "plain files inside one folder", f"{fault}: {entry.filename!r}"
+            do = "Nothing was unpacked. Get the archive from its source, or unpack it yourself and pass the folder."
+            findings.fatal(archive, "archive", expected=expected, found=found, do=do)
             return None
         members["/".join(parts)] = entry
     return members
 
 
-def _session_root(members: dict[str, zipfile.ZipInfo], archive: Path, findings: Findings) -> str | None:
+def _session_root(members: Members, archive: Path, findings: Findings) -> str | None:
     """Folder inside the archive that is the session ("" if the archive itself is)."""
     roots = {match["root"] for match in map(SENSORIUM_MEMBER.fullmatch, members) if match is not None}
     if len(roots) == 1:
         return roots.pop().rstrip("/")
+    expected = "one session in SENSORIUM's layout (data/videos/ or data/images/, data/responses/, ...)"
     found = f"{len(roots)} sessions ({', '.join(sorted(roots)[:3])})" if roots else "none"
-    findings.fatal(
-        archive,
-        "archive",
-        expected="one session in SENSORIUM's layout (data/videos/ or data/images/, data/responses/, ...)",
-        found=found,
-        do="Unpack the archive and pass the session's folder.",
-    )
+    do = "Unpack the archive and pass the session's folder."
+    findings.fatal(archive, "archive", expected=expected, found=found, do=do)
     return None
 
 
-def _in_cache(
-    opened: zipfile.ZipFile, archive: Path, members: dict[str, zipfile.ZipInfo], root: str, findings: Findings
-) -> Path | None:
+def _in_cache(opened: zipfile.ZipFile, archive: Path, members: Members, root: str, findings: Findings) -> Path | None:
     name = PurePosixPath(root).name or archive.stem
-    inside = {member[len(root) :].lstrip("/"): entry for member, entry in members.items() if _below(member, root)}
+    below = f"{root}/" if root else ""
+    inside = {member[len(below) :]: entry for member, entry in members.items() if member.startswith(below)}
     table = sorted((member, entry.file_size, entry.CRC) for member, entry in inside.items())
     fingerprint = hashlib.sha256(json.dumps(table).encode()).hexdigest()[:16]
     target = cache_folder() / "recordings-1" / f"{name}-{fingerprint}"
@@ -118,13 +104,9 @@ def _in_cache(
         needed = sum(entry.file_size for entry in inside.values())
         free = shutil.disk_usage(target.parent).free
         if needed + RESERVE > free:
-            findings.fatal(
-                archive,
-                "archive",
-                expected=f"{needed / 2**30:.1f} GiB free in {target.parent} to unpack it once",
-                found=f"{free / 2**30:.1f} GiB",
-                do="Set OMNIMOUSE_CACHE to a folder on a larger disk, or unpack it yourself and pass the folder.",
-            )
+            expected = f"{needed / 2**30:.1f} GiB free in {target.parent} to unpack it once"
+            do = "Set OMNIMOUSE_CACHE to a folder on a larger disk, or unpack it yourself and pass the folder."
+            findings.fatal(archive, "archive", expected=expected, found=f"{free / 2**30:.1f} GiB", do=do)
             return None
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
@@ -140,7 +122,3 @@ def _in_cache(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return target / name
-
-
-def _below(member: str, root: str) -> bool:
-    return not root or member.startswith(f"{root}/")

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from omnimouse.recordings.checks.check_times import END_SHARE, SCREEN_SHARE
-from omnimouse.recordings.checks.kinds import Kind
-from omnimouse.recordings.data.findings import Finding, Findings
+from omnimouse.recordings.data.findings import Finding, Findings, Kind
 from omnimouse.recordings.data.missing import as_missing
 from omnimouse.recordings.data.plausible import doubt_about_range, doubt_about_start, doubt_about_trials
 from omnimouse.recordings.from_arrays import recording_from_arrays

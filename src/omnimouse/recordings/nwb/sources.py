@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
-from omnimouse.recordings.checks.kinds import listed
 from omnimouse.recordings.data.channel_names import NAMES, plain_name, similar_channels
-from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.findings import Findings, listed
 from omnimouse.recordings.formats.arrays.trials import TrialTime
 from omnimouse.recordings.nwb.nwb_file import kind_of, walk
 from omnimouse.recordings.nwb.nwb_trials import read_trials

@@ -1,8 +1,7 @@
 """Tables in files of Arrow's stream format: written batch by batch, and memory-mapped as numpy arrays of any rows.
 
-Columns of numbers, and of lists of one length, also nested, are read straight from the mapped bytes, without a copy
-where rows lie in one batch. Where batches begin is kept outside the file: finding it out would mean to read something
-of every batch, which takes seconds when a large file is not in memory. Shape letter: R rows.
+Columns of numbers, and of lists of one length, also nested, are read straight from the mapped bytes. Where batches
+begin is kept outside the file: finding it out takes seconds when a large file is not in memory. Shape letter: R rows.
 """
 
 from __future__ import annotations
@@ -68,30 +67,18 @@ class Layout:
             raise ValueError(f"{self.rows} rows do not fit into {self.bytes} bytes")
 
 
-class _HashedFile(io.RawIOBase):
+class _HashedFile(io.BufferedWriter):
     """A file to write to that tells a digest of all that was written."""
 
     def __init__(self, path: Path, digest: Any) -> None:
-        self._file, self._digest = path.open("wb"), digest
-
-    def writable(self) -> bool:
-        """True."""
-        return True
+        super().__init__(io.FileIO(path, "wb"))
+        self._digest = digest
 
     def write(self, data: Any) -> int:
         """Write bytes, and tell the digest."""
         if self._digest is not None:
             self._digest.update(data)
-        return self._file.write(data)
-
-    def tell(self) -> int:
-        """Bytes written so far."""
-        return self._file.tell()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-        super().close()
+        return super().write(data)
 
 
 def write_table(path: Path, schema: pa.Schema, batches: Iterable[Sequence[pa.Array]], digest: Any = None) -> Layout:

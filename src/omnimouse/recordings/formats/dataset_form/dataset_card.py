@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from omnimouse.recordings.data.findings import Findings
-from omnimouse.recordings.data.reading import read_mapping
+from omnimouse.recordings.data.reading import read_fields
 from omnimouse.recordings.formats.dataset_form.dataset_tables import BETWEEN, METADATA, RECORDING, SCREEN, TRIALS
 from omnimouse.support.files import write_text
 
@@ -71,7 +71,7 @@ def card_text(
 
 def content_of(session: Path) -> str | None:
     """What changes with the content of a recording's tables; None where its writer did not say."""
-    content = read_mapping(session / METADATA, Findings())
+    content = read_fields(session / METADATA, Findings())
     fingerprint = None if content is None else content.get("fingerprint")
     return f"content {fingerprint}" if isinstance(fingerprint, str) else None
 

@@ -17,7 +17,7 @@ from omnimouse.recordings.data.device_clocks import check_rate, times_are_plausi
 from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.plausible import identity
-from omnimouse.recordings.data.reading import RECOPY, is_lfs_pointer, read_mapping, shown
+from omnimouse.recordings.data.reading import RECOPY, is_lfs_pointer, read_fields, shown
 from omnimouse.recordings.data.recording_data import SEQUENCE_DEVICES, SessionParts
 from omnimouse.recordings.data.screen import Screen, Trial
 from omnimouse.recordings.formats.dataset_form.arrow_tables import Layout, MappedTable, stored_dtype
@@ -171,7 +171,7 @@ def read_metadata(path: Path, findings: Findings) -> dict[str, Any] | None:
         what = "clocks, types and sizes of the tables beside it"
         findings.fatal(file, "file", expected=what, found="no such file", do=RECOPY)
         return None
-    content = read_mapping(file, findings)
+    content = read_fields(file, findings)
     if content is None:
         return None
     if content.get("format") != FORMAT:
@@ -255,7 +255,9 @@ def _device(
     if table is not None and len(table) != n_rows:
         findings.fatal(path / file, "rows", expected=str(n_rows), found=str(len(table)), do=EXPORT_AGAIN)
         return None
-    per_signal = _per_signal(tables[signals_table(name)]) if signals_table(name) in tables else {}
+    signals = tables.get(signals_table(name))
+    columns = [] if signals is None else [column for column in signals.schema.names if column in SIGNALS]
+    per_signal = {column: np.array(signals.rows(column)) for column in columns if signals is not None}
     if any(len(values) != n_signals for values in per_signal.values()):
         findings.fatal(path / signals_table(name), "rows", expected=str(n_signals), found="others", do=EXPORT_AGAIN)
         return None
@@ -280,16 +282,11 @@ def _device(
         channels=None if content.get("channels") is None else tuple(map(str, content["channels"])),
         table=table,
         stretches=None if stretches is None else [(int(first), int(last)) for first, last in stretches],
+        **per_signal,
     )
-    for signal, values in per_signal.items():
-        setattr(device, signal, values)
     if any(not 0 <= first < last <= n_rows for first, last in device.segments() if n_rows):
         raise ValueError(f"segments of {name} are not stretches of its {n_rows} rows")
     return device
-
-
-def _per_signal(table: MappedTable) -> dict[str, np.ndarray]:
-    return {name: np.array(table.rows(name)) for name in table.schema.names if name in SIGNALS}
 
 
 def _screen(

@@ -20,7 +20,7 @@ import pyarrow as pa
 from omnimouse.recordings.data.clock import FRAME_TOLERANCE, frame_indices, sequence_rows
 from omnimouse.recordings.data.devices import CHUNK_BYTES, SequenceDevice
 from omnimouse.recordings.data.recording_data import RecordingData
-from omnimouse.recordings.data.screen import Screen, Trial
+from omnimouse.recordings.data.screen import Screen
 from omnimouse.recordings.formats.dataset_form import dataset_tables as form
 from omnimouse.recordings.formats.dataset_form.arrow_tables import Layout, as_column, stored_dtype, write_table
 from omnimouse.recordings.formats.dataset_form.dataset_card import write_card
@@ -123,27 +123,22 @@ class Pictures:
 
 
 class Writer:
-    """Writes the tables of one recording.
-
-    Args:
-        recording: what to write.
-        folder: an empty folder.
-        pictures: what its screen shows.
-    """
+    """Writes the tables of one recording into an empty folder; `pictures` are what its screen shows."""
 
     def __init__(self, recording: RecordingData, folder: Path, pictures: Pictures) -> None:
         self.recording, self.folder, self.pictures = recording, folder, pictures
         self.tables: dict[str, Layout] = {}
         self.digest = hashlib.sha256()
         screen, responses = recording.screen, recording.responses
-        first = np.array([trial.first_frame for trial in recording.trials])
-        counts = np.array([trial.n_frames for trial in recording.trials])
+        first, counts, starts, ends = (
+            np.array([getattr(trial, name) for trial in recording.trials])
+            for name in ("first_frame", "n_frames", "start", "end")
+        )
         frames = np.arange(len(screen.timestamps))
         owner = np.searchsorted(first, frames, side="right") - 1
         self.trial_of_frame = np.where((owner >= 0) & (frames - first[owner] < counts[owner]), owner, -1)
         times = responses.start_time + np.arange(responses.shape[0]) / responses.sampling_rate
         self.frame_of_row = frame_indices(times, screen.timestamps)
-        starts, ends = (np.array([getattr(trial, end) for trial in recording.trials]) for end in ("start", "end"))
         owner = np.searchsorted(starts, times + FRAME_TOLERANCE, side="right") - 1
         self.trial_of_row = np.where((owner >= 0) & (times < ends[owner]), owner, -1)
 
@@ -158,16 +153,15 @@ class Writer:
                 self._write_device(device)
             self._write_signals(device)
         self._write_screen()
-        columns = [pa.array([_plain(trial, name) for trial in recording.trials], kind) for name, kind in
-                   trials_schema.items()]  # fmt: skip
-        self._table(form.TRIALS, dict(zip(trials_schema, columns, strict=True)))
-        size = self.pictures.size
+        rows = [vars(trial) for trial in recording.trials]
+        columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in trials_schema.items()}
+        self._table(form.TRIALS, columns)
         content = {
             "session_key": recording.session_key,
             "animal_id": recording.animal_id,
             "withheld_tiers": list(recording.withheld_tiers),
-            "devices": {device.name: _describe(device) for device in recording.devices},
-            "frames": {"size": size, "dtype": str(self.pictures.dtype), "recorded": recording.has_video},
+            "devices": {device.name: _device_facts(device) for device in recording.devices},
+            "frames": {"size": self.pictures.size, "dtype": str(self.pictures.dtype), "recorded": recording.has_video},
             "tables": {name: asdict(layout) for name, layout in self.tables.items()},
             "fingerprint": self.digest.hexdigest()[:32],
         }
@@ -213,10 +207,8 @@ class Writer:
                 found["video"] = as_column(pictures.read(frame, owner))
             return found
 
-        self._stream(form.RECORDING, device.shape[0], self._row_bytes(device), columns)
-
-    def _row_bytes(self, device: SequenceDevice) -> int:
-        return device.shape[1] * np.dtype(device.dtype).itemsize + self._picture_bytes() + 64
+        row_bytes = device.shape[1] * np.dtype(device.dtype).itemsize + self._picture_bytes() + 64
+        self._stream(form.RECORDING, device.shape[0], row_bytes, columns)
 
     def _write_device(self, device: SequenceDevice) -> None:
         offset = device.start_time - self.recording.responses.start_time
@@ -239,12 +231,9 @@ class Writer:
         screen = self.recording.screen
         frames = np.arange(len(screen.timestamps))
         row = np.searchsorted(self.frame_of_row, frames)
-        within = row < len(self.frame_of_row)
-        row[within & (self.frame_of_row[np.minimum(row, len(self.frame_of_row) - 1)] != frames)] = -1
-        row[~within] = -1
-        stored = np.array([*(trial.modality in ("video", "image") for trial in self.recording.trials), False])
-        if self.pictures.size is None:
-            stored[:] = False
+        row[np.append(self.frame_of_row, -1)[row] != frames] = -1
+        pictured = ("video", "image") if self.pictures.size is not None else ()
+        stored = np.array([*(trial.modality in pictured for trial in self.recording.trials), False])
         kept = np.flatnonzero((row < 0) & stored[self.trial_of_frame])
         between = np.full(len(frames), -1)
         between[kept] = np.arange(len(kept))
@@ -272,11 +261,6 @@ class Writer:
         return int(np.prod(self.pictures.size or (0,))) * self.pictures.dtype.itemsize
 
 
-def _plain(trial: Trial, name: str) -> Any:
-    value = getattr(trial, name)
-    return list(value) if isinstance(value, tuple) else value
-
-
 def _latest(device: SequenceDevice, responses: SequenceDevice, low: int, high: int) -> np.ndarray:
     """The last sample of a device by the time of each response row, `[R, S]`; NaN where it has none."""
     rows = sequence_rows(
@@ -295,7 +279,7 @@ def _latest(device: SequenceDevice, responses: SequenceDevice, low: int, high: i
     return found
 
 
-def _describe(device: SequenceDevice) -> dict[str, Any]:
+def _device_facts(device: SequenceDevice) -> dict[str, Any]:
     """What `recording.json` says of a device."""
     stretches = device.segments()
     return {

@@ -18,7 +18,7 @@ from omnimouse.recordings.data.reading import (
     absent,
     is_lfs_pointer,
     open_array,
-    read_mapping,
+    read_fields,
     read_number,
     shown,
 )
@@ -35,7 +35,7 @@ def load_device(path: Path, name: str, findings: Findings) -> SequenceDevice | N
     if folder is None:
         return None
     file = folder / "meta.yml"
-    meta = read_mapping(file, findings)
+    meta = read_fields(file, findings)
     source = _array_source(folder, meta, findings)
     if meta is None:
         return None

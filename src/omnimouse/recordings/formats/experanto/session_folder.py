@@ -11,13 +11,13 @@ import numpy as np
 
 from omnimouse.recordings.data.animal_names import animal_of
 from omnimouse.recordings.data.devices import MissingDevice
-from omnimouse.recordings.data.findings import Finding, Findings, Tally
+from omnimouse.recordings.data.findings import Finding, Findings, listed, merged
 from omnimouse.recordings.data.plausible import identity
 from omnimouse.recordings.data.reading import (
     RECOPY,
     is_finite_number,
     open_array,
-    read_mapping,
+    read_fields,
     read_name,
     read_number,
     shown,
@@ -56,7 +56,7 @@ def _identity(path: Path, findings: Findings) -> tuple[str, str, tuple[str, ...]
     if not file.is_file():
         do = f"{its_name}; add meta.json to name animal, session and scan."
         findings.warning(file, "file", expected="meta.json with the scan_key", found="no such file", do=do)
-    meta = read_mapping(file, findings) if file.is_file() else None
+    meta = read_fields(file, findings) if file.is_file() else None
     if meta is None:
         return path.name, animal, (), ()
     _notes(file, meta, findings)
@@ -115,9 +115,9 @@ def _screen(folder: Path, findings: Findings) -> Screen | None:
     if not names:
         findings.fatal(meta, "trials", expected="files 00000.yml, 00001.yml, ...", found="none", do=RECOPY)
         return None
-    tally = Tally()
+    tally = Findings()
     parsed = [_parse_trial(meta / name, tally) for name in names]
-    tally.report(findings)
+    findings.extend(merged(tally))
     if timestamps is None or tally.has_fatal:
         return None
     known = [trial for trial in parsed if trial is not None]
@@ -130,7 +130,7 @@ def _screen(folder: Path, findings: Findings) -> Screen | None:
 
 def _has_frames(folder: Path) -> bool:
     """Whether the screen's frames are stored; `frames: false` in its meta.yml, an addition of this package, denies."""
-    meta = read_mapping(folder / "meta.yml", Findings())  # what is wrong with it otherwise, checks say
+    meta = read_fields(folder / "meta.yml", Findings())  # what is wrong with it otherwise, checks say
     return meta is None or meta.get("frames") is not False
 
 
@@ -162,7 +162,7 @@ def clock_is_sound(path: Path, timestamps: np.ndarray, findings: Findings) -> bo
 
 def _parse_trial(path: Path, findings: Findings) -> dict[str, Any] | None:
     """What the file of a trial says; None with a fatal finding."""
-    meta = read_mapping(path, findings)
+    meta = read_fields(path, findings)
     if meta is None:
         return None
     stated = meta.get("modality", "no such key")
@@ -238,8 +238,9 @@ def _stimuli_are_there(folder: Path, parsed: list[dict[str, Any]], findings: Fin
     shown = [trial["name"] for trial in parsed if trial["modality"] in ("video", "image")]
     missing = [name for name in shown if f"{name}.npy" not in stored]
     if missing:
-        listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         encoded = " (.mp4 is not read: convert it)" if any(name.endswith((".mp4", ".avi")) for name in stored) else ""
         expected, found = f"a .npy file for each of {len(shown)} image and video trials", f"{len(missing)} missing"
-        findings.fatal(folder, "stimuli", expected=expected, found=f"{found} ({listed}){encoded}", do=RECOPY)
+        findings.fatal(
+            folder, "stimuli", expected=expected, found=f"{found} ({listed(missing, 5)}){encoded}", do=RECOPY
+        )
     return not missing

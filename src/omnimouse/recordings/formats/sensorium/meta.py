@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse.recordings.data.animal_names import animal_of
-from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.findings import Findings, listed
 from omnimouse.recordings.data.missing import usable
 from omnimouse.recordings.data.plausible import identity as identity_of
-from omnimouse.recordings.data.reading import RECOPY, map_array, open_array, read_mapping, shown
+from omnimouse.recordings.data.reading import RECOPY, map_array, open_array, read_fields, shown
 from omnimouse.recordings.formats.sensorium.scan import is_silent
 
 FOLDER_NAME = re.compile(r"(?:dynamic|static)(?P<key>(?P<animal>[^-]+)-[^-]+-[^-]+)-")
+
+ANOTHER = "The file belongs to another session; restore the right one"
 
 LOOKED_AT = 4
 """Trials of a tier of which all neurons are read before its responses count as withheld."""
@@ -25,38 +27,27 @@ def identity(path: Path, findings: Findings) -> tuple[str, str]:
     match = FOLDER_NAME.match(path.name)
     if match is not None:
         return match["key"], match["animal"]
-    findings.warning(
-        path,
-        "folder name",
-        expected="dynamic<animal>-<session>-<scan>-... or static<animal>-<session>-<scan>-...",
-        found=repr(path.name),
-        do="The folder's name is taken as session key and animal; rename it to name animal, session and scan.",
-    )
+    expected = "dynamic<animal>-<session>-<scan>-... or static<animal>-<session>-<scan>-..."
+    do = "The folder's name is taken as session key and animal; rename it to name animal, session and scan."
+    findings.warning(path, "folder name", expected=expected, found=repr(path.name), do=do)
     return path.name, animal_of(path.name)
 
 
 def check_links(path: Path, findings: Findings) -> None:
     """Says which data config.json declares to lie elsewhere: such links are not followed."""
-    if not (path / "config.json").is_file():
-        return
-    config = read_mapping(path / "config.json", Findings()) or {}
-    links = config.get("links")
+    file = path / "config.json"
+    links = (read_fields(file, Findings()) or {}).get("links") if file.is_file() else None
     if links:
-        findings.warning(
-            path / "config.json",
-            "links",
-            expected="no links to data elsewhere",
-            found=shown(links),
-            do="They are not followed: copy what they lead to, or put links of the file system in its place.",
-        )
+        do = "They are not followed: copy what they lead to, or put links of the file system in its place."
+        findings.warning(file, "links", expected="no links to data elsewhere", found=shown(links), do=do)
 
 
 def per_trial(path: Path, findings: Findings) -> np.ndarray | None:
     """Names or numbers, one per trial."""
-    array = open_array(path, findings, kinds="USiuf")
-    if array is None:
+    stored = open_array(path, findings, kinds="USiuf")
+    if stored is None:
         return None
-    array = np.array(array)
+    array = np.array(stored)
     if array.ndim != 1 or not len(array):
         found = f"shape {array.shape}, dtype {array.dtype}"
         findings.fatal(path, "shape", expected="one name or number per trial", found=found, do=RECOPY)
@@ -69,14 +60,9 @@ def identities(path: Path, values: list, do: str, findings: Findings) -> list[st
     found = [identity_of(value) for value in values]
     missing = [trial for trial, name in enumerate(found) if name is None]
     if missing:
-        shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        findings.warning(
-            path,
-            path.stem,
-            expected="an identity for every trial",
-            found=f"{str(values[missing[0]])!r} or the like for {len(missing)} of {len(values)} trials ({shown})",
-            do=do,
-        )
+        what = f"{str(values[missing[0]])!r} or the like for {len(missing)} of {len(values)} trials"
+        what += f" ({listed(missing, 5)})"
+        findings.warning(path, path.stem, expected="an identity for every trial", found=what, do=do)
     return found
 
 
@@ -88,13 +74,10 @@ def trial_ids(path: Path, n_trials: int, findings: Findings) -> list[int | str |
         do = "These trials can be used, but not be named in a submission; restore the file."
         names = identities(path, ids.tolist(), do, findings)
         return [None if name is None else value for name, value in zip(names, ids.tolist(), strict=True)]
-    findings.warning(
-        path,
-        "trial_idx",
-        expected=f"{n_trials} numbers or hashes, one per trial",
-        found=str(len(ids)) if ids is not None else problems[0].found,
-        do="Trials can be used, but not be named in a submission; restore the file.",
-    )
+    expected = f"{n_trials} numbers or hashes, one per trial"
+    found = str(len(ids)) if ids is not None else problems[0].found
+    do = "Trials can be used, but not be named in a submission; restore the file."
+    findings.warning(path, "trial_idx", expected=expected, found=found, do=do)
     return None
 
 
@@ -111,13 +94,8 @@ def units_fit(path: Path, ids: np.ndarray | None, neurons: int, findings: Findin
     """Whether there are as many ids, if any, as neurons in the responses."""
     if ids is None or len(ids) == neurons:
         return True
-    findings.fatal(
-        path,
-        "length",
-        expected=f"{neurons}, the neurons in data/responses",
-        found=str(len(ids)),
-        do="The file belongs to another session; restore the right one.",
-    )
+    expected, do = f"{neurons}, the neurons in data/responses", f"{ANOTHER}."
+    findings.fatal(path, "length", expected=expected, found=str(len(ids)), do=do)
     return False
 
 
@@ -131,27 +109,22 @@ def withheld_tiers(path: Path, tiers: list[str], no_responses: np.ndarray, findi
         findings: what is found goes here.
     """
     withheld: list[str] = []
+    folder = path / "data/responses"
     for tier in dict.fromkeys(tiers):
         trials = [trial for trial, name in enumerate(tiers) if name == tier]
         if not no_responses[trials].all():
             continue
         # The first neurons may be silent by chance, so all of some trials are looked at.
         chosen = dict.fromkeys(trials[i] for i in np.linspace(0, len(trials) - 1, LOOKED_AT).round().astype(int))
-        files = [file for trial in chosen if (file := path / "data/responses" / f"{trial}.npy").is_file()]
+        files = [file for trial in chosen if (file := folder / f"{trial}.npy").is_file()]
         if not all(is_silent(map_array(file)) for file in files):
             continue
         withheld.append(tier)
-        findings.warning(
-            path / "data/responses",
-            f"responses of tier {tier!r}",
-            expected="recorded activity",
-            found=f"{'zeros' if files else 'no files'} in all {len(trials)} trials: withheld",
-            do="The tier cannot be used for training or scoring; use another one.",
-        )
+        found = f"{'zeros' if files else 'no files'} in all {len(trials)} trials: withheld"
+        do = "The tier cannot be used for training or scoring; use another one."
+        findings.warning(folder, f"responses of tier {tier!r}", expected="recorded activity", found=found, do=do)
     if len(withheld) == len(set(tiers)):
-        findings.fatal(
-            path / "data/responses", "responses", expected="recorded activity", found="none in any tier", do=RECOPY
-        )
+        findings.fatal(folder, "responses", expected="recorded activity", found="none in any tier", do=RECOPY)
     return tuple(withheld)
 
 
@@ -159,28 +132,17 @@ def statistics(path: Path, kind: str, n: int, findings: Findings) -> tuple[np.nd
     """Stored means and stds `[n]`; a time axis after the signals is pooled into the moments over all times."""
     folder = path / "meta/statistics" / kind / "all"
     arrays = []
-    for name in ("mean", "std"):
-        file = folder / f"{name}.npy"
+    for file in (folder / "mean.npy", folder / "std.npy"):
         if not file.is_file():
-            findings.warning(
-                file,
-                "file",
-                expected=f"{n} numbers",
-                found="no such file",
-                do="They are computed from the train tier each time the recording is used.",
-            )
+            do = "They are computed from the train tier each time the recording is used."
+            findings.warning(file, "file", expected=f"{n} numbers", found="no such file", do=do)
             return None, None
         array = open_array(file, findings)
         if array is None:
             return None, None
         if array.ndim < 1 or (array.shape[0] != n and array.size != n):
-            findings.fatal(
-                file,
-                "length",
-                expected=f"{n}, one per signal",
-                found=str(array.shape),
-                do="The file belongs to another session; restore the right one, or delete both to have them computed.",
-            )
+            expected, do = f"{n}, one per signal", f"{ANOTHER}, or delete both to have them computed."
+            findings.fatal(file, "length", expected=expected, found=str(array.shape), do=do)
             return None, None
         arrays.append(np.asarray(array, dtype=np.float64).reshape(n, -1))
     means, stds = arrays
@@ -188,8 +150,7 @@ def statistics(path: Path, kind: str, n: int, findings: Findings) -> tuple[np.nd
         found = f"{means.shape} and {stds.shape}"
         findings.fatal(folder, "shape", expected="means and stds of one shape", found=found, do=RECOPY)
         return None, None
-    means, stds = np.broadcast_arrays(means, stds)
-    return _pooled(means, stds)
+    return _pooled(*np.broadcast_arrays(means, stds))
 
 
 def _pooled(means: np.ndarray, stds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

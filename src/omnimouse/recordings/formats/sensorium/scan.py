@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.data.findings import Findings, Tally
+from omnimouse.recordings.data.findings import Findings, listed, merged
 from omnimouse.recordings.data.reading import RECOPY, open_array
 from omnimouse.recordings.formats.sensorium.clips import KINDS, pupil_derivative
 
@@ -57,7 +57,7 @@ def files_are_complete(path: Path, tiers: np.ndarray, kinds: tuple[str, ...], fi
             for tier in np.unique(tiers):
                 missing[tiers == tier] &= not missing[tiers == tier].all()
         faults = {"missing": np.flatnonzero(missing).tolist(), "too many": sorted(there - set(range(n_trials)))}
-        found = [f"{len(trials)} {what} ({listed(trials)})" for what, trials in faults.items() if trials]
+        found = [f"{len(trials)} {what} ({listed(trials, 5)})" for what, trials in faults.items() if trials]
         if found:
             expected = f"0.npy to {n_trials - 1}.npy, one for each entry of meta/trials/tiers.npy"
             findings.fatal(folder, "files", expected=expected, found=" and ".join(found), do=RECOPY)
@@ -66,7 +66,7 @@ def files_are_complete(path: Path, tiers: np.ndarray, kinds: tuple[str, ...], fi
 
 def scan_clips(path: Path, n_trials: int, n_units: int | None, findings: Findings) -> Scan | None:
     """Look into every trial: shapes, padding, and whether there are responses."""
-    tally = Tally()
+    tally = Findings()
     shapes: list[dict[str, tuple[int, ...]]] = []
     lengths = np.zeros(n_trials, dtype=np.int64)
     no_responses = np.zeros(n_trials, dtype=bool)
@@ -85,14 +85,14 @@ def scan_clips(path: Path, n_trials: int, n_units: int | None, findings: Finding
         lengths[trial] = min(map(padding_start, valid if no_responses[trial] else [*valid, first[None]]))
         derivatives[trial] = pupil_derivative(arrays["behavior"][0, : lengths[trial]])
     if tally.has_fatal:
-        tally.report(findings)
+        findings.extend(merged(tally))
         return None
     neurons, frame_size = _check_shapes(path, shapes, n_units, tally)
     expected = f"at least {WINDOW_FRAMES}, a window of 2 s, before the padding of any kind"
     for trial in np.flatnonzero(lengths < WINDOW_FRAMES).tolist():
         file, found = path / "data/videos" / f"{trial}.npy", str(lengths[trial])
         tally.warning(file, "valid frames", expected=expected, found=found, do="The trial has no window.")
-    tally.report(findings)
+    findings.extend(merged(tally))
     if tally.has_fatal:
         return None
     stored_lengths = np.array([shape["videos"][-1] for shape in shapes])
@@ -100,7 +100,7 @@ def scan_clips(path: Path, n_trials: int, n_units: int | None, findings: Finding
     return Scan(stored_lengths, lengths, neurons, frame_size, no_responses, wide, derivatives)
 
 
-def _open_trial(path: Path, trial: int, tally: Tally) -> dict[str, np.ndarray]:
+def _open_trial(path: Path, trial: int, tally: Findings) -> dict[str, np.ndarray]:
     """Those arrays of a trial that can be opened and have the right number of axes."""
     arrays: dict[str, np.ndarray] = {}
     for kind in KINDS:
@@ -130,7 +130,7 @@ def is_silent(array: np.ndarray) -> bool:
 
 
 def _check_shapes(
-    path: Path, shapes: list[dict[str, tuple[int, ...]]], n_units: int | None, tally: Tally
+    path: Path, shapes: list[dict[str, tuple[int, ...]]], n_units: int | None, tally: Findings
 ) -> tuple[int, tuple[int, int]]:
     """Compare the shapes of all kinds and trials; returns the number of neurons and the frame size."""
     everything = [found["responses"] for found in shapes if "responses" in found]
@@ -172,8 +172,3 @@ def _check_shapes(
 def most_common(values: list[Any]) -> Any:
     """The value that occurs most often, 0 without any."""
     return Counter(values).most_common(1)[0][0] if values else 0
-
-
-def listed(trials: list[int]) -> str:
-    """Numbers of trials, the first five of them."""
-    return ", ".join(map(str, trials[:5])) + (", ..." if len(trials) > 5 else "")

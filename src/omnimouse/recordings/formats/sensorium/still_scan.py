@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
-from omnimouse.recordings.data.findings import Findings, Tally
+from omnimouse.recordings.data.findings import Findings, merged
 from omnimouse.recordings.data.missing import no_value, usable
 from omnimouse.recordings.data.reading import open_array
 from omnimouse.recordings.formats.sensorium import meta as meta
@@ -45,7 +45,7 @@ class StillScan:
 
 def scan_stills(path: Path, n_trials: int, n_units: int | None, findings: Findings) -> StillScan | None:
     """Look into every trial: shapes, behaviour, and whether there are responses."""
-    tally = Tally()
+    tally = Findings()
     shapes: dict[str, list[tuple[int, tuple[int, ...]]]] = {kind: [] for kind in STILL_KINDS}
     dtypes: set[str] = set()
     no_responses = np.ones(n_trials, dtype=bool)
@@ -73,14 +73,14 @@ def scan_stills(path: Path, n_trials: int, n_units: int | None, findings: Findin
             channel[no_value(channel)] = np.nan
         _check_gaps(path, behavior, tally)
         behavior[~usable(behavior)] = np.nan  # of which windows keep clear
-    tally.report(findings)
+    findings.extend(merged(tally))
     if tally.has_fatal:
         return None
     return StillScan(neurons, image_size, no_responses, behavior, str(np.result_type(np.float32, *dtypes)))
 
 
 def _check_shapes(
-    path: Path, shapes: dict[str, list[tuple[int, tuple[int, ...]]]], n_units: int | None, tally: Tally
+    path: Path, shapes: dict[str, list[tuple[int, tuple[int, ...]]]], n_units: int | None, tally: Findings
 ) -> tuple[int, tuple[int, int]]:
     """Compare the shapes of all trials with what they should be; returns the number of neurons and the image size."""
     lengths = [shape[0] for _, shape in shapes["responses"] if len(shape) == 1]
@@ -103,7 +103,7 @@ def _check_shapes(
     return neurons, image_size
 
 
-def _check_gaps(path: Path, behavior: np.ndarray, tally: Tally) -> None:
+def _check_gaps(path: Path, behavior: np.ndarray, tally: Findings) -> None:
     """Trials in which a behaviour channel is missing."""
     for trial in np.flatnonzero(~usable(behavior).all(axis=1)):
         sound = usable(behavior[trial])
@@ -136,13 +136,10 @@ def image_ids(path: Path, n_trials: int, findings: Findings) -> list[str | None]
             "Each of these trials counts as an image of its own, which is not repeated; restore the ids.",
             findings,
         )
-    findings.warning(
-        file,
-        file.stem,
-        expected=f"{n_trials} numbers or names of images, one per trial",
-        found=str(len(ids)) if ids is not None else problems[0].found,
-        do="Repeats of an image cannot be told, so that correlations to averages and FEVE are not defined; restore it.",
-    )
+    expected = f"{n_trials} numbers or names of images, one per trial"
+    found = str(len(ids)) if ids is not None else problems[0].found
+    do = "Repeats of an image cannot be told, so that correlations to averages and FEVE are not defined; restore it."
+    findings.warning(file, file.stem, expected=expected, found=found, do=do)
     return None
 
 
@@ -161,6 +158,13 @@ def behavior_moments(
         for ours, theirs in zip((means, stds), stored, strict=True):
             if theirs is not None:
                 ours[columns] = theirs
+    _check_constant(path, behavior, means, stds, findings)
+    _check_stds(path, means, stds, findings)
+    return means, stds
+
+
+def _check_constant(path: Path, behavior: np.ndarray, means: np.ndarray, stds: np.ndarray, findings: Findings) -> None:
+    """Gives channels of one value its mean and std 1, so that they become 0."""
     constant = []
     for channel, name in enumerate(BEHAVIOR_CHANNELS):
         present = behavior[np.isfinite(behavior[:, channel]), channel]
@@ -169,30 +173,23 @@ def behavior_moments(
             constant.append(f"{name} ({means[channel]:g})")
     if constant:
         everything = len(constant) == behavior.shape[1]
-        findings.warning(
-            path / "data",
-            "behavior and pupil_center" if everything else "constant behavior channels",
-            expected="channels that vary",
-            found=f"one value in all {len(tiers)} trials: {', '.join(constant)}"
-            + (": withheld, or not recorded" if everything else ""),
-            do="The model sees them as average (0); stimulus+behavior tells it nothing that stimulus does not."
-            if everything
-            else "The model sees them as average (0).",
+        found, do = (
+            f"one value in all {len(behavior)} trials: {', '.join(constant)}",
+            "The model sees them as average (0)",
         )
-    _check_stds(path, means, stds, findings)
-    return means, stds
+        if everything:
+            found += ": withheld, or not recorded"
+            do += "; stimulus+behavior tells it nothing that stimulus does not"
+        field = "behavior and pupil_center" if everything else "constant behavior channels"
+        findings.warning(path / "data", field, expected="channels that vary", found=found, do=f"{do}.")
 
 
 def _check_stds(path: Path, means: np.ndarray, stds: np.ndarray, findings: Findings) -> None:
     """Replace moments that nothing can be standardised with; channels that do vary have them from a wrong file."""
     bad = ~np.isfinite(means) | ~np.isfinite(stds) | (stds <= 0)
     if bad.any():
-        listed = ", ".join(f"{BEHAVIOR_CHANNELS[c]} {means[c]:g} and {stds[c]:g}" for c in np.flatnonzero(bad))
-        findings.warning(
-            path / "meta/statistics",
-            "means and stds of behavior",
-            expected="finite means, stds above 0",
-            found=listed,
-            do="These channels are left unscaled (mean 0, std 1); delete the statistics to have them computed.",
-        )
+        found = ", ".join(f"{BEHAVIOR_CHANNELS[c]} {means[c]:g} and {stds[c]:g}" for c in np.flatnonzero(bad))
+        do = "These channels are left unscaled (mean 0, std 1); delete the statistics to have them computed."
+        expected = "finite means, stds above 0"
+        findings.warning(path / "meta/statistics", "means and stds of behavior", expected=expected, found=found, do=do)
         means[bad], stds[bad] = 0.0, 1.0
