@@ -28,6 +28,7 @@ import yaml
 from machine import HERE, describe_machine, markdown_table, replace_file
 
 from omnimouse import simulate_recording
+from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.formats.experanto.session_writer import write_sequence_meta
 from omnimouse.recordings.simulation.simulated import truth_folder
 
@@ -141,20 +142,12 @@ def widen(folder: Path, n_neurons: int, *, seed: int) -> None:
     os.replace(device / "data.npy.partial", device / "data.npy")
     means = total / shape[0]
     coordinates = np.load(device / "meta" / "cell_motor_coordinates.npy")[source]
-    write_sequence_meta(
-        device,
-        shape,
-        "float32",
-        rate=meta["sampling_rate"],
-        start=meta["start_time"],
-        end=meta["end_time"],
-        means=means,
-        stds=np.sqrt(squares / shape[0] - means**2),
-        neuron_properties={
-            "cell_motor_coordinates": coordinates,
-            "unit_ids": np.arange(1, n_neurons + 1, dtype=np.int64),
-        },
-    )
+    stds = np.sqrt(squares / shape[0] - means**2)
+    responses = SequenceDevice(
+        "responses", device / "data.npy", meta["sampling_rate"], meta["start_time"], meta["end_time"], shape, "float32",
+        means, stds, unit_ids=np.arange(1, n_neurons + 1, dtype=np.int64),
+    )  # fmt: skip
+    write_sequence_meta(responses, cell_motor_coordinates=coordinates)
 
 
 def start_case(*, threads: int | None = None, **case: Any) -> subprocess.Popen[str]:

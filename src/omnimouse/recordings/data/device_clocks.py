@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from omnimouse.recordings.data.findings import Findings
-from omnimouse.recordings.data.plausible import LATEST, LONGEST, doubt_about_rate
+from omnimouse.recordings.data.plausible import LATEST, LONGEST, UNITS, doubt_about_rate
 
 RATE_TOLERANCE = 0.01
 """Relative disagreement of rate and duration that is reported."""
 
 USUAL_OVERSHOOT = 0.3
 """Seconds by which stored end times usually lie after the last sample (0.09-0.24 s in the corpus)."""
-
-UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
-"""What is taken for seconds, and how many of it are one."""
 
 
 def times_are_plausible(file: Path, rate: float, start: float, end: float, findings: Findings) -> bool:
@@ -30,18 +27,14 @@ def times_are_plausible(file: Path, rate: float, start: float, end: float, findi
     if rate <= 0:
         findings.fatal(file, "sampling_rate", expected="more than 0 Hz", found=f"{rate:g}", do="Correct the rate.")
     if end <= start:
-        findings.fatal(
-            file, "end_time", expected=f"later than start_time {start}", found=str(end), do="Correct the times."
-        )
+        expected, do = f"later than start_time {start}", "Correct the times."
+        findings.fatal(file, "end_time", expected=expected, found=str(end), do=do)
     elif abs(start) > LATEST or end - start > LONGEST:
-        long = abs(start) <= LATEST
-        findings.fatal(
-            file,
-            "end_time" if long else "start_time",
-            expected="less than a week after start_time" if long else "seconds, since 1970 or since the start",
-            found=f"{end - start:.6g} s after it" if long else f"{start:.6g}",
-            do="The times look like milliseconds or another unit: write seconds, and the rate in Hz.",
-        )
+        key, expected, found = "start_time", "seconds, since 1970 or since the start", f"{start:.6g}"
+        if abs(start) <= LATEST:
+            key, expected, found = "end_time", "less than a week after start_time", f"{end - start:.6g} s after it"
+        do = "The times look like milliseconds or another unit: write seconds, and the rate in Hz."
+        findings.fatal(file, key, expected=expected, found=found, do=do)
     return len(findings) == before
 
 
@@ -74,14 +67,9 @@ def check_rate(file: Path, name: str, shape: tuple[int, int], rate: float, secon
     for unit, factor in UNITS:
         if 0.9 < ratio * factor < 1.1:
             hint = f"The times look like {unit}; write seconds."
-    far = not 1 / 1.5 < ratio < 1.5
-    (findings.fatal if far else findings.warning)(
-        file,
-        "sampling_rate",
-        expected=f"{implied:.4g} Hz, from {rows} rows in {seconds:.6g} s",
-        found=f"{rate:.6g} Hz",
-        do=hint,
-    )
+    expected = f"{implied:.4g} Hz, from {rows} rows in {seconds:.6g} s"
+    report = findings.warning if 1 / 1.5 < ratio < 1.5 else findings.fatal
+    report(file, "sampling_rate", expected=expected, found=f"{rate:.6g} Hz", do=hint)
 
 
 def _fits(rows: int, rate: float, seconds: float) -> bool:

@@ -31,7 +31,9 @@ NEGATIVE_SHARE = 0.001
 
 PASS_ACTIVITY = "Pass deconvolved activity (spks of Suite2p, events, inferred spikes) or spike counts, as they are."
 
-_UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
+UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
+"""What is taken for seconds, and how many of it are one."""
+
 _FRAME_RATES = (2.0, 250.0)
 _NO_IDENTITY = re.compile(
     r"\W*|#?(nan|nat|none|nil|null!?|n/?a|n\.a\.|ref!)|<na>|-1(\.0*)?|-9{2,5}(\.0*)?|[+-]?inf|"
@@ -119,7 +121,7 @@ def doubt_about_times(times: Any, kind: str = "responses") -> Doubt | None:
     if low <= 1 / step <= high and seconds <= LONGEST and np.nanmax(np.abs(given)) <= LATEST:
         return None
     do = "Pass seconds."
-    for unit, factor in _UNITS:
+    for unit, factor in UNITS:
         if _FRAME_RATES[0] <= factor / step <= _FRAME_RATES[1]:
             do = f"They look like {unit}: divide them by {factor:.0e}."
             break
@@ -209,7 +211,7 @@ def doubt_about_trials(
             f" All would lie within it {least:.6g} to {most:.6g} s earlier, as on a clock that starts at another time: "
             "give the responses' times on the clock of the trials, or shift the trials."
         )
-    for unit, factor in (("frame numbers", rate), *_UNITS):
+    for unit, factor in (("frame numbers", rate), *UNITS):
         if ratio > 1.5 and 0.2 < ratio / factor < 1.1:
             do = f"They look like {unit}: divide them by {factor:.6g}."
             break

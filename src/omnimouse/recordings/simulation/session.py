@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.formats.experanto.session_writer import write_sequence_meta
 from omnimouse.recordings.simulation.behavior import Behavior, ornstein_uhlenbeck, simulate_behavior
 from omnimouse.recordings.simulation.neurons import Encoder, Population, draw_population, shift_frames
@@ -168,21 +169,15 @@ def _write_responses(
                 squares += np.square(rows, dtype=np.float64).sum(axis=0)
         out.flush()
     means = total / shape[0]
-    write_sequence_meta(
-        device,
-        shape,
-        "float32",
-        rate=settings.response_rate,
-        start=clock.start,
-        end=clock.start + shape[0] / settings.response_rate + END_OVERSHOOT,
-        means=means,
-        stds=np.sqrt(np.maximum(squares / shape[0] - means**2, 0)),
-        neuron_properties={
-            "cell_motor_coordinates": _coordinates(population, settings, seed),
-            # Those of another animal are others: ids tell whether vectors belong to these neurons.
-            "unit_ids": seed % 2**40 * 1_000_000 + np.arange(1, shape[1] + 1, dtype=np.int64),
-        },
-    )
+    end = clock.start + shape[0] / settings.response_rate + END_OVERSHOOT
+    stds = np.sqrt(np.maximum(squares / shape[0] - means**2, 0))
+    # Those of another animal are others: ids tell whether vectors belong to these neurons.
+    unit_ids = seed % 2**40 * 1_000_000 + np.arange(1, shape[1] + 1, dtype=np.int64)
+    responses = SequenceDevice(
+        "responses", device / "data.npy", settings.response_rate, clock.start, end, shape, "float32", means, stds,
+        unit_ids=unit_ids,
+    )  # fmt: skip
+    write_sequence_meta(responses, cell_motor_coordinates=_coordinates(population, settings, seed))
 
 
 def _coordinates(population: Population, settings: SimulationSettings, seed: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.formats.experanto.session_writer import write_screen_meta, write_sequence_meta, write_yaml
 from omnimouse.recordings.simulation.behavior import Behavior, eye_trace
 from omnimouse.recordings.simulation.settings import SimulationSettings, random_stream
@@ -106,5 +107,6 @@ def write_behavior(
         data = eye_trace(settings, seed, behavior, times) if is_eye else behavior.at(behavior.running, times)[:, None]
         statistics = {"means": np.nanmean(data, axis=0, keepdims=True), "stds": np.nanstd(data, axis=0, keepdims=True)}
         end = first + len(data) / rate + END_OVERSHOOT
-        write_sequence_meta(folder / name, data.shape, str(data.dtype), rate=rate, start=first, end=end, **statistics)
-        np.save(folder / name / "data.npy", data)
+        file, shape, dtype = folder / name / "data.npy", data.shape, str(data.dtype)
+        write_sequence_meta(SequenceDevice(name, file, rate, first, end, shape, dtype, **statistics))
+        np.save(file, data)

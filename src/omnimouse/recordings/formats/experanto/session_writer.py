@@ -96,19 +96,12 @@ def _write_device(folder: Path, device: SequenceDevice, means: np.ndarray, stds:
             f"{device.name}: the unit ids are {unit_ids.dtype}, but session folders hold numbers; number the neurons, "
             "or leave unit_ids out."
         )
-    write_sequence_meta(
-        folder,
-        device.shape,
-        str(dtype),
-        rate=device.sampling_rate,
-        start=device.start_time,
-        end=device.end_time,
-        means=np.asarray(means)[None],
-        stds=np.asarray(stds)[None],
-        neuron_properties=None if unit_ids is None else {"unit_ids": unit_ids},
-        phase_shifts=device.phase_shifts,
+    stored = SequenceDevice(
+        device.name, folder / "data.npy", device.sampling_rate, device.start_time, device.end_time, device.shape,
+        str(dtype), np.asarray(means)[None], np.asarray(stds)[None], device.phase_shifts, unit_ids,
         channels=None if device.name == "responses" else device.channels,
-    )
+    )  # fmt: skip
+    write_sequence_meta(stored)
     n_rows, n_signals = device.shape
     step = max(1, CHUNK_BYTES // (n_signals * dtype.itemsize))
     with _array_file(folder / "data.npy", dtype, device.shape) as file:
@@ -140,55 +133,37 @@ def _array_file(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> Buffered
     return file
 
 
-def write_sequence_meta(
-    device: Path,
-    shape: tuple[int, int],
-    dtype: str,
-    *,
-    rate: float,
-    start: float,
-    end: float,
-    means: np.ndarray,
-    stds: np.ndarray,
-    neuron_properties: dict[str, np.ndarray] | None = None,
-    phase_shifts: np.ndarray | None = None,
-    channels: tuple[str, ...] | None = None,
-) -> None:
-    """Write everything of a sequence device but its data.
+def write_sequence_meta(device: SequenceDevice, **properties: np.ndarray) -> None:
+    """Write everything of a sequence device but its data, into the folder of `device.file`.
 
     Args:
-        device: Its folder.
-        shape: (T, S) of the data.
-        dtype: Data type of the data, a numpy name.
-        rate: Sampling rate, Hz.
-        start, end: Time of the first sample and stated end, s.
-        means, stds: [1, S].
-        neuron_properties: Arrays with one row per neuron, stored as ``meta/<name>.npy``.
-        phase_shifts: [S], s; None where all signals are sampled at once.
-        channels: [S] names of behaviour channels; None where they are the usual ones.
+        device: As it is to be stored; means and stds [1, S] or [S], `channels` None where they are the usual ones.
+        **properties: More arrays with one row per neuron, stored as ``meta/<name>.npy``.
     """
-    (device / "meta").mkdir(parents=True, exist_ok=True)
+    folder, shifted = device.file.parent, device.phase_shifts is not None
+    (folder / "meta").mkdir(parents=True, exist_ok=True)
     meta: dict[str, Any] = {
-        "dtype": dtype,
-        "end_time": float(end),
+        "dtype": device.dtype,
+        "end_time": float(device.end_time),
         "is_mem_mapped": False,
         "modality": "sequence",
-        "n_signals": int(shape[1]),
-        "n_timestamps": int(shape[0]),
-        "phase_shift_per_signal": phase_shifts is not None,
-        "sampling_rate": float(rate),
-        "start_time": float(start),
+        "n_signals": int(device.shape[1]),
+        "n_timestamps": int(device.shape[0]),
+        "phase_shift_per_signal": shifted,
+        "sampling_rate": float(device.sampling_rate),
+        "start_time": float(device.start_time),
     }
-    if channels is not None:
-        meta["channel_names"] = list(channels)
-    if neuron_properties:
-        meta["neuron_properties"] = {name: f"meta/{name}.npy" for name in neuron_properties}
-    arrays = {"means": means, "stds": stds, **(neuron_properties or {})}
-    if phase_shifts is not None:
-        arrays["phase_shifts"] = phase_shifts
+    if device.channels is not None:
+        meta["channel_names"] = list(device.channels)
+    if device.unit_ids is not None:
+        properties["unit_ids"] = device.unit_ids
+    if properties:
+        meta["neuron_properties"] = {name: f"meta/{name}.npy" for name in properties}
+    arrays = {"means": device.means, "stds": device.stds, **properties, "phase_shifts": device.phase_shifts}
     for name, values in arrays.items():
-        np.save(device / "meta" / f"{name}.npy", values)
-    write_yaml(device / "meta.yml", meta)
+        if values is not None:
+            np.save(folder / "meta" / f"{name}.npy", values)
+    write_yaml(folder / "meta.yml", meta)
 
 
 def write_screen_meta(device: Path, timestamps: np.ndarray, *, frames: bool = True) -> None:
