@@ -149,14 +149,19 @@ def check_session(model: OmniMouseNetwork, recording: Recording, key: str) -> No
 
 @dataclass(frozen=True)
 class Needs:
-    """Which parts of a window a task takes in or is compared with."""
+    """Which of "responses", "video" and "behavior" a task takes in or is compared with.
+
+    Attributes:
+        inputs: what must be finite.
+        passed: what the model is given, the behaviour to be decoded too.
+    """
 
     inputs: tuple[str, ...]
     passed: tuple[str, ...]
 
     @classmethod
     def of(cls, resolved: ResolvedMask) -> Needs:
-        """The needs of a task: `inputs` must be finite, `passed` also holds the behaviour to be decoded."""
+        """The needs of a task."""
         wanted = {
             "responses": resolved.shows_responses or resolved.predicts_responses,
             "video": resolved.shows_video,
@@ -164,6 +169,11 @@ class Needs:
         }
         inputs = tuple(name for name, needed in wanted.items() if needed)
         return cls(inputs, (*inputs, "behavior") if resolved.decodes_behavior else inputs)
+
+    @property
+    def besides_responses(self) -> tuple[str, ...]:
+        """What a task shows besides responses."""
+        return tuple(name for name in self.inputs if name != "responses")
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,7 @@ def predict(
 ) -> Predictions:
     """Predicts one task on one tier of one session and returns aligned arrays.
 
-    The result is held in memory: 8 bytes per window, target sample and target neuron (predictions and targets), which
-    is 1.9 MB a window for 8,000 neurons and 30 samples. Use `max_windows` where that is too much.
+    They take 8 bytes of memory per window, target sample and target neuron: 1.9 MB a window of 8,000 neurons.
 
     Args:
         model, recording, tier, include_blanks, processor, batch_size, progress, session, device: see
@@ -161,8 +160,7 @@ def predict(
         UserWarning: some windows hold NaN where the task needs values; they are left out and counted.
     """
     place, recording = resolve_device(device), as_recording(recording)
-    if output is not None:
-        check_output(output, recording.path)
+    file = None if output is None else check_output(output, recording.path)
     ((name, asked),) = name_tasks([task], model.config).items()
     inputs = prepare(
         model, recording, tier, include_blanks=include_blanks, processor=processor, session=session,
@@ -170,17 +168,16 @@ def predict(
         max_windows=max_windows,
     )  # fmt: skip
     chosen = _task(name, asked, model.config, inputs, all_neurons=all_neurons)
-    collected = _Collected(chosen, inputs, min(len(inputs.windows), max_windows or len(inputs.windows)))
+    indices = list(range(len(inputs.windows)))[:max_windows]
+    collected = _Collected(chosen, inputs, len(indices))
     with evaluating(model, place):
-        indices = list(range(len(collected.starts)))
         for batch in cut_windows(inputs.windows, indices, batch_size, progress=progress, label="predict"):
             collected.add(chosen.ask(model, inputs.session_key, batch))
     result = collected.finish(model.config)
     if result.n_windows_left_out:
-        message = f"task {name!r}: {chosen.left_out(result.n_windows_left_out, len(indices))}"
-        warnings.warn(message, stacklevel=2)
-    if output is not None:
-        result.save(output)
+        warnings.warn(f"task {name!r}: {chosen.left_out(result.n_windows_left_out, len(indices))}", stacklevel=2)
+    if file is not None:
+        result.save(file)
     return result
 
 

@@ -17,6 +17,7 @@ import torch
 from omnimouse import OmniMouseModel, OmniMouseProcessor, evaluate
 from omnimouse.cli.describe import describe_path, to_text
 from omnimouse.model.masks import TASKS, TRAINING_MASKS
+from omnimouse.training import FinetuneRecipe
 from omnimouse.training import finetune as finetune_function
 from omnimouse.training.finetuning import loop
 
@@ -269,6 +270,25 @@ def test_a_model_without_a_processor_gets_the_one_used(model, recording):
     assert model.processor is None
     run(model, recording, steps=1)
     assert model.processor.profile == "strict"
+
+
+def test_a_recipe_is_the_same_as_its_fields(killed_run, recording):
+    models = [killed_run.small_model() for _ in range(3)]
+    fields = {"steps": 2, "batch_size": 2, "max_validation_windows": 1, "masks": "stimulus", "seed": 3}
+    options = {"cpu": True, "progress": False}
+    finetune_function(models[0], recording, **fields, **options)
+    finetune_function(models[1], recording, FinetuneRecipe(**fields), **options)
+    finetune_function(models[2], recording, FinetuneRecipe(**fields | {"steps": 9, "batch_size": 1}), steps=2,
+                      batch_size=2, **options)  # fmt: skip
+    for other in models[1:]:
+        assert_equal(weights(models[0]), weights(other))
+
+
+def test_a_setting_that_is_no_field_says_which_may_have_been_meant(model, recording):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'batchsize'; did you mean 'batch_size'\?"):
+        run(model, recording, batchsize=3)
+    with pytest.raises(TypeError, match=r"'zzz'; the fields of FinetuneRecipe are steps, batch_size, .*, start_from\."):
+        run(model, recording, zzz=3)
 
 
 # Interruptions

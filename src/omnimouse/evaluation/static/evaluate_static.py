@@ -216,7 +216,7 @@ def _predict(
 ) -> _Trials:
     windows, recording = inputs.windows, inputs.recording
     task = _static_task(model, name, inputs)
-    shown = tuple(part for part in task.needs.inputs if part != "responses")
+    shown = task.needs.besides_responses
     task = replace(task, needs=Needs((*shown, "responses") if with_responses else shown, passed=shown))
     # One window per trial; a processor with shorter windows finds several, which are all alike.
     positions, first = np.unique([windows.trial_index(i) for i in range(len(windows))], return_index=True)

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +25,7 @@ from omnimouse.training.finetuning.finetune_checkpoint import (
 )
 from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe, whole_recipe
 from omnimouse.training.finetuning.loop import HISTORY_FILE, TrainingRun, run_steps
-from omnimouse.training.finetuning.preparation import prepare_finetune, shares_animal
+from omnimouse.training.finetuning.preparation import prepare_finetune
 from omnimouse.training.finetuning.training_tiers import TrainingTiers
 from omnimouse.training.shared.accelerators import make_accelerator
 from omnimouse.training.shared.checkpoint import remove_checkpoints, sole_user, write_history
@@ -115,11 +115,11 @@ def finetune(
 ) -> FinetuneResult:
     """Trains the session tables of one recording, and the core if asked, and leaves the best weights in the model.
 
-    A session that the model lacks is added first; with the core frozen nothing but its vectors and biases changes, and
-    the model ends up on the device it was trained on. With an `output_dir` the run can be killed at any time: the same
-    call goes on from the newest checkpoint, to the same weights as a run that was never interrupted (bit for bit on one
-    CPU with as many threads). Ctrl-C and SIGTERM save one after the step under way, then raise KeyboardInterrupt or
-    SystemExit; more within ten seconds are the same request, a later one stops at once.
+    A session that the model lacks is added first; with the core frozen only its tables change. The model ends up on the
+    device it was trained on. With an `output_dir` the run can be killed at any time: the same call goes on from the
+    newest checkpoint, to the weights of a run that was never interrupted (bit for bit on one CPU with as many threads).
+    Ctrl-C and SIGTERM save one after the step under way, then raise KeyboardInterrupt or SystemExit; more within ten
+    seconds are the same request, a later one stops at once.
 
     Args:
         model: a model with a trained core; a `PeftModel` stands for the model inside it.
@@ -150,16 +150,11 @@ def finetune(
     key = model.sessions.full_key(recording.session_key if session is None else session)
     if key in model.session_keys:
         check_session(model, recording, key)
-    folder = None if output_dir is None else Path(output_dir)
-    if folder is not None:
-        check_output(folder, recording.path, folder=True)
+    folder = None if output_dir is None else check_output(output_dir, recording.path, folder=True)
     with nullcontext() if folder is None else sole_user(folder):
         accelerator = make_accelerator(recipe.mixed_precision, place)
-        alone = recipe.train_animal if recipe.train_animal is not None else not shares_animal(model, recording, key)
-        recipe = replace(recipe, train_animal=alone, mixed_precision=accelerator.mixed_precision)
-        return _carry_out(
-            *prepare_finetune(model, recording, key, recipe, accelerator, folder, resume=resume, progress=progress)
-        )
+        run = prepare_finetune(model, recording, key, recipe, accelerator, folder, resume=resume, progress=progress)
+        return _carry_out(*run)
 
 
 def _carry_out(run: TrainingRun, checkpoint: Checkpoint | None, tiers: TrainingTiers) -> FinetuneResult:

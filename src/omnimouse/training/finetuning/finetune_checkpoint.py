@@ -64,14 +64,7 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read from disk and found whole.
-
-    Attributes:
-        path: its folder.
-        identity: see `save_checkpoint`.
-        state: where the run stood, with `best_parameters`.
-        tensors: stored name -> tensor.
-    """
+    """A checkpoint read from disk and found whole: see `save_checkpoint`; tensors by their stored names."""
 
     path: Path
     identity: dict[str, Any]
@@ -99,16 +92,9 @@ def load_parameters(groups: Mapping[str, ParameterGroup], values: Mapping[str, t
 def save_checkpoint(
     folder: Path, groups: Mapping[str, ParameterGroup], state: TrainingState, identity: Mapping[str, Any]
 ) -> Path:
-    """Writes a checkpoint and then removes older ones.
+    """Writes `folder/checkpoint-<step>`, then removes older ones, and returns it.
 
-    Args:
-        folder: the run's folder.
-        groups: optimizers with their parameters.
-        state: where the run stands.
-        identity: what a run must have in common with the checkpoint to be continued from it; JSON types only.
-
-    Returns:
-        The folder written, `folder/checkpoint-<step>`.
+    `identity` is what a run must have in common with the checkpoint to be continued from it; JSON types only.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / checkpoint_name(state.step)

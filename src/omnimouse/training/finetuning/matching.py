@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omnimouse.evaluation.inputs import Needs
 from omnimouse.model.mask_fitting import without_modalities
 from omnimouse.model.masks import Mask, as_mask
 from omnimouse.model.sessions import SessionSpec, inverse_softplus
@@ -52,19 +53,19 @@ def match_neurons(
     have its mean. Session and animal vectors stay as they are.
 
     Args:
-        model: A model that holds the session and at least one other.
-        key: The session to start.
-        windows: Windows of its recording, from tiers that may be trained on.
-        task: What known neurons are predicted from; a task that hides all responses.
-        max_windows: Windows to compare on, evenly spread.
-        batch_size: Windows at a time.
-        progress: Show a progress bar.
+        model: holds the session and at least one other.
+        key: the session to start.
+        windows: of its recording, from tiers that may be trained on.
+        task: what known neurons are predicted from; it hides all responses.
+        max_windows: windows to compare on, evenly spread.
+        batch_size: windows at a time.
+        progress: show a progress bar.
 
     Returns:
         `[N]`, the correlation of each neuron with its match on these windows.
 
     Raises:
-        ValueError: The model holds no other session, the task shows responses, or a window holds NaN or infinity.
+        ValueError: the model holds no other session, the task shows responses, or a window holds NaN or infinity.
     """
     mask = without_modalities(as_mask(task, model.config), windows.missing)
     if mask.prefix_length or not mask.target_length:
@@ -118,8 +119,7 @@ def _predict_known(
     """Predictions of known neurons `[T, K]` and recorded responses `[T, N]`, float32 on the CPU."""
     predictions, responses = [], []
     rows = slice(mask.target_start, mask.target_start + mask.target_length)
-    inputs = {"video": mask.n_frames > 0, "behavior": mask.behavior == "encoded"}
-    shown = [name for name, is_shown in inputs.items() if is_shown]
+    shown = Needs.of(mask.resolve(model.session_spec(_KEY).n_neurons, model.config)).besides_responses
     for indices in batches:
         # Refuses NaN: it would pass into the biases here, and surface much later as a NaN loss.
         batch = cut_batch(windows, indices, needs=("responses", *shown))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,18 +65,10 @@ def prepare_finetune(
     resume: bool | str,
     progress: bool,
 ) -> tuple[TrainingRun, Checkpoint | None, TrainingTiers]:
-    """Returns the run, the checkpoint that it goes on from, and its trials; the session is in the model then.
-
-    Args:
-        model: the model.
-        recording: of the session.
-        key: its key in the model, which may lack it.
-        recipe: settled: what model and machine decide is decided.
-        accelerator: device and precision.
-        output_dir: folder of the run, or None.
-        resume: see `finetune`.
-        progress: see `finetune`.
-    """
+    """Returns the run, the checkpoint that it goes on from, and its trials; the session is in the model then."""
+    if recipe.train_animal is None:
+        recipe = replace(recipe, train_animal=not shares_animal(model, recording, key))
+    recipe = replace(recipe, mixed_precision=accelerator.mixed_precision)
     processor = recipe.processor or model.session_processor(key)
     tiers = choose_training_tiers(recording, recipe, processor, progress=progress)
     is_new = key not in model.session_keys

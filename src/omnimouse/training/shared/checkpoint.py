@@ -64,11 +64,7 @@ def sole_user(folder: Path) -> Iterator[None]:
 def complete_checkpoint(partial: Path, target: Path, document: dict[str, Any], *, written: Sequence[Path]) -> None:
     """Writes the state of a checkpoint whose other files are there, and puts its folder in place as a whole.
 
-    Args:
-        partial: the folder under its hidden name.
-        target: its place.
-        document: what goes into its state file.
-        written: files and folders in it that are not on the disk for certain yet.
+    Of what is `written`, files and folders in `partial`, it is not certain yet that they are on the disk.
     """
     (partial / STATE_FILE).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
     for path in (*written, partial / STATE_FILE, partial):

@@ -75,12 +75,8 @@ def permutation(count: int, *key: int) -> np.ndarray:
     return np.argsort(random_words(count, *key), kind="stable")
 
 
-@functools.lru_cache(maxsize=16)
-def _epoch_order(seed: int, epoch: int, n_windows: int, source: tuple[int, ...]) -> np.ndarray:
-    """Returns int64 [n_windows], the order of one epoch; cached because every step of the epoch asks for it."""
-    order = permutation(n_windows, seed, STREAM_WINDOWS, epoch, *source)
-    order.flags.writeable = False
-    return order
+_epoch_order = functools.lru_cache(maxsize=16)(permutation)
+"""Cached because every step of an epoch asks for its order."""
 
 
 def window_indices(
@@ -93,8 +89,8 @@ def window_indices(
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, within = np.divmod(positions, n_windows)
-    order = functools.partial(_epoch_order, seed, n_windows=n_windows, source=source)
-    return np.array([order(epoch=int(e))[w] for e, w in zip(epochs, within, strict=True)], dtype=np.int64)
+    orders = [_epoch_order(n_windows, seed, STREAM_WINDOWS, int(epoch), *source) for epoch in epochs]
+    return np.array([order[i] for order, i in zip(orders, within, strict=True)], dtype=np.int64)
 
 
 def draw(weights: Sequence[float], *key: int) -> int:
@@ -121,17 +117,7 @@ def batch_plan(
     n_neurons: int,
     max_population: int,
 ) -> BatchPlan:
-    """Plans one training step; the same arguments always give the same plan.
-
-    Args:
-        seed: seed of the run.
-        step: 0 for the first step.
-        n_windows: windows there are to draw from.
-        batch_size: B.
-        mask_weights: one weight per mask, proportional to the probability it is drawn with.
-        n_neurons: N.
-        max_population: the most neurons a window is trained with; P = min(N, max_population).
-    """
+    """Plans one step, 0 for the first: B windows of `n_windows`, a mask drawn by weight, P = min(N, max_population)."""
     return BatchPlan(
         step=step,
         window_indices=window_indices(seed, step, n_windows=n_windows, batch_size=batch_size),
@@ -155,8 +141,7 @@ class MaskChoice:
     """The masks a run draws from.
 
     Attributes:
-        names: what messages and the history call each mask.
-        masks: the masks that fit, see `fit_mask`.
+        names, masks: the masks that fit, see `fit_mask`, and what messages and the history call each.
         weights: their weights, as given (equal by default).
         left_out: name -> reason, for masks that do not fit this population or what was recorded.
         needs: which of "responses", "video" and "behavior" any of these masks takes in or is compared with.
@@ -282,13 +267,9 @@ def cut_batch(
 ) -> dict[str, torch.Tensor]:
     """Cuts windows and refuses values no loss is defined for.
 
-    Args:
-        windows: where they are cut from.
-        indices: [B], which windows.
-        needs: the arrays wanted; the others are neither returned nor checked.
-
     Returns:
-        Of responses [B, 60, N], video [B, 1, 60, 36, 64] and behavior [B, 5, 40] those in `needs`.
+        Of responses [B, 60, N], video [B, 1, 60, 36, 64] and behavior [B, 5, 40] those in `needs`; the others are not
+        checked.
 
     Raises:
         ValueError: when an array holds NaN or infinity; it names the array and the start of each window concerned.
@@ -318,34 +299,27 @@ def cut_batch(
 def planned_batches(
     windows: WindowSource, plans: Iterable[BatchPlan], *, needs: Sequence[str], num_workers: int = 0
 ) -> Generator[tuple[BatchPlan, dict[str, torch.Tensor]], None, None]:
-    """Yields each plan with its windows.
+    """Yields each plan with its windows, see `cut_batch`.
 
-    Args:
-        windows: where windows are cut from; with a worker, used by that thread alone.
-        plans: the plans, in order.
-        needs: the arrays wanted, see `cut_batch`.
-        num_workers: 0 cuts each batch when it is asked for; 1 cuts the next batch in a thread meanwhile. What comes
-            out is the same.
+    With one worker, the next batch is cut in a thread meanwhile, which alone uses `windows`; the result is the same.
 
     Raises:
         ValueError: see `cut_batch`; or num_workers is neither 0 nor 1.
     """
     if num_workers not in (0, 1):
         raise ValueError(f"num_workers is {num_workers!r}; expected 0 (cut when asked) or 1 (one thread cuts ahead).")
-    if num_workers == 0:
-        for plan in plans:
-            yield plan, cut_batch(windows, plan.window_indices, needs=needs)
-        return
-    yield from ahead(lambda plan: (plan, cut_batch(windows, plan.window_indices, needs=needs)), plans, workers=1)
+
+    def cut(plan: BatchPlan) -> tuple[BatchPlan, dict[str, torch.Tensor]]:
+        return plan, cut_batch(windows, plan.window_indices, needs=needs)
+
+    yield from ahead(cut, plans, workers=num_workers)
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Generator[Result, None, None]:
     """Yields `function(item)` of every item in order, computed in threads while the caller is busy with earlier ones.
 
-    Args:
-        function: called in a thread; what it raises is raised where its result would have been yielded.
-        items: what to call it with; at most `workers` items are taken in advance, so it may be endless.
-        workers: threads; 0 calls the function when its result is asked for.
+    What the function raises is raised where its result would have been yielded. At most `workers` items are taken in
+    advance, so they may be endless; without workers the function is called when its result is asked for.
     """
     if workers == 0:
         yield from map(function, items)
