@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnimouse.model.sessions import InitialVectors, SessionSpec
+from omnimouse.model.initial_vectors import InitialVectors
+from omnimouse.model.sessions import SessionSpec
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.pretrained.published.architecture import config_from_hyperparameters
 from omnimouse.pretrained.published.checkpoint_files import session_specs

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from omnimouse import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask, OmniMouseConfig
-from omnimouse.model.mask_fitting import usable_masks
+from omnimouse.model.mask_fitting import fit_masks
 from omnimouse.model.masks import as_mask, build_tasks
 
 DATA = Path(__file__).parents[1] / "data" / "reference"
@@ -43,7 +43,7 @@ def test_evaluation_masks_equal_the_table():
 
 @pytest.mark.parametrize(("neurons", "left_out"), [(8000, 0), (4096, 0), (800, 9), (60, 27)])
 def test_small_populations_leave_out_masks_they_cannot_serve(neurons, left_out):
-    usable, reasons = usable_masks(TRAINING_MASKS, neurons, CONFIG)
+    usable, reasons = fit_masks(dict(enumerate(TRAINING_MASKS)), min(neurons, CONFIG.max_population), CONFIG)
     assert len(reasons) == left_out and len(usable) == 120 - left_out
     assert all("Nothing to predict" in reason for reason in reasons.values())
 
@@ -267,11 +267,6 @@ def test_what_just_does_not_fit_a_window_is_refused(changes, message):
 def test_a_population_of_nobody_is_refused():
     with pytest.raises(ValueError, match="at least one neuron, got 0"):
         mask().resolve(0, CONFIG)
-
-
-def test_masks_are_tried_on_the_largest_population_a_model_takes():
-    small = OmniMouseConfig(max_population=60)
-    assert usable_masks(TRAINING_MASKS, 8000, small)[0] == usable_masks(TRAINING_MASKS, 60, CONFIG)[0]
 
 
 def test_tasks_for_another_window():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from omnimouse import TASKS, TRAINING_MASKS, Mask, OmniMouseConfig, OmniMouseModel
-from omnimouse.model.modeling_omnimouse import clamped_squared_error, poisson_loss
+from omnimouse.model.losses import clamped_squared_error, poisson_loss
 
 SMALL = {
     "hidden_size": 32, "identity_size": 8, "num_attention_heads": 2, "num_latents": 4, "num_registers": 2,

@@ -16,7 +16,7 @@ from torch import Tensor
 from omnimouse.evaluation.rotation import Rotation
 from omnimouse.evaluation.simulated_cores import say_if_only_simulated
 from omnimouse.evaluation.tiers import SCORED_TIERS, choose_tier, notes_on_tier, use_in_training
-from omnimouse.model.core_identity import scored_core
+from omnimouse.model.core_and_sessions import scored_core
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor, session_processor
 from omnimouse.model.sessions import hash_unit_ids
 from omnimouse.recordings import Recording, Windows, open_recording

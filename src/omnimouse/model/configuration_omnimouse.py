@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import Field
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from omnimouse.pretrained import auto_classes
 
-DEFAULT_BEHAVIOR_CHANNELS = ("pupil_size", "pupil_size_derivative", "gaze_x", "gaze_y", "running_speed")
+BEHAVIOR_CHANNELS = ("pupil_size", "pupil_size_derivative", "gaze_x", "gaze_y", "running_speed")
 """Content of the five behaviour channels in the order in which published recordings store them."""
 
 MASK_UNIT = 8
@@ -46,22 +47,10 @@ PRESETS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
 """Sizes: `1m` to `300m` are the released ones (named by their authors); `tiny` is made for a laptop's CPU."""
 
 
-_WRITTEN_BY_OTHERS = frozenset(
-    {
-        "model_type",
-        "transformers_version",
-        "architectures",
-        "dtype",
-        "torch_dtype",
-        "auto_map",
-        "attn_implementation",
-        "extra_files",
-        "extra_config_files",
-        "name_or_path",
-        "quantization_config",
-        "use_cache",
-    }
-)
+_WRITTEN_BY_OTHERS = {
+    "model_type", "transformers_version", "architectures", "dtype", "torch_dtype", "auto_map", "attn_implementation",
+    "extra_files", "extra_config_files", "name_or_path", "quantization_config", "use_cache",
+}  # fmt: skip
 """What transformers writes beside the architecture."""
 
 
@@ -77,14 +66,9 @@ class OmniMouseConfig(PreTrainedConfig):
     Unknown types and impossible values raise at construction. Defaults are those of the `5m` preset.
 
     Args:
-        response_rate: Samples per second of the responses.
-        num_response_samples: Response samples in a window (60 = 2 s).
-        video_rate: Frames per second of the video.
-        num_frames: Frames in a window.
-        frame_height: Rows of a frame, in pixels.
-        frame_width: Columns of a frame, in pixels.
-        behavior_rate: Samples per second of the behaviour channels.
-        num_behavior_samples: Behaviour samples in a window.
+        response_rate, video_rate, behavior_rate: Samples per second of responses, video and behaviour.
+        num_response_samples, num_frames, num_behavior_samples: Samples of a window (60 responses = 2 s).
+        frame_height, frame_width: Rows and columns of a frame, in pixels.
         behavior_channels: Names of the behaviour channels, in order.
         max_population: Most neurons of a population that one training step looks at.
         guard_samples: Samples after visible activity that are never targets, since responses were resampled from a
@@ -95,11 +79,10 @@ class OmniMouseConfig(PreTrainedConfig):
         num_attention_heads: Query heads in encoder, fusion stack and decoder.
         num_key_value_heads: Key and value heads in the fusion stack; `None` means as many as query heads.
         num_fusion_layers: Blocks of the fusion stack.
-        num_local_layers: Local blocks before each run of global ones. When the pattern does not divide the number of
-            blocks, the extra ones come first and are local.
-        num_global_layers: Global blocks that close each repetition of the pattern.
-        ffn_multiplier: Width of the gated feed-forward of encoder and fusion stack, times `hidden_size`.
-        decoder_ffn_multiplier: The same for the decoder.
+        num_local_layers, num_global_layers: Local blocks, and the global ones that follow them, of each repetition of
+            the pattern. When it does not divide the number of blocks, the extra ones come first and are local.
+        ffn_multiplier, decoder_ffn_multiplier: Width of the gated feed-forward over `hidden_size`, of encoder and
+            fusion stack and of the decoder.
         rms_norm_eps: Epsilon of every RMSNorm.
         response_token_window: Samples that one response token covers (w).
         response_token_stride: Samples between response tokens, and samples that one response query predicts (s).
@@ -107,12 +90,11 @@ class OmniMouseConfig(PreTrainedConfig):
         latent_window: Samples that a latent owns, and samples between latent steps.
         num_registers: Latent vectors that own the whole window (G).
         rope_min_period: Shortest rotary period, in seconds. The longest is the window.
-        video_hidden_size: Width of the first stage of the video encoder; the second has twice that.
-        video_num_heads: Heads of its first stage; the second has twice that.
+        video_hidden_size, video_num_heads: Width and heads of the first stage of the video encoder; the second has
+            twice as many of both.
         video_depths: Blocks of its two stages.
-        video_patch_kernel: Patch size (frames, rows, columns).
-        video_patch_stride: Patch stride.
-        video_patch_padding: Zero padding on both sides.
+        video_patch_kernel, video_patch_stride, video_patch_padding: Size, stride and zero padding (on both sides) of
+            its patches, in frames, rows and columns.
         video_ffn_multiplier: Width of its gated feed-forward, times the stage's width.
         video_drop_path_rate: Stochastic depth of its last block; rises linearly from 0.
         video_attention_layout: `"spatial"` attends inside 8x8 neighbouring patches of one time step and never sees a
@@ -120,8 +102,8 @@ class OmniMouseConfig(PreTrainedConfig):
             hide frames from the video features**. It is for converted checkpoints only.
         softplus_beta: Sharpness of the response readout's softplus.
         response_loss_epsilon: Inside the logarithm of the Poisson loss.
-        response_loss_clamp: Each element of the Poisson loss is clamped to plus or minus this.
-        behavior_loss_clamp: Each squared error of behaviour is clamped to this.
+        response_loss_clamp, behavior_loss_clamp: Each element of the Poisson loss is clamped to plus or minus the one,
+            each squared error of behaviour to the other.
         behavior_loss_weight: Weight of the behaviour loss in the total.
 
     Raises:
@@ -148,7 +130,7 @@ class OmniMouseConfig(PreTrainedConfig):
     frame_width: int = 64
     behavior_rate: int = 20
     num_behavior_samples: int = 40
-    behavior_channels: list[str] | tuple[str, ...] = DEFAULT_BEHAVIOR_CHANNELS
+    behavior_channels: list[str] | tuple[str, ...] = BEHAVIOR_CHANNELS
     max_population: int = 4096
     guard_samples: int = 5
     skip_samples: int = 5
@@ -209,16 +191,14 @@ class OmniMouseConfig(PreTrainedConfig):
                 f"This is the configuration of a model of type {kind!r}, expected {cls.model_type!r}. Open it with the "
                 "library that wrote it."
             )
-        inherited = set(PreTrainedConfig.__dataclass_fields__)
-        own = [name for name in cls.__dataclass_fields__ if name not in inherited]
-        missing = [name for name in own if name not in config_dict]
+        missing = [name for name in architecture_fields() if name not in config_dict]
         if missing:
             raise ValueError(
                 f"The configuration lacks {', '.join(missing)}. Copy config.json again from where the model came from; "
                 "OmniMouseConfig.from_preset has the values of the released sizes."
             )
-        unknown = [name for name in config_dict if name not in own and name not in inherited | _WRITTEN_BY_OTHERS]
-        unknown = [name for name in unknown if not name.startswith("_")]
+        known = {*cls.__dataclass_fields__, *_WRITTEN_BY_OTHERS}
+        unknown = [name for name in config_dict if name not in known and not name.startswith("_")]
         if unknown:
             warnings.warn(
                 f"The configuration has fields that this version of omnimouse does not know: {', '.join(unknown)}. "
@@ -272,13 +252,9 @@ class OmniMouseConfig(PreTrainedConfig):
     def video_patch_grid(self) -> tuple[int, int, int]:
         """Patches of a window (time steps, rows, columns) before pooling."""
         sizes = (self.num_frames, self.frame_height, self.frame_width)
-        steps = [
-            (n + 2 * p - k) // s + 1
-            for n, k, s, p in zip(
-                sizes, self.video_patch_kernel, self.video_patch_stride, self.video_patch_padding, strict=True
-            )
-        ]
-        return steps[0], steps[1], steps[2]
+        patching = (self.video_patch_kernel, self.video_patch_stride, self.video_patch_padding)
+        steps, rows, columns = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(sizes, *patching, strict=True))
+        return steps, rows, columns
 
     @property
     def video_tokens_per_step(self) -> int:
@@ -297,66 +273,51 @@ class OmniMouseConfig(PreTrainedConfig):
     def validate_positive(self) -> None:
         """Every size, rate and count must be positive."""
         zero_allowed = {"num_registers", "num_local_layers", "num_global_layers", "guard_samples", "skip_samples"}
-        for name, field in type(self).__dataclass_fields__.items():
-            if name in PreTrainedConfig.__dataclass_fields__ or "int" not in str(field.type):
-                continue
+        for name, field in architecture_fields().items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or name == "video_drop_path_rate":
-                continue
-            low = 0 if name in zero_allowed else 1 if isinstance(value, int) else 1e-12
-            _check(value >= low and math.isfinite(value), f"{name} must be at least {low}, got {value}.")
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if "int" in str(field.type) and is_number and name != "video_drop_path_rate":
+                low = 0 if name in zero_allowed else 1 if isinstance(value, int) else 1e-12
+                _check(value >= low and math.isfinite(value), f"{name} must be at least {low}, got {value}.")
 
     def validate_window(self) -> None:
         """Responses, video and behaviour must cover the same time, and latents and tokens must tile it."""
+        n, w, latent = self.num_response_samples, self.response_token_window, self.latent_window
         spans = {
-            "num_response_samples / response_rate": (self.num_response_samples, self.response_rate),
+            "num_response_samples / response_rate": (n, self.response_rate),
             "num_frames / video_rate": (self.num_frames, self.video_rate),
             "num_behavior_samples / behavior_rate": (self.num_behavior_samples, self.behavior_rate),
         }
-        seconds = {name: n / rate for name, (n, rate) in spans.items()}
-        n, rate = self.num_response_samples, self.response_rate
-        same = all(m * rate == n * r for m, r in spans.values())
+        seconds = {name: samples / rate for name, (samples, rate) in spans.items()}
+        same = all(samples * self.response_rate == n * rate for samples, rate in spans.values())
         _check(same, f"All modalities must cover the same time, got {seconds} seconds.")
-        _check(
-            n % self.latent_window == 0,
-            f"num_response_samples ({n}) must be a multiple of latent_window ({self.latent_window}).",
-        )
-        _check(
-            self.response_token_window <= n,
-            f"response_token_window ({self.response_token_window}) exceeds num_response_samples ({n}).",
-        )
+        _check(n % latent == 0, f"num_response_samples ({n}) must be a multiple of latent_window ({latent}).")
+        _check(w <= n, f"response_token_window ({w}) exceeds num_response_samples ({n}).")
 
     def validate_heads(self) -> None:
         """Heads must divide widths, and rotary embedding needs even heads."""
-        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        heads, groups, size = self.num_attention_heads, self.num_key_value_heads, self.hidden_size
         _check(
-            self.hidden_size % heads == 0 and self.head_dim % 2 == 0,
-            f"hidden_size ({self.hidden_size}) must be an even multiple of num_attention_heads ({heads}).",
+            size % heads == 0 and self.head_dim % 2 == 0,
+            f"hidden_size ({size}) must be an even multiple of num_attention_heads ({heads}).",
         )
         _check(
             groups is None or (groups > 0 and heads % groups == 0),
             f"num_key_value_heads ({groups}) must divide num_attention_heads ({heads}), or be None.",
         )
-        _check(
-            self.num_local_layers + self.num_global_layers > 0,
-            "num_local_layers and num_global_layers cannot both be 0.",
-        )
-        _check(
-            self.video_hidden_size % self.video_num_heads == 0,
-            f"video_hidden_size ({self.video_hidden_size}) must be a multiple of video_num_heads "
-            f"({self.video_num_heads}).",
-        )
+        layers = self.num_local_layers + self.num_global_layers
+        _check(layers > 0, "num_local_layers and num_global_layers cannot both be 0.")
+        size, heads = self.video_hidden_size, self.video_num_heads
+        _check(size % heads == 0, f"video_hidden_size ({size}) must be a multiple of video_num_heads ({heads}).")
 
     def validate_video(self) -> None:
         """The patch grid must split into mask units."""
         for name in ("video_patch_kernel", "video_patch_stride", "video_patch_padding"):
             value = getattr(self, name)
             _check(len(value) == 3, f"{name} must have 3 entries (frames, rows, columns), got {list(value)}.")
-        _check(
-            len(self.video_depths) == 2 and min(self.video_depths) >= 1,
-            f"video_depths must be two positive numbers of blocks, got {list(self.video_depths)}.",
-        )
-        rate = self.video_drop_path_rate
+        depths, rate, names = list(self.video_depths), self.video_drop_path_rate, list(self.behavior_channels)
+        two = len(depths) == 2 and min(depths) >= 1
+        _check(two, f"video_depths must be two positive numbers of blocks, got {depths}.")
         _check(0 <= rate < 1, f"video_drop_path_rate must be in [0, 1), got {rate}.")
         steps, rows, columns = self.video_patch_grid
         _check(
@@ -367,18 +328,20 @@ class OmniMouseConfig(PreTrainedConfig):
             f"are {self._supported_sizes(1)} and widths {self._supported_sizes(2)}; resize the frames, or change the "
             "patching.",
         )
-        n_channels = len(self.behavior_channels)
-        _check(
-            n_channels >= 1 and len(set(self.behavior_channels)) == n_channels,
-            f"behavior_channels must be distinct names, got {list(self.behavior_channels)}.",
-        )
+        distinct = len(names) >= 1 and len(set(names)) == len(names)
+        _check(distinct, f"behavior_channels must be distinct names, got {names}.")
 
     def _supported_sizes(self, axis: int) -> str:
-        kernel, stride, padding = (
-            int(value[axis]) for value in (self.video_patch_kernel, self.video_patch_stride, self.video_patch_padding)
-        )
+        patching = (self.video_patch_kernel, self.video_patch_stride, self.video_patch_padding)
+        kernel, stride, padding = (int(value[axis]) for value in patching)
         sizes = [(n * MASK_UNIT - 1) * stride + kernel - 2 * padding for n in (1, 2, 3, 4)]
         return ", ".join(f"{size}-{size + stride - 1}" if stride > 1 else str(size) for size in sizes) + ", ..."
+
+
+def architecture_fields() -> dict[str, Field[Any]]:
+    """The fields of `OmniMouseConfig` by name, without those of every transformers configuration."""
+    inherited = PreTrainedConfig.__dataclass_fields__
+    return {name: field for name, field in OmniMouseConfig.__dataclass_fields__.items() if name not in inherited}
 
 
 auto_classes.register_config(OmniMouseConfig)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
-from transformers import PreTrainedConfig
 
-from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig, architecture_fields
 from omnimouse.support.files import read_mapping
 from omnimouse.support.tensor_files import hash_tensors
 
@@ -43,12 +42,11 @@ def core_settings(config: OmniMouseConfig | Mapping[str, Any]) -> dict[str, Any]
         config: a configuration, or the content of a `config.json`.
     """
     given = config.to_dict() if isinstance(config, OmniMouseConfig) else config
-    inherited = PreTrainedConfig.__dataclass_fields__
-    own = {n: f for n, f in OmniMouseConfig.__dataclass_fields__.items() if n not in inherited}
-    found = {n: _plain(given.get(n, f.default)) for n, f in own.items() if n not in CHANGES_NO_PREDICTION}
+    usual = {name: _plain(field.default) for name, field in architecture_fields().items()}
+    found = {n: _plain(given[n]) if n in given else usual[n] for n in usual if n not in CHANGES_NO_PREDICTION}
     if found["num_key_value_heads"] == found["num_attention_heads"]:
         found["num_key_value_heads"] = None  # which stands for as many
-    return {n: value for n, value in found.items() if value != _plain(own[n].default)}
+    return {n: value for n, value in found.items() if value != usual[n]}
 
 
 def _plain(value: Any) -> Any:
@@ -78,20 +76,10 @@ def join_hashes(*hashes: str) -> str:
     return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
-def scored_core(model: Any) -> str:
-    """Hash of what a model computes with besides its sessions: its core, and what peft added to it (a LoRA)."""
-    injected = model.injected_hash()
-    return model.core_hash() if injected is None else join_hashes(model.core_hash(), injected)
-
-
 def settings_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """Names the settings in which two cores differ, as `softplus_beta 0.1 there, 3 here`; empty if in none."""
-    defaults = OmniMouseConfig.__dataclass_fields__
-
-    def value(settings: Mapping[str, Any], name: str) -> Any:
-        return settings.get(name, _plain(defaults[name].default) if name in defaults else "nothing")
-
-    pairs = {name: (value(theirs, name), value(ours, name)) for name in sorted({*theirs, *ours})}
+    usual = {name: _plain(field.default) for name, field in architecture_fields().items()}
+    pairs = {n: [s.get(n, usual.get(n, "nothing")) for s in (theirs, ours)] for n in sorted({*theirs, *ours})}
     return "; ".join(f"{name} {there} there, {here} here" for name, (there, here) in pairs.items() if there != here)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -14,10 +14,6 @@ Key = TypeVar("Key", bound=Hashable)
 
 class NotRecordedError(ValueError):
     """A mask needs what a recording lacks; the message says what."""
-
-
-def _not_recorded(names: Sequence[str]) -> str:
-    return f"this recording has no {' and no '.join(names)}"
 
 
 def without_modalities(mask: Mask, missing: Collection[str]) -> Mask:
@@ -49,19 +45,19 @@ def fit_mask(
         NotRecordedError: It shows or predicts nothing but what is missing, or shows it and may not go without.
         ValueError: The population cannot serve it; see `Mask.resolve`.
     """
-    shown = {"video": mask.n_frames > 0, "behavior": mask.behavior == "encoded"}
+    shown = {"video": mask.shows_video, "behavior": mask.encodes_behavior}
     lacks = [name for name, is_shown in shown.items() if is_shown and name in missing]
-    reason = _not_recorded(lacks)
+    reason = f"this recording has no {' and no '.join(lacks)}"
     if lacks and not go_without:
         raise NotRecordedError(f"it shows {' and '.join(lacks)}, but {reason}")
     fitted = without_modalities(mask, missing)
-    if lacks and not (fitted.prefix_length or fitted.n_frames or fitted.behavior == "encoded"):
+    if lacks and not (fitted.shows_responses or fitted.shows_video or fitted.encodes_behavior):
         raise NotRecordedError(f"it shows nothing but {' and '.join(lacks)}, and {reason}")
     try:
         fitted.resolve(n_neurons, config)
     except ValueError:
         mask.resolve(n_neurons, config)  # where this fails too, it is the population's fault
-        raise NotRecordedError(f"it predicts nothing but behavior, and {_not_recorded(['behavior'])}") from None
+        raise NotRecordedError("it predicts nothing but behavior, and this recording has no behavior") from None
     return fitted
 
 
@@ -81,18 +77,3 @@ def fit_masks(
         except ValueError as error:
             reasons[key] = str(error)
     return fitted, reasons
-
-
-def usable_masks(masks: Sequence[Mask], n_neurons: int, config: OmniMouseConfig) -> tuple[list[int], dict[int, str]]:
-    """Sorts masks into those a population can serve and those it cannot.
-
-    Args:
-        masks: Masks to try.
-        n_neurons: Neurons of the session; at most `config.max_population` of them are used at once.
-        config: The model's configuration.
-
-    Returns:
-        Indices of usable masks, and for each other index the reason.
-    """
-    fitted, reasons = fit_masks(dict(enumerate(masks)), min(n_neurons, config.max_population), config)
-    return list(fitted), reasons

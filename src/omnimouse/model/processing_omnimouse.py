@@ -23,66 +23,33 @@ import numpy as np
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
 from omnimouse.hub.sources import HubOptions, find
-from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS, OmniMouseConfig
 from omnimouse.model.sessions import SessionTables
 from omnimouse.pretrained import auto_classes
 
+_RULE_TABLE: dict[str, tuple[tuple[Any, ...], Any, Any, Any]] = {
+    # rule: its choices, and what it is in "published", "experanto-main" and "strict"
+    "response_std_floor": (("absolute", "relative"), "absolute", "relative", "relative"),
+    "std_guard": ((True, False), False, False, True),
+    "time_rule": (("linspace", "integer", "exact"), "linspace", "integer", "exact"),
+    "nan_buffer_rule": (("widened", "vicinity"), "widened", "vicinity", "vicinity"),
+    "empty_filter_rule": (("ignore", "exclude"), "ignore", "ignore", "exclude"),
+    "blank_rule": (("no_tier", "modality"), "no_tier", "no_tier", "modality"),
+    "stride_rule": (("global", "trial"), "global", "global", "trial"),
+    "lookup_dtype": (("float32", "stored"), "float32", "stored", "float32"),
+    "fast_responses": (("pick", "average"), "pick", "pick", "average"),
+}
+
 PROFILES: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
     {
-        "published": {
-            "response_std_floor": "absolute",
-            "std_guard": False,
-            "time_rule": "linspace",
-            "nan_buffer_rule": "widened",
-            "empty_filter_rule": "ignore",
-            "blank_rule": "no_tier",
-            "stride_rule": "global",
-            "lookup_dtype": "float32",
-            "fast_responses": "pick",
-        },
-        "experanto-main": {
-            "response_std_floor": "relative",
-            "std_guard": False,
-            "time_rule": "integer",
-            "nan_buffer_rule": "vicinity",
-            "empty_filter_rule": "ignore",
-            "blank_rule": "no_tier",
-            "stride_rule": "global",
-            "lookup_dtype": "stored",
-            "fast_responses": "pick",
-        },
-        "strict": {
-            "response_std_floor": "relative",
-            "std_guard": True,
-            "time_rule": "exact",
-            "nan_buffer_rule": "vicinity",
-            "empty_filter_rule": "exclude",
-            "blank_rule": "modality",
-            "stride_rule": "trial",
-            "lookup_dtype": "float32",
-            "fast_responses": "average",
-        },
+        profile: {name: row[column] for name, row in _RULE_TABLE.items()}
+        for column, profile in enumerate(("published", "experanto-main", "strict"), start=1)
     }
 )
-
-RULES: MappingProxyType[str, tuple[Any, ...]] = MappingProxyType(
-    {
-        "response_std_floor": ("absolute", "relative"),
-        "std_guard": (True, False),
-        "time_rule": ("linspace", "integer", "exact"),
-        "nan_buffer_rule": ("widened", "vicinity"),
-        "empty_filter_rule": ("ignore", "exclude"),
-        "blank_rule": ("no_tier", "modality"),
-        "stride_rule": ("global", "trial"),
-        "lookup_dtype": ("float32", "stored"),
-        "fast_responses": ("pick", "average"),
-    }
-)
+"""What each rule is in a profile."""
 
 ABSURD_STD = 100.0
 """Times the median std from which a neuron is none like the others: rules made from means would be made by it."""
-
-BEHAVIOR_CHANNELS = ("pupil_size", "pupil_size_derivative", "gaze_x", "gaze_y", "running_speed")
 
 
 class OmniMouseProcessor(FeatureExtractionMixin):
@@ -115,6 +82,16 @@ class OmniMouseProcessor(FeatureExtractionMixin):
         ValueError: unknown profile, rule or argument, or a number that cannot be meant.
     """
 
+    response_std_floor: str
+    std_guard: bool
+    time_rule: str
+    nan_buffer_rule: str
+    empty_filter_rule: str
+    blank_rule: str
+    stride_rule: str
+    lookup_dtype: str
+    fast_responses: str
+
     def __init__(
         self,
         profile: str = "strict",
@@ -139,10 +116,10 @@ class OmniMouseProcessor(FeatureExtractionMixin):
         if profile not in PROFILES:
             raise ValueError(f"unknown profile {profile!r}; choose one of {', '.join(map(repr, PROFILES))}")
         for name, value in rules.items():
-            if name not in RULES:
-                raise ValueError(f"OmniMouseProcessor has no argument {name!r}; rules are {', '.join(RULES)}")
-            if value not in RULES[name]:
-                raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, RULES[name]))}")
+            if name not in _RULE_TABLE:
+                raise ValueError(f"OmniMouseProcessor has no argument {name!r}; rules are {', '.join(_RULE_TABLE)}")
+            if value not in _RULE_TABLE[name][0]:
+                raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, _RULE_TABLE[name][0]))}")
         super().__init__()
         self.profile = profile
         self.response_rate = _positive("response_rate", response_rate)
@@ -158,16 +135,8 @@ class OmniMouseProcessor(FeatureExtractionMixin):
         self.video_std = _positive("video_std", video_std)
         self.safe_interval = _positive("safe_interval", safe_interval, zero=True)
         self.nan_vicinity = _positive("nan_vicinity", nan_vicinity, zero=True)
-        chosen = {**PROFILES[profile], **rules}
-        self.response_std_floor: str = chosen["response_std_floor"]
-        self.std_guard: bool = chosen["std_guard"]
-        self.time_rule: str = chosen["time_rule"]
-        self.nan_buffer_rule: str = chosen["nan_buffer_rule"]
-        self.empty_filter_rule: str = chosen["empty_filter_rule"]
-        self.blank_rule: str = chosen["blank_rule"]
-        self.stride_rule: str = chosen["stride_rule"]
-        self.lookup_dtype: str = chosen["lookup_dtype"]
-        self.fast_responses: str = chosen["fast_responses"]
+        for name, value in (PROFILES[profile] | rules).items():
+            setattr(self, name, value)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:  # type: ignore[override]

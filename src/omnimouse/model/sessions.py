@@ -49,9 +49,9 @@ class SessionSpec:
     key: str
     n_neurons: int
     animal_id: str
-    unit_ids_hash: str | None = None
-    training: Mapping[str, Any] | None = field(default=None, compare=False)
-    processor: Mapping[str, Any] | None = field(default=None, compare=False)
+    unit_ids_hash: str | None = field(default=None, repr=False)
+    training: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    processor: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.key, str) or not self.key or any(c in self.key for c in "/\\\0") or self.key[0] == ".":
@@ -72,12 +72,6 @@ def hash_unit_ids(unit_ids: np.ndarray | Sequence[int] | None) -> str | None:
     return hashlib.sha256(np.ascontiguousarray(unit_ids, dtype="<i8").tobytes()).hexdigest()
 
 
-def inverse_softplus(x: Tensor, beta: float) -> Tensor:
-    """Solves `softplus(y, beta) = x` for `y`, in float64; `x` below 1e-3 counts as 1e-3 so that `y` stays finite."""
-    scaled = beta * x.double().clamp_min(1e-3)
-    return (scaled + torch.log(-torch.expm1(-scaled))) / beta
-
-
 def aligned(tensor: Tensor) -> Tensor:
     """The tensor, copied if it lies askew in memory as parts of a mapped file do.
 
@@ -88,34 +82,10 @@ def aligned(tensor: Tensor) -> Tensor:
     return tensor.clone() if askew else tensor
 
 
-class InitialVectors:
-    """Means over sessions of neuron, session and animal vectors, from which new sessions start.
-
-    Sessions may come in any order and one at a time; the result does not depend on the order.
-    """
-
-    def __init__(self) -> None:
-        self._sessions: dict[str, tuple[int, Tensor, Tensor]] = {}
-        self._animals: dict[str, Tensor] = {}
-
-    def add(self, spec: SessionSpec, tensors: Mapping[str, Tensor]) -> None:
-        """Counts one session in."""
-        neurons, _, session, animal = (tensors[name].detach().cpu() for name in TENSORS)
-        # NumPy adds in float64 without a copy of all vectors in float64, as PyTorch makes one.
-        total = torch.from_numpy(np.add.reduce(neurons.float().numpy(), axis=0, dtype=np.float64))
-        self._sessions[spec.key] = (spec.n_neurons, total, session.double())
-        self._animals[spec.animal_id] = animal.double()
-
-    @torch.no_grad()
-    def put_into(self, initial: Tensor) -> None:
-        """Writes the means into `initial [3, E]`, rows neuron, session, animal; leaves it without sessions."""
-        if not self._sessions:
-            return
-        sessions = [self._sessions[key] for key in sorted(self._sessions)]
-        animals = [self._animals[name] for name in sorted(self._animals)]
-        neuron = torch.stack([total for _, total, _ in sessions]).sum(0) / sum(n for n, _, _ in sessions)
-        session = torch.stack([vector for _, _, vector in sessions]).mean(0)
-        initial.copy_(torch.stack((neuron, session, torch.stack(animals).mean(0))))
+def listing(keys: Iterable[str], most: int = 8) -> str:
+    """The first few keys, and whether there are more."""
+    shown = list(keys)
+    return ", ".join(shown[:most]) + ", ..." * (len(shown) > most)
 
 
 def _module_name(key: str) -> str:
@@ -153,6 +123,11 @@ class SessionTables(nn.Module):
         self.animals = nn.ParameterDict()
         self.specs: dict[str, SessionSpec] = {}
 
+    def __repr__(self) -> str:
+        neurons = sum(spec.n_neurons for spec in self.specs.values())
+        told = f"{len(self.specs)} sessions, {len(self.animals)} animals, {neurons:,} neurons"
+        return f"SessionTables({told}{': ' * bool(self.specs)}{listing(self.specs)})"
+
     def keys(self) -> list[str]:
         return list(self.specs)
 
@@ -174,10 +149,9 @@ class SessionTables(nn.Module):
             return self.specs[matches[0]]
         if matches:
             raise ValueError(f"The model has several sessions {key!r}: {', '.join(matches)}. Name one in full.")
-        known = ", ".join(list(self.specs)[:8]) + (", ..." if len(self.specs) > 8 else "")
         raise ValueError(
             f"The model has no session {key!r}. "
-            + (f"It has: {known}. " if self.specs else "It has no sessions yet. ")
+            + (f"It has: {listing(self.specs)}. " if self.specs else "It has no sessions yet. ")
             + "Add one with model.add_session(recording), or load one with model.load_session(folder)."
         )
 
@@ -193,9 +167,7 @@ class SessionTables(nn.Module):
     def known_animal(self, animal_id: str) -> str:
         """The id under which the model knows an animal; the id itself when it does not."""
         ids = sorted({spec.animal_id for spec in self.specs.values()})
-        return (
-            animal_id if animal_id in ids else next((name for name in ids if same_animal(name, animal_id)), animal_id)
-        )
+        return animal_id if animal_id in ids else next((n for n in ids if same_animal(n, animal_id)), animal_id)
 
     def animal_vector(self, animal_id: str) -> Tensor | None:
         name = _module_name(animal_id)
@@ -219,15 +191,25 @@ class SessionTables(nn.Module):
         spec: SessionSpec,
         tensors: Mapping[str, Tensor],
         *,
-        device: Any,
+        device: torch.device | str,
         dtype: torch.dtype | None = None,
         on_conflict: AnimalConflict = "error",
     ) -> None:
-        """Adds a session.
+        """Adds one session, as `add_all` does."""
+        self.add_all([(spec, tensors)], device=device, dtype=dtype, on_conflict=on_conflict)
+
+    def add_all(
+        self,
+        sessions: Iterable[tuple[SessionSpec, Mapping[str, Tensor]]],
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype | None = None,
+        on_conflict: AnimalConflict = "error",
+    ) -> None:
+        """Adds sessions one by one; those before one that is refused stay.
 
         Args:
-            spec: The session.
-            tensors: Its four tensors.
+            sessions: The sessions and their four tensors.
             device: Where they go.
             dtype: Type they are kept in; by default as they come.
             on_conflict: What to do when the model holds another vector for the animal: raise, keep the model's, or
@@ -236,17 +218,6 @@ class SessionTables(nn.Module):
         Raises:
             ValueError: The session exists, a tensor is missing or misshapen, or the animal vectors differ.
         """
-        self.add_all([(spec, tensors)], device=device, dtype=dtype, on_conflict=on_conflict)
-
-    def add_all(
-        self,
-        sessions: Iterable[tuple[SessionSpec, Mapping[str, Tensor]]],
-        *,
-        device: Any,
-        dtype: torch.dtype | None = None,
-        on_conflict: AnimalConflict = "error",
-    ) -> None:
-        """Adds sessions one by one, as `add` does; those before one that is refused stay."""
         names = {_module_name(key): key for key in self.specs}
         try:
             for spec, tensors in sessions:
@@ -257,7 +228,9 @@ class SessionTables(nn.Module):
                 self.specs[spec.key] = spec
                 names[_module_name(spec.key)] = spec.key
         finally:
-            self._sort()
+            self.specs = dict(sorted(self.specs.items()))
+            self.tables = nn.ModuleDict({_module_name(key): self.tables[_module_name(key)] for key in self.specs})
+            self.animals = nn.ParameterDict({name: self.animals[name] for name in sorted(self.animals.keys())})
 
     def _check_new(self, spec: SessionSpec, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
         if spec.key in self.specs:
@@ -266,10 +239,22 @@ class SessionTables(nn.Module):
             )
         if _module_name(spec.key) in names:
             raise ValueError(f"Session key {spec.key!r} clashes with session {names[_module_name(spec.key)]!r}.")
-        self._check_tensors(spec, tensors)
+        size = self.identity_size
+        for name, shape in zip(TENSORS, ((spec.n_neurons, size), (spec.n_neurons,), (size,), (size,)), strict=True):
+            found = tuple(tensors[name].shape) if name in tensors else "nothing"
+            if found != shape:
+                raise ValueError(
+                    f"Session {spec.key!r}: {name} should have shape {shape}, found {found}. The tensors belong to "
+                    "another session, or to a core with another identity size."
+                )
 
     def _add_animal(
-        self, spec: SessionSpec, vector: Tensor, device: Any, dtype: torch.dtype | None, on_conflict: AnimalConflict
+        self,
+        spec: SessionSpec,
+        vector: Tensor,
+        device: torch.device | str,
+        dtype: torch.dtype | None,
+        on_conflict: AnimalConflict,
     ) -> None:
         """Adds the session's animal, or makes sure that the model's vector for it is the session's."""
         name, kept = _module_name(spec.animal_id), aligned(vector.to(device, dtype))
@@ -311,19 +296,3 @@ class SessionTables(nn.Module):
         del self.specs[spec.key]
         if all(other.animal_id != spec.animal_id for other in self.specs.values()):
             del self.animals[_module_name(spec.animal_id)]
-
-    def _sort(self) -> None:
-        self.specs = dict(sorted(self.specs.items()))
-        self.tables = nn.ModuleDict({_module_name(key): self.tables[_module_name(key)] for key in self.specs})
-        self.animals = nn.ParameterDict({name: self.animals[name] for name in sorted(self.animals.keys())})
-
-    def _check_tensors(self, spec: SessionSpec, tensors: Mapping[str, Tensor]) -> None:
-        size = self.identity_size
-        shapes = dict(zip(TENSORS, ((spec.n_neurons, size), (spec.n_neurons,), (size,), (size,)), strict=True))
-        for name, shape in shapes.items():
-            found = tuple(tensors[name].shape) if name in tensors else "nothing"
-            if found != shape:
-                raise ValueError(
-                    f"Session {spec.key!r}: {name} should have shape {shape}, found {found}. The tensors belong to "
-                    "another session, or to a core with another identity size."
-                )

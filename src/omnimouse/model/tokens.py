@@ -1,6 +1,7 @@
 """Tokens, queries and latents of one window, with the times and intervals that attention compares.
 
-Shape letters: B batch, P neurons of the population, D hidden size, E identity size, w/s token window and stride.
+Shape letters: B batch, N neurons of the session, P neurons of the population, D hidden size, E identity size, w/s
+token window and stride.
 
 Times and intervals are integers (ticks of a common multiple of all rates), so no comparison rounds. They depend only on
 the mask, the population's size and the configuration; `plan_window` works them out once and `PlanCache` keeps them.
@@ -9,11 +10,13 @@ the mask, the population's size and the configuration; `plan_window` works them 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from omnimouse.model.attention import Group, Layout, Run, n_rows, plan_attention, rotary_table
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
@@ -55,59 +58,13 @@ class WindowPlan:
     target_mask: Tensor
     channels: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        return f"WindowPlan({self.mask!r})"
+
     @property
     def first_query_neuron(self) -> int:
         """First neuron of the population that has a query."""
         return min((piece.first for piece in self.mask.targets), default=self.mask.n_neurons)
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """Turns samples and frames of a window into runs with times and intervals in ticks."""
-
-    config: OmniMouseConfig
-
-    @property
-    def sample(self) -> int:
-        return self.config.ticks_per_second // self.config.response_rate
-
-    @property
-    def frame(self) -> int:
-        return self.config.ticks_per_second // self.config.video_rate
-
-    def whole_window(self, rows: int) -> Run:
-        return Run(rows, 0, 0, self.config.num_response_samples * self.sample)
-
-    def samples(self, rows: int, first: int, length: int) -> Run:
-        return Run(rows, first * self.sample, first * self.sample, (first + length) * self.sample)
-
-    def video_step(self, step: int) -> Run:
-        kernel, stride = self.config.video_patch_kernel[0], self.config.video_patch_stride[0]
-        latest = step * stride - self.config.video_patch_padding[0] + kernel - 1
-        time = min(latest, self.config.num_frames - 1) * self.frame
-        return Run(self.config.video_tokens_per_step, time, time, time + kernel * self.frame)
-
-
-def _context_layout(mask: ResolvedMask, clock: _Clock, n_channels: int) -> Layout:
-    config = clock.config
-    w, s = config.response_token_window, config.response_token_stride
-    runs = [
-        clock.samples(piece.last - piece.first, first, w)
-        for piece in mask.segments
-        for first in range(piece.start, piece.stop - w + 1, s)
-    ]
-    if mask.encodes_behavior:
-        runs.append(clock.whole_window(n_channels))
-    return tuple(runs)
-
-
-def _latent_layout(mask: ResolvedMask, clock: _Clock) -> Layout:
-    config = clock.config
-    size = config.latent_window
-    runs = [clock.samples(config.num_latents, step * size, size) for step in mask.latent_steps]
-    if config.num_registers:
-        runs.append(clock.whole_window(config.num_registers))
-    return tuple(runs)
 
 
 def plan_window(
@@ -121,50 +78,82 @@ def plan_window(
         device: Where the rotary tables live.
         channels: Behaviour channels that were recorded; `None` for all.
     """
-    clock = _Clock(config)
-    channels = tuple(range(len(config.behavior_channels))) if channels is None else channels
-    context, latents = _context_layout(mask, clock, len(channels)), _latent_layout(mask, clock)
-    fused = latents + tuple(clock.video_step(step) for step in range(*mask.video_steps))
+    n_channels = len(config.behavior_channels)
+    channels = tuple(range(n_channels)) if channels is None else channels
+    context, latents = _context_layout(mask, config, len(channels)), _latent_layout(mask, config)
+    fused = latents + tuple(_video_step(step, config) for step in range(*mask.video_steps))
     w, s = config.response_token_window, config.response_token_stride
     base = min((piece.first for piece in mask.targets), default=mask.n_neurons)
-    queries: list[Run] = []
+    queries: Layout = ()
     spans: list[tuple[int, int]] = []
     pieces: list[tuple[Piece, int, int]] = []
     for piece in mask.targets:
-        row = n_rows(tuple(queries))
-        for first in range(piece.start, piece.stop, s):
-            queries.append(clock.samples(piece.last - piece.first, first, w))
-            spans.append((piece.first - base, piece.last - base))
-        pieces.append((piece, row, n_rows(tuple(queries))))
+        row, firsts = n_rows(queries), range(piece.start, piece.stop, s)
+        queries += tuple(_samples(piece.last - piece.first, first, w, config) for first in firsts)
+        spans += [(piece.first - base, piece.last - base)] * len(firsts)
+        pieces.append((piece, row, n_rows(queries)))
     if mask.decodes_behavior:
-        n_channels = len(config.behavior_channels)
-        queries.append(clock.whole_window(n_channels))
+        queries += (_whole_window(n_channels, config),)
         spans.append((mask.n_neurons - base, mask.n_neurons - base + n_channels))
-
-    def table(layout: Layout) -> Tensor:
-        return rotary_table(
+    tables = {
+        layout: rotary_table(
             layout,
             ticks_per_second=config.ticks_per_second,
             head_dim=config.head_dim,
             min_period=config.rope_min_period,
             max_period=config.window_seconds,
         ).to(device)
+        for layout in (context, latents, fused, queries)
+    }
 
-    query_layout, fused_table = tuple(queries), table(fused)
-    encoder = None
-    if context and latents:
-        encoder = AttentionPlan(plan_attention(latents, context), table(latents), table(context))
+    def attention(queries: Layout, keys: Layout, *, local: bool = True) -> AttentionPlan:
+        return AttentionPlan(plan_attention(queries, keys, local=local), tables[queries], tables[keys])
+
     return WindowPlan(
         mask=mask,
-        encoder=encoder,
-        fusion_local=AttentionPlan(plan_attention(fused, fused), fused_table, fused_table),
-        fusion_global=AttentionPlan(plan_attention(fused, fused, local=False), fused_table, fused_table),
-        decoder=AttentionPlan(plan_attention(query_layout, fused), table(query_layout), fused_table),
+        encoder=attention(latents, context) if context and latents else None,
+        fusion_local=attention(fused, fused),
+        fusion_global=attention(fused, fused, local=False),
+        decoder=attention(queries, fused),
         query_spans=tuple(spans),
         query_pieces=tuple(pieces),
         target_mask=torch.from_numpy(mask.target_mask).to(device),
         channels=channels,
     )
+
+
+def _samples(rows: int, first: int, length: int, config: OmniMouseConfig) -> Run:
+    """Rows that own some samples of the responses; their time is that of the first."""
+    tick = config.ticks_per_second // config.response_rate
+    return Run(rows, first * tick, first * tick, (first + length) * tick)
+
+
+def _whole_window(rows: int, config: OmniMouseConfig) -> Run:
+    return _samples(rows, 0, config.num_response_samples, config)
+
+
+def _video_step(step: int, config: OmniMouseConfig) -> Run:
+    """The video tokens of a step; their time is that of the latest frame that their patches see."""
+    kernel, tick = config.video_patch_kernel[0], config.ticks_per_second // config.video_rate
+    latest = step * config.video_patch_stride[0] - config.video_patch_padding[0] + kernel - 1
+    time = min(latest, config.num_frames - 1) * tick
+    return Run(config.video_tokens_per_step, time, time, time + kernel * tick)
+
+
+def _context_layout(mask: ResolvedMask, config: OmniMouseConfig, n_channels: int) -> Layout:
+    w, s = config.response_token_window, config.response_token_stride
+    responses = tuple(
+        _samples(piece.last - piece.first, first, w, config)
+        for piece in mask.segments
+        for first in range(piece.start, piece.stop - w + 1, s)
+    )
+    return responses + ((_whole_window(n_channels, config),) if mask.encodes_behavior else ())
+
+
+def _latent_layout(mask: ResolvedMask, config: OmniMouseConfig) -> Layout:
+    size = config.latent_window
+    latents = tuple(_samples(config.num_latents, step * size, size, config) for step in mask.latent_steps)
+    return latents + ((_whole_window(config.num_registers, config),) if config.num_registers else ())
 
 
 class PlanCache:
@@ -176,7 +165,7 @@ class PlanCache:
 
     def __init__(self, size: int = 160):
         self.size = size
-        self._plans: OrderedDict[Any, WindowPlan] = OrderedDict()
+        self._plans: OrderedDict[Hashable, WindowPlan] = OrderedDict()
 
     def get(
         self,
@@ -198,11 +187,20 @@ class PlanCache:
     def __len__(self) -> int:
         return len(self._plans)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> PlanCache:
-        return PlanCache(self.size)
+    def __reduce__(self) -> tuple[type[PlanCache], tuple[int]]:
+        return PlanCache, (self.size,)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"size": self.size, "_plans": OrderedDict()}
+
+def gather_neurons(responses: Tensor, ids: Tensor) -> Tensor:
+    """Takes each item's neurons: `[B, samples, N]` and `[B, P]` to `[B, samples, P]`."""
+    return responses.gather(2, repeat(ids, "b p -> b samples p", samples=responses.shape[1]))
+
+
+def initialize_linear(module: nn.Linear, std: float | None = None) -> None:
+    """Weights from a truncated normal, of std `fan_in^-0.5` by default; biases 0."""
+    init.trunc_normal_(module.weight, std=module.in_features**-0.5 if std is None else std)
+    if module.bias is not None:
+        init.zeros_(module.bias)
 
 
 class Identity(nn.Module):
@@ -244,54 +242,65 @@ class Tokens(nn.Module):
         self.missing_modalities = nn.Parameter(torch.empty(3, size))
         self.latents = nn.Parameter(torch.empty(config.num_latents + config.num_registers, size))
 
+    def initialize(self) -> None:
+        """Draws the weights: see `OmniMouseNetwork._init_weights`."""
+        for parameter in (self.behavior_channels, self.missing_modalities, self.latents):
+            init.trunc_normal_(parameter, std=parameter.shape[-1] ** -0.5)
+        initialize_linear(self.behavior)
+        initialize_linear(self.response, std=0.02)
+
     def context(
-        self, responses: Tensor | None, behavior: Tensor | None, identity: Tensor, meta: Tensor, plan: WindowPlan
+        self,
+        responses: Tensor | None,
+        behavior: Tensor | None,
+        identity: Tensor,
+        meta: Tensor,
+        plan: WindowPlan,
+        ids: Tensor | None = None,
     ) -> Tensor:
         """Tokens of visible responses (time-major, neuron-minor, segment by segment), then of visible behaviour.
 
         Args:
-            responses: `[B, samples, P]` of the population, or `None` when the mask hides responses.
+            responses: `[B, samples, N]`, or `None` when the mask hides responses.
             behavior: `[B, channels, samples]`, or `None` when the mask does not show behaviour. Only the channels of
                 the plan are read.
             identity: `[B, P, D]`.
             meta: `[D]`.
             plan: The window's plan, with at least one token.
+            ids: `[B, P]` which neurons of the session make up the population; all, in order, by default.
 
         Returns:
             `[B, tokens, D]`.
         """
-        parts = []
-        if responses is not None:
-            for piece in plan.mask.segments:
-                samples = responses[:, piece.start : piece.stop, piece.first : piece.last].to(
-                    self.response.weight.dtype
-                )
-                tokens = self.response(samples.unfold(1, self.window, self.stride))  # [B, steps, neurons, D]
-                parts.append((tokens + identity[:, None, piece.first : piece.last]).flatten(1, 2))
-        if behavior is not None:
+        dtype, parts = self.response.weight.dtype, []
+        for piece in plan.mask.segments:
+            assert responses is not None
+            neurons, samples = slice(piece.first, piece.last), responses[:, piece.start : piece.stop]
+            samples = samples[:, :, neurons] if ids is None else gather_neurons(samples, ids[:, neurons])
+            tokens = self.response(samples.to(dtype).unfold(1, self.window, self.stride))  # [B, steps, neurons, D]
+            parts.append(rearrange(tokens + identity[:, None, neurons], "b steps n d -> b (steps n) d"))
+        if behavior is not None and plan.mask.encodes_behavior:
             channels: Tensor = self.behavior_channels
             if len(plan.channels) < len(channels):
                 rows = list(plan.channels)
                 behavior, channels = behavior[:, rows], channels[rows]
-            parts.append(self.behavior(behavior.to(self.behavior.weight.dtype)) + channels + meta)
+            parts.append(self.behavior(behavior.to(dtype)) + channels + meta)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def latent_sequence(self, meta: Tensor, plan: WindowPlan, batch: int) -> Tensor:
         """Latents of the context, time-major, then registers: `[B, rows, D]`."""
-        mask = plan.mask
-        hidden = (not mask.shows_responses, not mask.shows_video, not mask.encodes_behavior)
-        vectors = self.latents + meta
-        for row, is_hidden in enumerate(hidden):
-            if is_hidden:
+        mask, vectors = plan.mask, self.latents + meta
+        for row, is_shown in enumerate((mask.shows_responses, mask.shows_video, mask.encodes_behavior)):
+            if not is_shown:
                 vectors = vectors + self.missing_modalities[row]
         latents, registers = vectors[: self.num_latents], vectors[self.num_latents :]
-        steps = latents.repeat(len(mask.latent_steps), 1)
-        return torch.cat((steps, registers)).expand(batch, -1, -1)
+        steps = repeat(latents, "m d -> (steps m) d", steps=len(mask.latent_steps))
+        return repeat(torch.cat((steps, registers)), "rows d -> b rows d", b=batch)
 
     def queries(self, identity: Tensor, meta: Tensor, plan: WindowPlan) -> Tensor:
         """Compact queries, each once: identities of the queried neurons, then of behaviour channels, `[B, rows, D]`."""
         neurons = identity[:, plan.first_query_neuron :]
         if not plan.mask.decodes_behavior:
             return neurons
-        channels = (self.behavior_channels + meta).expand(identity.shape[0], -1, -1)
+        channels = repeat(self.behavior_channels + meta, "c d -> b c d", b=len(identity))
         return torch.cat((neurons, channels), dim=1)

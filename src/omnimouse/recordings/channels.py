@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
+from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.data.recording_data import RecordingData
 

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
+from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
+from omnimouse.model.session_names import animal_of
 from omnimouse.recordings.checks.check import check_open_recording
-from omnimouse.recordings.data.animal_names import animal_of
 from omnimouse.recordings.data.findings import Finding, Findings
 from omnimouse.recordings.data.plausible import doubt_about_ids, identity
 from omnimouse.recordings.data.screen import NoVideo

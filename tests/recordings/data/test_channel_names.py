@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
+from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.data.channel_names import NAMES, channel_of, similar_channels
 
 

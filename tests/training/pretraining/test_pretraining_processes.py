@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from training import processes
 
 from omnimouse import OmniMouseModel
-from omnimouse.model.mask_fitting import usable_masks
+from omnimouse.model.mask_fitting import fit_masks
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import open_recording
 from omnimouse.training.pretraining.corpus_order import assign_sessions, corpus_plan, session_at, step_seed
@@ -112,7 +112,8 @@ class Reference:
         seed, population = self.recipe.seed, self.model.config.max_population
         key, visit = session_at(seed, step, process, dict.fromkeys(self.owned[process], 1))
         n_neurons = self.sessions[key].n_neurons
-        usable, _ = usable_masks(self.masks, n_neurons, self.model.config)
+        most = min(n_neurons, self.model.config.max_population)
+        usable = list(fit_masks(dict(enumerate(self.masks)), most, self.model.config)[0])
         plan = corpus_plan(
             seed, step, process, session=key, visit=visit, n_windows=len(self.windows[key]), batch_size=1,
             mask_weights=[1.0] * len(self.masks), usable_masks=usable, n_neurons=n_neurons, max_population=population,

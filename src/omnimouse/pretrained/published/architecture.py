@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from omnimouse.model.attention import feed_forward_width
-from omnimouse.model.configuration_omnimouse import DEFAULT_BEHAVIOR_CHANNELS, OmniMouseConfig
+from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS, OmniMouseConfig
 
 _SUPPORTED = {
     "add_meta_to_embeddings": True,
@@ -176,7 +176,7 @@ def _multiplier(size: int, width: int) -> float:
 
 def _channel_names(count: int) -> list[str]:
     """The released channels, or plain numbers where there are more or fewer."""
-    released = list(DEFAULT_BEHAVIOR_CHANNELS)
+    released = list(BEHAVIOR_CHANNELS)
     return released if count == len(released) else [f"channel_{i}" for i in range(count)]
 
 

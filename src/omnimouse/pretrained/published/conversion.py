@@ -32,9 +32,9 @@ from omnimouse.hub.sources import (
     missing_note,
 )
 from omnimouse.model.core_identity import core_settings
+from omnimouse.model.initial_vectors import InitialVectors
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
-from omnimouse.model.sessions import InitialVectors
 from omnimouse.pretrained.cards.writer import CardOptions
 from omnimouse.pretrained.model_folder import write_model_folder
 from omnimouse.pretrained.published.checkpoint_files import rank_files, warn_of_missing_sessions

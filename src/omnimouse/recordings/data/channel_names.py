@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 
-from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
+from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
 
 _SIZE = r"pupil_?(size|area|diameter|diam|radius|width)"
 _EYE = r"(gaze|gaze_pos(ition)?|eye|eye_pos(ition)?|pupil|pupil_?(center|centre|pos(ition)?|location|com))"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
+from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.data.channel_names import NAMES, plain_name, similar_channels
 from omnimouse.recordings.data.findings import Findings, listed
 from omnimouse.recordings.formats.arrays.trials import TrialTime

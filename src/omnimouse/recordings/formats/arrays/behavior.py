@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
+from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.data.channel_names import channel_of, similar_channels
 from omnimouse.recordings.data.devices import MissingDevice, SequenceDevice
 from omnimouse.recordings.data.findings import Findings

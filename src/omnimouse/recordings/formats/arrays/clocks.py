@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
+from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.data.channel_names import channel_of
 from omnimouse.recordings.data.clock import EXACT_TOLERANCE
 from omnimouse.recordings.data.plausible import RATES, doubt_about_duration, doubt_about_rate, doubt_about_times

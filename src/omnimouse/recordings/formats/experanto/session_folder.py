@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.data.animal_names import animal_of
+from omnimouse.model.session_names import animal_of
 from omnimouse.recordings.data.devices import MissingDevice
 from omnimouse.recordings.data.findings import Finding, Findings, listed, merged
 from omnimouse.recordings.data.plausible import identity

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omnimouse.model.processing_omnimouse import BEHAVIOR_CHANNELS
+from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.data.findings import Findings, merged
 from omnimouse.recordings.data.missing import no_value, usable
 from omnimouse.recordings.data.reading import open_array

@@ -1,0 +1,54 @@
+"""What a forward pass is trained on: pure functions of predictions and targets.
+
+Another loss is another function here and its line in `window_losses`; its numbers are fields of `OmniMouseConfig`.
+Shape letters: B batch, L target samples, Q target neurons.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+
+
+def poisson_loss(predictions: Tensor, targets: Tensor, *, epsilon: float, clamp: float) -> Tensor:
+    """Mean of `p - y ln(p + epsilon)`, each element clamped to plus or minus `clamp`."""
+    loss = predictions - targets * torch.log(predictions + epsilon)
+    return loss.clamp(-clamp, clamp).mean()
+
+
+def clamped_squared_error(predictions: Tensor, targets: Tensor, *, clamp: float) -> Tensor:
+    """Mean of `(p - y)^2`, each element clamped to `clamp`."""
+    return (predictions - targets).square().clamp(max=clamp).mean()
+
+
+def window_losses(
+    responses: tuple[Tensor, Tensor, Tensor] | None,
+    behavior: tuple[Tensor, Tensor, tuple[int, ...]] | None,
+    config: OmniMouseConfig,
+) -> dict[str, Tensor]:
+    """Losses of what was predicted and is known, and their weighted sum.
+
+    Args:
+        responses: Predictions and targets `[B, L, Q]`, and which of them count, bool `[L, Q]`; or nothing to compare.
+        behavior: Predictions and targets `[B, channels, samples]`, and the channels that count; or nothing to compare.
+        config: Clamps and weights.
+
+    Returns:
+        `response_loss`, `behavior_loss` and their sum `loss`, as far as there is something to compare.
+    """
+    losses: dict[str, Tensor] = {}
+    terms = []
+    if responses is not None:
+        predictions, targets, counts = responses
+        numbers = {"epsilon": config.response_loss_epsilon, "clamp": config.response_loss_clamp}
+        losses["response_loss"] = poisson_loss(predictions[:, counts], targets[:, counts], **numbers)
+        terms.append(losses["response_loss"])
+    if behavior is not None:
+        predictions, targets, channels = behavior
+        if len(channels) < targets.shape[1]:
+            predictions, targets = predictions[:, list(channels)], targets[:, list(channels)]
+        losses["behavior_loss"] = clamped_squared_error(predictions, targets.float(), clamp=config.behavior_loss_clamp)
+        terms.append(config.behavior_loss_weight * losses["behavior_loss"])
+    return losses | ({"loss": sum(terms[1:], terms[0])} if terms else {})
