@@ -264,6 +264,20 @@ def test_what_just_does_not_fit_a_window_is_refused(changes, message):
         mask(**changes).resolve(70, CONFIG)
 
 
+def test_a_mask_is_written_as_the_short_call_that_makes_it():
+    for each in (*TRAINING_MASKS, *TASKS.values(), mask(n_visible_neurons=0.25)):
+        assert eval(repr(each)) == each and str(each) == repr(each) and len(repr(each)) < 300
+    assert repr(TASKS["stimulus"]) == (
+        "Mask(n_visible_neurons=0, prefix_start=0, prefix_length=0, context_start=0, context_length=0, "
+        "n_target_neurons=None, target_start=30, target_length=30, n_frames=60, behavior='decoded')"
+    )
+
+
+def test_all_but_the_first_three_fields_are_named():
+    with pytest.raises(TypeError, match="positional"):
+        Mask(8, 0, 60, 0, 0, 60, None, 30, 30, 0, 0, "encoded")
+
+
 def test_a_population_of_nobody_is_refused():
     with pytest.raises(ValueError, match="at least one neuron, got 0"):
         mask().resolve(0, CONFIG)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from omnimouse import TASKS, TRAINING_MASKS, Mask, OmniMouseConfig, OmniMouseModel
-from omnimouse.model.losses import clamped_squared_error, poisson_loss
 
 SMALL = {
     "hidden_size": 32, "identity_size": 8, "num_attention_heads": 2, "num_latents": 4, "num_registers": 2,
@@ -131,19 +130,6 @@ def test_query_projection_runs_once_per_neuron():
     out = model("mouse-1-1", **inputs, mask="stimulus", all_neurons=True)
     assert rows == [NEURONS + 5]  # neurons once, not once per target step, and the behaviour channels
     assert out.response_predictions.shape == (2, 30, NEURONS)
-
-
-def test_losses_and_their_clamps():
-    p, y = torch.tensor([0.5, 1e-9, 1e4]), torch.tensor([2.0, 1e3, 0.0])
-    expected = torch.stack([p[0] - 2 * torch.log(p[0] + 1e-5), torch.tensor(100.0), torch.tensor(100.0)]).mean()
-    torch.testing.assert_close(poisson_loss(p, y, epsilon=1e-5, clamp=100.0), expected)
-    assert float(clamped_squared_error(torch.tensor([0.0, 9.0]), torch.tensor([2.0, 0.0]), clamp=10.0)) == 7.0
-
-
-def test_a_prediction_of_zero_has_a_finite_loss():
-    p, y = torch.zeros(2), torch.tensor([1.0, 3.0])
-    loss = poisson_loss(p, y, epsilon=1e-5, clamp=100.0)
-    torch.testing.assert_close(loss, -2 * torch.log(torch.tensor(1e-5)))
 
 
 def test_losses_obey_the_configuration():
@@ -306,3 +292,18 @@ def test_stochastic_depth_acts_in_training_only():
     model.train()
     runs = [predictions(model, inputs, TASKS["stimulus"]) for _ in range(6)]
     assert not all(equal(runs[0], run) for run in runs)
+
+
+def test_what_is_shown_of_an_output_is_a_line():
+    model, inputs = build(), windows()
+    out = model("mouse-1-1", **inputs, mask="stimulus", all_neurons=True)
+    assert repr(out) == (
+        "OmniMouseOutput(response_predictions=[2, 30, 70], target_mask=[30, 70], target_neuron_ids=[2, 70], "
+        "target_start=30, behavior_predictions=[2, 5, 40], response_targets=[2, 30, 70], "
+        f"response_loss={float(out.response_loss):.4g}, behavior_loss={float(out.behavior_loss):.4g}, "
+        f"loss={float(out.loss):.4g})"
+    )
+    model.add_session("mouse-2-1", n_neurons=1000, animal_id="mouse")
+    assert repr(model.sessions) == "SessionTables(sessions: 2, animals: 1, neurons: 1,070; mouse-1-1, mouse-2-1)"
+    assert "WindowPlan(ResolvedMask(mask=Mask(n_visible_neurons=0" in repr(model.window_plan("stimulus", 70))
+    assert len(repr(model.window_plan("stimulus", 70))) < 500

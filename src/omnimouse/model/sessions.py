@@ -125,8 +125,8 @@ class SessionTables(nn.Module):
 
     def __repr__(self) -> str:
         neurons = sum(spec.n_neurons for spec in self.specs.values())
-        told = f"{len(self.specs)} sessions, {len(self.animals)} animals, {neurons:,} neurons"
-        return f"SessionTables({told}{': ' * bool(self.specs)}{listing(self.specs)})"
+        told = f"sessions: {len(self.specs)}, animals: {len(self.animals)}, neurons: {neurons:,}"
+        return f"SessionTables({told}{'; ' * bool(self.specs)}{listing(self.specs)})"
 
     def keys(self) -> list[str]:
         return list(self.specs)
