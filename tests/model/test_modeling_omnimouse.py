@@ -300,8 +300,8 @@ def test_what_is_shown_of_an_output_is_a_line():
     assert repr(out) == (
         "OmniMouseOutput(response_predictions=[2, 30, 70], target_mask=[30, 70], target_neuron_ids=[2, 70], "
         "target_start=30, behavior_predictions=[2, 5, 40], response_targets=[2, 30, 70], "
-        f"response_loss={float(out.response_loss):.4g}, behavior_loss={float(out.behavior_loss):.4g}, "
-        f"loss={float(out.loss):.4g})"
+        f"response_loss={out.response_loss.item():.4g}, behavior_loss={out.behavior_loss.item():.4g}, "
+        f"loss={out.loss.item():.4g})"
     )
     model.add_session("mouse-2-1", n_neurons=1000, animal_id="mouse")
     assert repr(model.sessions) == "SessionTables(sessions: 2, animals: 1, neurons: 1,070; mouse-1-1, mouse-2-1)"

@@ -54,9 +54,12 @@ class OmniMouseOutput(ModelOutput):
     behavior_predictions: Tensor | None = None
 
     def __repr__(self) -> str:
-        """Numbers as they are and the shapes of all else."""
-        shown = ((n, f"{v:.4g}" if isinstance(v, int) or v.numel() == 1 else list(v.shape)) for n, v in self.items())
-        return f"OmniMouseOutput({', '.join(f'{name}={value}' for name, value in shown)})"
+        """Numbers as they are, and the shapes of all else."""
+        told = {}
+        for name, value in self.items():
+            shape = list(getattr(value, "shape", ()))
+            told[name] = shape if shape or getattr(value, "is_meta", False) else f"{torch.as_tensor(value).item():.4g}"
+        return f"OmniMouseOutput({', '.join(f'{name}={value}' for name, value in told.items())})"
 
 
 class OmniMouseNetwork(CoreAndSessions):
