@@ -38,12 +38,13 @@ def model_from_state_dict(
     """
     named = {clean_name(name): tensor for name, tensor in state_dict.items()}
     config = config_from_hyperparameters(hyperparameters, named)
-    core, tables, animals, unexpected = sort_tensors(named)
-    specs = session_specs(sessions, "sessions")
-    shapes = {key: {name: tuple(tensor.shape) for name, tensor in table.items()} for key, table in tables.items()}
-    check_tensors(config, core, shapes, animals, specs, unexpected)
-    tensors = {key: {**table, "animal_embedding": animals[specs[key].animal_id]} for key, table in tables.items()}
-    return _with_sessions(build_core(core, config, OmniMouseModel), ((specs[key], tensors[key]) for key in tensors))
+    found, specs = sort_tensors(named), session_specs(sessions, "sessions")
+    check_tensors(config, found, specs)
+    tables = (
+        (specs[key], {**table, "animal_embedding": found.animals[specs[key].animal_id]})
+        for key, table in found.tables.items()
+    )
+    return _with_sessions(build_core(found.core, config, OmniMouseModel), tables)
 
 
 def load_checkpoint(folder: str | Path, size: str | None = None) -> OmniMouseModel:

@@ -16,7 +16,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from omnimouse.hub.sources import RANK_FILE
 from omnimouse.model.sessions import SessionSpec
-from omnimouse.pretrained.published.names import clean_name, our_name, sort_tensors
+from omnimouse.pretrained.published.names import SortedTensors, clean_name, our_name, sort_tensors
 
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
 
@@ -106,18 +106,14 @@ def _unsafe_names(path: Path, error: Exception) -> str:
     return reason[0] if reason else str(error).splitlines()[0]
 
 
-@dataclass(frozen=True)
-class RankFiles:
-    """What the files of a checkpoint folder hold, without reading a tensor's data."""
+@dataclass(kw_only=True)
+class RankFiles(SortedTensors):
+    """What the files of a checkpoint folder hold, memory-mapped; of the sessions' tensors, shapes alone."""
 
     files: dict[int, Path]  # rank -> file
-    core: dict[str, Tensor]  # the core's tensors by our names, memory-mapped
-    tensors: dict[str, Tensor]  # all tensors of rank 0 by published names, memory-mapped, derived ones included
-    tables: dict[str, dict[str, tuple[int, ...]]]  # session -> the shapes of its tensors by our names
-    rank_of: dict[str, int]  # session -> the rank that holds its tensors
-    animals: dict[str, Tensor]  # animal -> its vector `[E]`
-    specs: dict[str, SessionSpec]  # session -> neurons and animal, of all sessions that some file lists
-    unexpected: list[str]  # tensors whose names mean nothing to us, and sessions that two files hold
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # all of rank 0 by published names, derived ones included
+    rank_of: dict[str, int] = field(default_factory=dict)  # session -> the rank that holds its tensors
+    specs: dict[str, SessionSpec] = field(default_factory=dict)  # of all sessions that some file lists
 
     @property
     def missing_sessions(self) -> list[str]:
@@ -131,10 +127,11 @@ class RankFiles:
         Rank 0 stays open for the core, so it comes last.
         """
         for rank in sorted(set(self.rank_of.values()), reverse=True):
-            tables = sort_tensors(self.tensors if rank == 0 else read_rank(self.files[rank])[0])[1]
+            tables = sort_tensors(self.tensors if rank == 0 else read_rank(self.files[rank])[0]).tables
             for key in sorted(tables):
                 spec = self.specs[key]
-                yield spec, {**_floats(tables.pop(key)), "animal_embedding": self.animals[spec.animal_id].float()}
+                tensors = {**tables.pop(key), "animal_embedding": self.animals[spec.animal_id]}
+                yield spec, {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def survey(folder: Path) -> RankFiles:
@@ -146,23 +143,22 @@ def survey(folder: Path) -> RankFiles:
     files = rank_files(folder)
     if 0 not in files:
         raise ValueError(f"{folder} holds no rank_0.ckpt, so it is no published checkpoint (folder of rank_<r>.ckpt).")
-    found = RankFiles(files, {}, {}, {}, {}, {}, {}, [])
+    found = RankFiles(files=files)
     for rank, path in files.items():
         tensors, session_map = read_rank(path)
-        core, tables, animals, unexpected = sort_tensors(tensors)
-        found.unexpected.extend(f"{name} in {path.name}" for name in unexpected)
+        mine = sort_tensors(tensors)
+        found.unexpected += [f"{name} in {path.name}" for name in mine.unexpected]
         if rank == 0:
-            found.core.update(core)
-            found.tensors.update(tensors)
+            found.core, found.tensors = mine.core, tensors
         else:
-            misplaced = [name for name in tensors if our_name(name) in core]
-            found.unexpected.extend(f"{name} in {path.name}: the core lies in rank_0.ckpt" for name in misplaced)
-        for name, vector in animals.items():
+            misplaced = [name for name in tensors if our_name(name) in mine.core]
+            found.unexpected += [f"{name} in {path.name}: the core lies in rank_0.ckpt" for name in misplaced]
+        for name, vector in mine.animals.items():
             found.animals.setdefault(name, vector.clone())
-        for key, table in tables.items():
+        for key, table in mine.tables.items():
             if key in found.tables:
                 found.unexpected.append(f"session {key} in {path.name}: rank {found.rank_of[key]} holds it too")
-            found.tables[key] = {name: tuple(tensor.shape) for name, tensor in table.items()}
+            found.tables[key] = {name: tensor.to("meta") for name, tensor in table.items()}
             found.rank_of[key] = rank
         found.specs.update(session_specs(session_map, str(path)))
     return found
@@ -190,7 +186,3 @@ def session_specs(sessions: Mapping[str, Mapping[str, Any]], where: str) -> dict
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{where}: session {key!r} cannot be: {error}") from None
     return specs
-
-
-def _floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.float() for name, tensor in tensors.items()}

@@ -86,7 +86,7 @@ def convert(
     if found.is_stored_model:
         raise ValueError(f"{source} is in our layout already: there is nothing to convert, from_pretrained loads it.")
     found.fetch(["rank_*.ckpt"])
-    _write_converted(found.folder, out, name=found.name, commit=found.commit, size=size, progress=progress)
+    _write_converted(found, out, size=size, progress=progress)
     return out
 
 
@@ -98,9 +98,8 @@ def cached_copy(source: Source) -> Path | None:
 
 def _place_of_copy(source: Source) -> Path:
     assert source.options is not None and source.commit is not None
-    subfolder = source.options.subfolder.strip("/").replace("/", "--")
-    folder = "--".join((*source.name.split("/"), *([subfolder] if subfolder else [])))
-    return cache_folder(source.options.cache_dir) / CONVERTED / folder / source.commit
+    parts = [part for part in (*source.name.split("/"), *source.options.subfolder.split("/")) if part]
+    return cache_folder(source.options.cache_dir) / CONVERTED / "--".join(parts) / source.commit
 
 
 def converted_repo(source: Source) -> Path:
@@ -121,10 +120,8 @@ def converted_repo(source: Source) -> Path:
             f"{', '.join(names[:8]) or 'nothing'}). {missing_note(source.name)}".rstrip()
         )
     source.fetch(["rank_*.ckpt"])
-    offline = source.options.local_files_only or constants.HF_HUB_OFFLINE
-    return _convert_into_cache(
-        source.folder, target, name=source.name, commit=source.commit, whole=bool(offline), anew=copy is not None
-    )
+    whole = bool(source.options.local_files_only or constants.HF_HUB_OFFLINE)
+    return _convert_into_cache(source, target, whole=whole, anew=copy is not None)
 
 
 def converted_folder(folder: Path, cache_dir: str | Path | None = None) -> Path:
@@ -133,7 +130,7 @@ def converted_folder(folder: Path, cache_dir: str | Path | None = None) -> Path:
     target = cache_folder(cache_dir) / CONVERTED / "local" / f"{name}-{records_hash(rank_files(folder))[:16]}"
     if (target / RECORD).is_file():
         return _reused(target, str(folder))
-    return _convert_into_cache(folder, target, name=str(folder.resolve()), commit=None)
+    return _convert_into_cache(Source(str(folder.resolve()), folder), target)
 
 
 def _reused(copy: Path, name: str) -> Path:
@@ -165,9 +162,7 @@ def records_hash(files: Mapping[int, Path]) -> str:
     return digest.hexdigest()
 
 
-def _convert_into_cache(
-    folder: Path, target: Path, *, name: str, commit: str | None, whole: bool = False, anew: bool = False
-) -> Path:
+def _convert_into_cache(source: Source, target: Path, *, whole: bool = False, anew: bool = False) -> Path:
     """Converts into a folder of the cache, with `anew` in place of a copy that is there.
 
     Other processes that want the same copy wait for it.
@@ -180,27 +175,20 @@ def _convert_into_cache(
             if not (target / RECORD).is_file():
                 for left in target.parent.glob(f".{glob.escape(target.name)}.*/"):  # by conversions that were killed
                     shutil.rmtree(left, ignore_errors=True)
-                _write_converted(folder, target, name=name, commit=commit, whole=whole)
+                _write_converted(source, target, whole=whole)
     except PermissionError as error:
         raise OSError(
-            f"The converted copy of {name} cannot be written to {target.parent} ({error}). Set OMNIMOUSE_CACHE to a "
-            "folder that can be written to, or convert it once with `omnimouse convert`."
+            f"The converted copy of {source.name} cannot be written to {target.parent} ({error}). Set OMNIMOUSE_CACHE "
+            "to a folder that can be written to, or convert it once with `omnimouse convert`."
         ) from error
     return target
 
 
 def _write_converted(
-    folder: Path,
-    out: Path,
-    *,
-    name: str,
-    commit: str | None,
-    size: str | None = None,
-    progress: bool = True,
-    whole: bool = False,
+    source: Source, out: Path, *, size: str | None = None, progress: bool = True, whole: bool = False
 ) -> None:
     """Converts into `out`, which appears whole or not at all; with `whole`, no rank file may be missing."""
-    checkpoint = open_published(folder, size)
+    checkpoint, name = open_published(source.folder, size), source.name
     files = checkpoint.files
     if whole and files.missing_sessions:
         raise OSError(
@@ -229,12 +217,11 @@ def _write_converted(
             model = build_core(files.core, checkpoint.config, OmniMouseNetwork)
             initial.put_into(model.identity.initial)
             model.processor = OmniMouseProcessor(profile="published")
-            source = Source(name, folder, commit)
             write_model_folder(model, work, source=source, sessions="all", card=CardOptions())
             bar.update(total - bar.n)
         record = {
-            "source": name if commit else Path(name).name,
-            "commit": commit,
+            "source": name if source.commit else Path(name).name,
+            "commit": source.commit,
             "records_sha256": records_hash(files.files),
             "files": {path.name: path.stat().st_size for path in files.files.values()},
             "sessions_without_file": files.missing_sessions,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +16,7 @@ from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.sessions import SessionSpec
 from omnimouse.pretrained.published.architecture import config_from_tensors
 from omnimouse.pretrained.published.checkpoint_files import RankFiles, survey, warn_of_missing_sessions
-from omnimouse.pretrained.published.names import SESSION_NAMES, all_names
+from omnimouse.pretrained.published.names import SESSION_NAMES, SortedTensors, all_names
 
 Network = TypeVar("Network", bound=OmniMouseNetwork)
 
@@ -66,7 +66,7 @@ def open_published(folder: Path, size: str | None = None) -> PublishedCheckpoint
     sizes = [name for name in PRESETS if not _differing(config, name)]
     if size is not None and size.lower() not in sizes:
         raise ValueError(f"{folder} does not hold a {size} model: {'; '.join(_differing(config, size))}.")
-    check_tensors(config, files.core, files.tables, files.animals, files.specs, files.unexpected)
+    check_tensors(config, files, files.specs)
     return PublishedCheckpoint(config, files, sizes[0] if sizes else None)
 
 
@@ -77,51 +77,40 @@ def _differing(config: OmniMouseConfig, size: str) -> list[str]:
     return [f"{name} is {found}, expected {wanted}" for name, (found, wanted) in pairs.items() if found != wanted]
 
 
-def check_tensors(
-    config: OmniMouseConfig,
-    core: Mapping[str, Tensor],
-    tables: Mapping[str, Mapping[str, tuple[int, ...]]],
-    animals: Mapping[str, Tensor],
-    specs: Mapping[str, SessionSpec],
-    unexpected: Iterable[str] = (),
-) -> None:
+def check_tensors(config: OmniMouseConfig, found: SortedTensors, specs: Mapping[str, SessionSpec]) -> None:
     """Compares names and shapes with those that the configuration and the sessions ask for.
-
-    `tables` holds shapes of the sessions' tensors by our names, `unexpected` names that were found to mean nothing.
 
     Raises:
         ValueError: Tensors missing, unexpected or misshapen; all are listed, by published names.
     """
     expected = {name: tuple(t.shape) for name, t in empty_core(config).items() if name != "identity.initial"}
     published = {ours: name for name, ours in all_names(config.num_fusion_layers, sum(config.video_depths)).items()}
-    problems = [f"unexpected: {name}" for name in unexpected]
-    problems += [f"missing: {published.get(name, name)}" for name in expected if name not in core]
-    problems += [f"unexpected: {published.get(name, name)}" for name in core if name not in expected]
-    found = {published.get(name, name): (tuple(t.shape), expected.get(name)) for name, t in core.items()}
+    problems = [f"unexpected: {name}" for name in found.unexpected]
+    problems += [f"missing: {published.get(name, name)}" for name in expected if name not in found.core]
+    problems += [f"unexpected: {published.get(name, name)}" for name in found.core if name not in expected]
+    pairs = {published.get(name, name): (t, expected.get(name)) for name, t in found.core.items()}
     size = config.identity_size
-    for key, shapes in tables.items():
+    for key, table in found.tables.items():
         if key not in specs:
             problems.append(f"unexpected: tensors of session {key}, which the sessions do not list")
             continue
         n = specs[key].n_neurons
         for (suffix, name), shape in zip(SESSION_NAMES.items(), ((n, size), (n,), (size,)), strict=True):
-            if name in shapes:
-                found[f"sess_params.{key}.{suffix}"] = (shapes[name], shape)
+            if name in table:
+                pairs[f"sess_params.{key}.{suffix}"] = (table[name], shape)
             else:
                 problems.append(f"missing: sess_params.{key}.{suffix}")
-        if specs[key].animal_id not in animals:
+        if specs[key].animal_id not in found.animals:
             problems.append(f"missing: animal_params._animal_embeddings.{specs[key].animal_id}, of session {key}")
-    found |= {
-        f"animal_params._animal_embeddings.{name}": (tuple(vector.shape), (size,)) for name, vector in animals.items()
-    }
+    pairs |= {f"animal_params._animal_embeddings.{name}": (vector, (size,)) for name, vector in found.animals.items()}
     problems += [
-        f"misshapen: {name} is {list(shape)}, expected {list(wanted)}"
-        for name, (shape, wanted) in found.items()
-        if wanted is not None and shape != wanted
+        f"misshapen: {name} is {list(tensor.shape)}, expected {list(wanted)}"
+        for name, (tensor, wanted) in pairs.items()
+        if wanted is not None and tensor.shape != wanted
     ]
     problems += [
         f"misshapen: {published.get(name, name)} holds {t.dtype}, expected floating point numbers"
-        for name, t in core.items()
+        for name, t in found.core.items()
         if not t.is_floating_point()
     ]
     if problems:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -101,24 +102,31 @@ def all_names(num_fusion_layers: int, num_video_blocks: int) -> dict[str, str]:
     return {name: ours for name in names if (ours := our_name(name)) is not None}
 
 
-def sort_tensors(
-    state_dict: Mapping[str, Tensor],
-) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, Tensor], list[str]]:
-    """Splits published tensors into core (our names), sessions, animals, and names that mean nothing to us."""
-    core: dict[str, Tensor] = {}
-    tables: dict[str, dict[str, Tensor]] = {}
-    animals: dict[str, Tensor] = {}
-    unexpected = []
+@dataclass(kw_only=True)
+class SortedTensors:
+    """Published tensors by our names."""
+
+    core: dict[str, Tensor] = field(default_factory=dict)
+    tables: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # session -> its tensors but the animal's
+    animals: dict[str, Tensor] = field(default_factory=dict)  # animal -> its vector `[E]`
+    unexpected: list[str] = field(default_factory=list)  # what means nothing to us
+
+
+def sort_tensors(state_dict: Mapping[str, Tensor]) -> SortedTensors:
+    """Splits published tensors into core, sessions, animals, and names that mean nothing to us."""
+    found = SortedTensors()
     for published, tensor in state_dict.items():
         name = clean_name(published)
         if match := SESSION.match(name):
             part = SESSION_NAMES[match["name"]]
-            tables.setdefault(match["key"], {})[part] = tensor if part == "neuron_embedding" else tensor.reshape(-1)
+            table = found.tables.setdefault(match["key"], {})
+            table[part] = tensor if part == "neuron_embedding" else tensor.reshape(-1)
         elif match := ANIMAL.match(name):
-            animals[match["animal"]] = tensor.reshape(-1)
+            found.animals[match["animal"]] = tensor.reshape(-1)
         elif (ours := our_name(name)) is not None:
             squeeze = ours in _UNSQUEEZED and tensor.dim() > 1 and tensor.numel() > 0
-            core[ours] = tensor.reshape(tensor.shape[-2 if tensor.shape[0] == 1 else 0], -1) if squeeze else tensor
+            rows = tensor.shape[-2 if tensor.shape[0] == 1 else 0] if squeeze else 0
+            found.core[ours] = tensor.reshape(rows, -1) if squeeze else tensor
         elif not _DERIVED.match(name):
-            unexpected.append(name)
-    return core, tables, animals, unexpected
+            found.unexpected.append(name)
+    return found
