@@ -119,8 +119,58 @@ class TaskScore:
         return median(self.per_neuron)
 
 
-@dataclass(frozen=True)
-class Scores:
+class StoredScores:
+    """Scores that show themselves as a table with remarks, and are kept as JSON."""
+
+    def title(self) -> str:
+        """What was scored, in a line."""
+        raise NotImplementedError
+
+    def rows(self) -> tuple[list[str], list[list[str]]]:
+        """The score table as (header, rows) of text, for terminals and reports; "-" where there is nothing to show."""
+        raise NotImplementedError
+
+    def remarks(self) -> list[str]:
+        """Everything a reader of the table must know."""
+        raise NotImplementedError
+
+    def to_dict(self, *, per_neuron: bool = True) -> dict[str, Any]:
+        """The scores as plain dicts, lists, numbers and strings; NaN becomes None.
+
+        Args:
+            per_neuron: include the values of every neuron.
+        """
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def __repr__(self) -> str:
+        """The table, without what would be many lines."""
+        header, rows = self.rows()
+        notes = [note for note in self.remarks() if len(note) <= NOTE_SHOWN][:NOTES_SHOWN]
+        lines = [self.title(), *text_table(header, rows[:ROWS_SHOWN], rule=True), *notes]
+        hidden = {"tasks": len(rows) - len(rows[:ROWS_SHOWN]), "remarks": len(self.remarks()) - len(notes)}
+        more = " and ".join(f"{count} more {what}" for what, count in hidden.items() if count)
+        return "\n".join([*lines, *([f"({more}: see .table())"] if more else [])])
+
+    def _repr_html_(self) -> str:
+        """The table and its remarks, for notebooks."""
+        remarks = "".join(f"<li>{html.escape(remark)}</li>" for remark in self.remarks())
+        return f"<p>{html.escape(self.title())}</p>{html_table(*self.rows())}<ul>{remarks}</ul>"
+
+    def table(self) -> str:
+        """The scores as a text table, with remarks below it."""
+        return "\n".join([self.title(), *text_table(*self.rows(), rule=True), *self.remarks()])
+
+    def save(self, path: str | os.PathLike[str], *, per_neuron: bool = True) -> Path:
+        """Writes the scores as JSON, atomically (a temporary file is renamed). Returns the path."""
+        write_text(Path(path), json.dumps(self.to_dict(per_neuron=per_neuron), indent=2, allow_nan=False) + "\n")
+        return Path(path)
+
+
+@dataclass(frozen=True, repr=False)
+class Scores(StoredScores):
     """Scores of one session on one tier.
 
     Attributes:
@@ -145,34 +195,18 @@ class Scores:
     core_sha256: str | None = None
     session_sha256: str | None = None
 
-    def __str__(self) -> str:
-        return self.table()
-
-    def __repr__(self) -> str:
-        """The table, without what would be many lines."""
-        header, rows = self.rows()
-        notes = [note for note in self.remarks() if len(note) <= NOTE_SHOWN][:NOTES_SHOWN]
-        lines = [self._title(), *text_table(header, rows[:ROWS_SHOWN], rule=True), *notes]
-        hidden = {"tasks": len(rows) - len(rows[:ROWS_SHOWN]), "remarks": len(self.remarks()) - len(notes)}
-        more = " and ".join(f"{count} more {what}" for what, count in hidden.items() if count)
-        return "\n".join([*lines, *([f"({more}: see .table())"] if more else [])])
-
-    def _repr_html_(self) -> str:
-        """The table and its remarks, for notebooks."""
-        remarks = "".join(f"<li>{html.escape(remark)}</li>" for remark in self.remarks())
-        return f"<p>{html.escape(self._title())}</p>{html_table(*self.rows())}<ul>{remarks}</ul>"
-
-    def _title(self) -> str:
-        return f"{self.session_key}: tier {self.tier}, {self.n_neurons} neurons"
-
     def __getitem__(self, task: str) -> TaskScore:
         if task not in self.tasks:
             reason = f" ({self.left_out[task]})" if task in self.left_out else ""
             raise ValueError(f"no score for task {task!r}{reason}; scored: {', '.join(self.tasks)}")
         return self.tasks[task]
 
+    def title(self) -> str:
+        """Session, tier and neurons."""
+        return f"{self.session_key}: tier {self.tier}, {self.n_neurons} neurons"
+
     def rows(self) -> tuple[list[str], list[list[str]]]:
-        """The score table as (header, rows) of text, for terminals and reports; "-" where there is nothing to show."""
+        """One row per task, see `StoredScores.rows`."""
         header = ["task", "windows", "score", "last value", "ceiling", "of ceiling", "loss", "loss of mean"]
         groups = list(dict.fromkeys(group for task in self.tasks.values() for group in task.behavior_groups))
         rows = []
@@ -184,10 +218,6 @@ class Scores:
             rows.append([name, str(task.n_windows), *scores, percent(task.fraction_of_ceiling), *losses, *decoded])
         return header + groups, rows
 
-    def table(self) -> str:
-        """The scores as a text table, with remarks below it."""
-        return "\n".join([self._title(), *text_table(*self.rows(), rule=True), *self.remarks()])
-
     def remarks(self) -> list[str]:
         """Everything a reader of the table must know: windows and tasks left out, missing baselines."""
         notes = [f"{name}: {note}" for name, task in self.tasks.items() for note in task.notes]
@@ -197,11 +227,7 @@ class Scores:
         return [*self.settings.get("tier_notes", ()), *notes]
 
     def to_dict(self, *, per_neuron: bool = True) -> dict[str, Any]:
-        """The scores as plain dicts, lists, numbers and strings; NaN becomes None.
-
-        Args:
-            per_neuron: include the correlation of every neuron.
-        """
+        """See `StoredScores.to_dict`."""
         return {
             "session_key": self.session_key,
             "tier": self.tier,
@@ -228,11 +254,6 @@ class Scores:
             raise ValueError(
                 f"{path} does not hold scores as `omnimouse evaluate --output` writes them ({error!r}). Evaluate again."
             ) from None
-
-    def save(self, path: str | os.PathLike[str], *, per_neuron: bool = True) -> Path:
-        """Write the scores as JSON, atomically (a temporary file is renamed). Returns the path."""
-        write_text(Path(path), json.dumps(self.to_dict(per_neuron=per_neuron), indent=2, allow_nan=False) + "\n")
-        return Path(path)
 
 
 def _task_from_dict(content: dict[str, Any]) -> TaskScore:

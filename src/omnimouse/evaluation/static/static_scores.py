@@ -5,8 +5,6 @@ Shape letters: N neurons.
 
 from __future__ import annotations
 
-import html
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.evaluation.scores import median, number
+from omnimouse.evaluation.scores import StoredScores, median, number
 from omnimouse.evaluation.static.static_metrics import (
     FEV_THRESHOLD,
     correlations,
@@ -23,14 +21,13 @@ from omnimouse.evaluation.static.static_metrics import (
     mean_feve,
     mean_with_zeros,
 )
-from omnimouse.support.files import plain, read_mapping, write_text
-from omnimouse.support.text_tables import html_table, text_table
+from omnimouse.support.files import plain, read_mapping
 
 _ARRAYS = ("single_trial_per_neuron", "to_average_per_neuron", "fev_per_neuron", "feve_per_neuron")
 
 
-@dataclass(frozen=True)
-class StaticScores:
+@dataclass(frozen=True, repr=False)
+class StaticScores(StoredScores):
     """Scores of one session of single images on one tier, by the metrics of SENSORIUM 2022.
 
     `static_metrics` has the formulas.
@@ -77,26 +74,18 @@ class StaticScores:
     core_sha256: str | None = None
     session_sha256: str | None = None
 
-    def __str__(self) -> str:
-        return self.table()
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """The table and its remarks, for notebooks."""
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return f"<p>{html.escape(self._title())}</p>{html_table(*self._rows())}<ul>{notes}</ul>"
-
-    def table(self) -> str:
-        """The scores as a text table, with remarks below it."""
-        return "\n".join([self._title(), *text_table(*self._rows(), rule=True), *self.notes])
-
-    def _title(self) -> str:
+    def title(self) -> str:
+        """Session, tier, task, neurons, trials and images."""
         images = "" if self.n_images is None else f" of {self.n_images} images"
         of = f"tier {self.tier}, task {self.task}, {self.n_neurons} neurons, {self.n_trials} trials{images}"
         return f"{self.session_key}: {of}"
 
-    def _rows(self) -> tuple[list[str], list[list[str]]]:
+    def remarks(self) -> list[str]:
+        """The notes."""
+        return list(self.notes)
+
+    def rows(self) -> tuple[list[str], list[list[str]]]:
+        """One row per metric, see `StoredScores.rows`."""
         kept = None
         if self.feve_per_neuron is not None and self.fev_per_neuron is not None:
             kept = self.feve_per_neuron[self.fev_per_neuron >= FEV_THRESHOLD]
@@ -112,17 +101,8 @@ class StaticScores:
         return ["metric", "score", "median", "neurons"], rows
 
     def to_dict(self, *, per_neuron: bool = True) -> dict[str, Any]:
-        """The scores as plain dicts, lists, numbers and strings; NaN becomes None.
-
-        Args:
-            per_neuron: include the values of every neuron.
-        """
+        """See `StoredScores.to_dict`."""
         return {name: plain(value) for name, value in vars(self).items() if per_neuron or name not in _ARRAYS}
-
-    def save(self, path: str | os.PathLike[str], *, per_neuron: bool = True) -> Path:
-        """Write the scores as JSON, atomically. Returns the path."""
-        write_text(Path(path), json.dumps(self.to_dict(per_neuron=per_neuron), indent=2, allow_nan=False) + "\n")
-        return Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> StaticScores:

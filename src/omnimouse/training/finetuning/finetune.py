@@ -17,12 +17,7 @@ from omnimouse.support.outputs import check_output
 from omnimouse.support.progress import say
 from omnimouse.support.text_tables import html_table
 from omnimouse.support.version import __version__
-from omnimouse.training.finetuning.finetune_checkpoint import (
-    Checkpoint,
-    TrainingState,
-    load_parameters,
-    restore_groups,
-)
+from omnimouse.training.finetuning.finetune_checkpoint import Checkpoint, TrainingState, load_parameters, restore_groups
 from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe, whole_recipe
 from omnimouse.training.finetuning.loop import HISTORY_FILE, TrainingRun, run_steps
 from omnimouse.training.finetuning.preparation import prepare_finetune
