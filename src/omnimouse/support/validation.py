@@ -195,6 +195,14 @@ def require_counts(owner: object, minimum: int, *names: str, optional: str | Non
         require((optional is not None and value is None) or is_count(value, minimum), owner, name, value, expected)
 
 
+def require_numbers(owner: object, *names: str, zero: bool = False) -> None:
+    """Raises ValueError naming a field of `owner` that is no finite number above 0, or at least `zero`."""
+    expected = "a finite number of at least 0" if zero else "a finite number above 0"
+    for name in names:
+        value = getattr(owner, name)
+        require(is_number(value) and (value > 0 or (zero and value == 0)), owner, name, value, expected)
+
+
 def is_number(value: object) -> bool:
     """Whether `value` is a finite int or float (bool excluded)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from omnimouse.support.files import write_json
-from omnimouse.support.validation import is_number, require, require_counts
+from omnimouse.support.validation import require, require_counts, require_numbers
 from omnimouse.training.pretraining.pretraining_recipe import PretrainingRecipe, load_recipe
 from omnimouse.training.pretraining.train import PretrainingResult, pretrain
 from omnimouse.training.runs.distributed import Processes
@@ -50,8 +50,7 @@ class AnnealSchedule:
     def __post_init__(self) -> None:
         require_counts(self, 1, "steps")
         require(self.shape in SHAPES, self, "shape", self.shape, f"one of {', '.join(SHAPES)}")
-        good = is_number(self.power) and self.power > 0
-        require(good, self, "power", self.power, "a finite number above 0")
+        require_numbers(self, "power")
 
     def factor(self, step: int) -> float:
         """Returns the factor at step t of the decay, 0 for its first; in (0, 1)."""

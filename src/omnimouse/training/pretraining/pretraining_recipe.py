@@ -16,7 +16,14 @@ from omnimouse.corpus.manifest import collection
 from omnimouse.model.configuration_omnimouse import PRESETS, OmniMouseConfig
 from omnimouse.model.masks import EVALUATION_MASKS, Mask
 from omnimouse.model.processing_omnimouse import PROFILES
-from omnimouse.support.validation import from_mapping, is_count, is_number, require, require_counts, to_mapping
+from omnimouse.support.validation import (
+    from_mapping,
+    is_count,
+    require,
+    require_counts,
+    require_numbers,
+    to_mapping,
+)
 from omnimouse.support.yaml_fields import override, read_yaml, to_yaml
 from omnimouse.training.shared.recipe import (
     PUBLISHED_CORE_OPTIMIZER,
@@ -249,8 +256,7 @@ class PretrainingRecipe:
                 f"evaluation.tier is {self.evaluation.tier!r}, which recordings.tiers trains on, so its scores would "
                 "say nothing about other trials. Set it to another tier or 'auto', or evaluation.every to null."
             )
-        good = is_number(self.loss_limit) and self.loss_limit > 0
-        require(good, self, "loss_limit", self.loss_limit, "a finite number above 0")
+        require_numbers(self, "loss_limit")
         busy = self.schedule.warmup_steps + self.schedule.decay_steps
         if busy > self.steps:
             raise ValueError(

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from omnimouse.support.validation import is_count, is_number, require
+from omnimouse.support.validation import is_number, require, require_counts, require_numbers
 
 MixedPrecision = Literal["no", "bf16"]
 
@@ -39,19 +39,10 @@ class OptimizerRecipe:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        owner = type(self).__name__
-        for name in ("learning_rate", "eps", "max_grad_norm"):
-            value = getattr(self, name)
-            require(is_number(value) and value > 0, owner, name, value, "a finite number above 0")
-        require(
-            is_number(self.weight_decay) and self.weight_decay >= 0,
-            owner,
-            "weight_decay",
-            self.weight_decay,
-            "a finite number of at least 0",
-        )
+        require_numbers(self, "learning_rate", "eps", "max_grad_norm")
+        require_numbers(self, "weight_decay", zero=True)
         valid = len(self.betas) == 2 and all(is_number(beta) and 0 <= beta < 1 for beta in self.betas)
-        require(valid, owner, "betas", self.betas, "two numbers in [0, 1)")
+        require(valid, self, "betas", self.betas, "two numbers in [0, 1)")
 
 
 PUBLISHED_SESSION_OPTIMIZER = OptimizerRecipe(learning_rate=3e-3, weight_decay=1e-3)
@@ -74,11 +65,8 @@ class ScheduleRecipe:
     initial_learning_rate: float = 1e-7
 
     def __post_init__(self) -> None:
-        owner = type(self).__name__
-        for name in ("warmup_steps", "decay_steps"):
-            require(is_count(getattr(self, name), 0), owner, name, getattr(self, name), "a whole number, 0 or more")
-        rate = self.initial_learning_rate
-        require(is_number(rate) and rate >= 0, owner, "initial_learning_rate", rate, "a finite number of at least 0")
+        require_counts(self, 0, "warmup_steps", "decay_steps")
+        require_numbers(self, "initial_learning_rate", zero=True)
 
     def learning_rate(self, peak: float, step: int, total_steps: int) -> float:
         """Returns the learning rate of one step.
