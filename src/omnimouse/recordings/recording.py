@@ -6,7 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from datasets import Dataset
+from huggingface_hub import CommitInfo
 
 from omnimouse.hub.sources import HubOptions
 from omnimouse.recordings.checks.check import check_recording
@@ -14,12 +17,8 @@ from omnimouse.recordings.data.findings import Finding, Findings
 from omnimouse.recordings.data.recording_data import RecordingData
 from omnimouse.recordings.formats.dataset_form.dataset_repo import push_recording
 from omnimouse.recordings.formats.dataset_form.dataset_writer import to_dataset
+from omnimouse.recordings.formats.detecting import find_session_folder, name_archive, open_parts
 from omnimouse.recordings.formats.experanto.session_writer import write_session_folder
-from omnimouse.recordings.formats.locating import find_session_folder, name_archive, open_parts
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from huggingface_hub import CommitInfo
 
 
 @dataclass(repr=False)

@@ -29,7 +29,7 @@ from omnimouse.recordings.data.frames import GreyLevels
 from omnimouse.recordings.data.recording_data import RecordingData, SessionParts
 from omnimouse.recordings.formats.arrays.array_devices import ArrayScreen
 from omnimouse.recordings.formats.dataset_form.dataset_tables import TableScreen, looks_like_dataset
-from omnimouse.recordings.formats.locating import find_session_folder, name_archive, open_parts
+from omnimouse.recordings.formats.detecting import find_session_folder, name_archive, open_parts
 from omnimouse.recordings.formats.sensorium.clips import ClipScreen
 from omnimouse.recordings.formats.sensorium.folder import looks_like_sensorium
 from omnimouse.recordings.formats.sensorium.stills import StillScreen

@@ -12,8 +12,9 @@ from omnimouse.recordings.checks.check_labels import check_neurons_files
 from omnimouse.recordings.checks.check_pixels import Pixels, check_contrast
 from omnimouse.recordings.data.findings import Finding, Findings, Kind, merged
 from omnimouse.recordings.data.recording_data import SessionParts
+from omnimouse.recordings.formats.sensorium.clip_scan import padding_start
 from omnimouse.recordings.formats.sensorium.clips import ClipDevice, Clips, ClipScreen
-from omnimouse.recordings.formats.sensorium.scan import is_silent, padding_start
+from omnimouse.recordings.formats.sensorium.meta import is_silent
 from omnimouse.recordings.formats.sensorium.stills import StillScreen, reduction
 
 SAMPLED_FRAMES = 3

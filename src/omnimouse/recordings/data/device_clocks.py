@@ -17,11 +17,7 @@ USUAL_OVERSHOOT = 0.3
 def times_are_plausible(file: Path, rate: float, start: float, end: float, findings: Findings) -> bool:
     """Whether a device can have been sampled from `start` to `end` s; fatal findings otherwise.
 
-    Args:
-        file: where rate and times are written.
-        rate: Hz, finite.
-        start, end: seconds, finite.
-        findings: what is found goes here.
+    `rate` is in Hz and finite, as `start` and `end` are, in seconds; `file` is where all are written.
     """
     before = len(findings)
     if rate <= 0:
@@ -41,13 +37,7 @@ def times_are_plausible(file: Path, rate: float, start: float, end: float, findi
 def check_rate(file: Path, name: str, shape: tuple[int, int], rate: float, seconds: float, findings: Findings) -> None:
     """Lookups assume that row i sits at ``start + i / rate``, so a wrong rate reads wrong samples everywhere.
 
-    Args:
-        file: where the rate is written.
-        name: of the device.
-        shape: stored rows and columns.
-        rate: Hz.
-        seconds: from the start to the end.
-        findings: what is found goes here.
+    The device `name` has `shape` (rows, columns) at `rate` Hz over `seconds`; `file` is where the rate is written.
     """
     rows, columns = shape
     if _fits(rows, rate, seconds):

@@ -65,12 +65,7 @@ def is_real(value: object) -> TypeGuard[float]:
 
 
 def doubt_about_rate(rate: object, kind: str = "responses") -> Doubt | None:
-    """Whether a number can be the sampling rate of a device in Hz.
-
-    Args:
-        rate: what was given as one.
-        kind: "responses", "behavior" or "video".
-    """
+    """Whether a number can be the sampling rate in Hz of "responses", "behavior" or "video"."""
     low, high = RATES[kind]
     expected = f"Hz, {low:g} to {high:g}"
     if not is_real(rate) or not np.isfinite(rate) or rate <= 0:
@@ -89,13 +84,9 @@ def doubt_about_rate(rate: object, kind: str = "responses") -> Doubt | None:
 
 
 def doubt_about_times(times: Any, kind: str = "responses") -> Doubt | None:
-    """Whether a vector can be the seconds at which the rows of a device were sampled, by its type, steps and length.
+    """Whether `[T]` can be the seconds at which "responses", "behavior" or "video" were sampled: type, steps, length.
 
     Whether they increase is not asked: a fault of that kind has its own row, which the caller can name.
-
-    Args:
-        times: `[T]`.
-        kind: "responses", "behavior" or "video".
     """
     given = np.asarray(times)
     expected = "seconds as numbers"
@@ -151,10 +142,9 @@ def doubt_about_axes(
     """Whether an array `[T, N]` of responses looks as if neurons came first.
 
     Args:
-        shape: of the array.
-        rate: Hz.
+        shape, rate: of the array, and Hz.
         n_units: how many neurons something else names (ids, a table of regions), None for unknown.
-        n_times: how many samples something else names (time stamps, behaviour at the same rate), None for unknown.
+        n_times: how many samples something else names, called `times` (time stamps, behaviour at the same rate).
         times: what these are called.
 
     Returns:
@@ -271,10 +261,7 @@ def _forgiven(own: tuple[float, float], others: tuple[float, float], share: floa
 def doubt_about_negatives(n_negative: int, n: int, typical: float) -> Doubt | None:
     """Whether responses are negative, which a model whose rates are above 0 and whose loss is Poisson's cannot mean.
 
-    Args:
-        n_negative: values below 0.
-        n: values.
-        typical: mean of a typical neuron, in units of its std.
+    Of `n` values, `n_negative` are below 0; `typical` is the mean of a typical neuron, in units of its std.
     """
     share = n_negative / max(n, 1)
     if share <= NEGATIVE_SHARE:

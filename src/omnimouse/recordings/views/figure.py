@@ -19,7 +19,7 @@ from omnimouse.recordings.channels import usual_channels
 from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.data.findings import Finding, Findings
 from omnimouse.recordings.data.recording_data import UNUSED_TIER, RecordingData, SessionParts
-from omnimouse.recordings.formats.locating import find_session_folder, open_parts
+from omnimouse.recordings.formats.detecting import find_session_folder, open_parts
 from omnimouse.recordings.views import overview
 from omnimouse.support.drawing import as_svg, drawing
 from omnimouse.support.files import atomic_path

@@ -84,11 +84,7 @@ class _HashedFile(io.BufferedWriter):
 def write_table(path: Path, schema: pa.Schema, batches: Iterable[Sequence[pa.Array]], digest: Any = None) -> Layout:
     """Writes batches of columns as they come, all of one length but for the last, which may be shorter.
 
-    Args:
-        path: the file.
-        schema: names and types of the columns.
-        batches: columns of each batch.
-        digest: a hash of `hashlib`, which is updated with all bytes of the file.
+    A `digest`, a hash of `hashlib`, is updated with all bytes of the file.
     """
     lengths, offsets = [], []
     with pa.PythonFile(_HashedFile(path, digest), mode="w") as sink:

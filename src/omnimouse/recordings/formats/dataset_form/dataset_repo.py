@@ -12,7 +12,9 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from huggingface_hub import CommitInfo
 
 from omnimouse.hub.sources import HubOptions, download, quiet
 from omnimouse.hub.uploading import Target, UploadOptions
@@ -22,9 +24,6 @@ from omnimouse.recordings.formats.dataset_form.dataset_card import CARD, card_te
 from omnimouse.recordings.formats.dataset_form.dataset_tables import METADATA, looks_like_dataset, sessions_in
 from omnimouse.recordings.formats.dataset_form.dataset_writer import to_dataset
 from omnimouse.support.files import write_text
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
 
 REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 

@@ -304,7 +304,7 @@ def _screen(
         sound += [_expect(table, findings, "video", dtype, height, width) for table in pictures]
     if not all(sound):
         return None
-    timestamps, trials = np.array(screen.rows("timestamp")), read_trials(tables[TRIALS])
+    timestamps, trials = np.array(screen.rows("timestamp")), trials_of(tables[TRIALS])
     if not clock_is_sound(path / SCREEN, timestamps, findings):
         return None
     last = max((trial.first_frame + trial.n_frames for trial in trials), default=0)
@@ -318,7 +318,7 @@ def _screen(
     )  # fmt: skip
 
 
-def read_trials(table: MappedTable) -> list[Trial]:
+def trials_of(table: MappedTable) -> list[Trial]:
     """All trials of a recording."""
     rows = table.read()
     for row in rows:

@@ -33,8 +33,11 @@ SESSION_NAME = re.compile(r"\w[\w.-]*")
 SPLIT = "recording"
 """The one split of every configuration: tiers are a column."""
 
+Columns = dict[str, pa.Array]
+"""Some rows of a table."""
 
-def to_dataset(recording: RecordingData, folder: str | os.PathLike[str]) -> Any:
+
+def to_dataset(recording: RecordingData, folder: str | os.PathLike[str]) -> datasets.Dataset:
     """Write a recording into a folder in the `datasets` form, in bounded memory; see `Recording.to_dataset`."""
     key = recording.session_key
     if not SESSION_NAME.fullmatch(key):
@@ -100,21 +103,19 @@ class Pictures:
         return cls(screen, None if size is None else (size[0], size[1]), dtype)
 
     def read(self, frames: np.ndarray, trial_of: np.ndarray) -> np.ndarray:
-        """Non-decreasing displayed frames `[R]` as `[R, H, W]`; where nothing is stored, NaN or, of integers, 0.
+        """Non-decreasing displayed frames `[R]`, of the trials `[R]` or of none (-1), as `[R, H, W]`.
 
-        Args:
-            frames: indices of displayed frames.
-            trial_of: index of the trial of each, -1 for none.
+        Where nothing is stored, that is NaN or, of integers, 0.
         """
-        assert self.size is not None
+        size = self.size or (0, 0)
         nothing = np.nan if self.dtype.kind == "f" else 0
-        found = np.full((len(frames), *self.size), nothing, dtype=self.dtype)
+        found = np.full((len(frames), *size), nothing, dtype=self.dtype)
         for index in np.unique(trial_of[trial_of >= 0]):
             trial = self.screen.trials[index]
             if trial.modality == "invalid":
                 continue
             at = np.flatnonzero(trial_of == index)
-            shown = self.screen.trial_frames(trial, frames[at] - trial.first_frame, *self.size)
+            shown = self.screen.trial_frames(trial, frames[at] - trial.first_frame, *size)
             if isinstance(shown, float) and self.dtype.kind != "f":
                 limits = np.iinfo(self.dtype)
                 shown = int(np.clip(round(shown), limits.min, limits.max))
@@ -167,21 +168,21 @@ class Writer:
         }
         (self.folder / form.METADATA).write_text(form.encode_metadata(content), encoding="utf-8")
 
-    def _stream(self, name: str, n_rows: int, row_bytes: int, columns: Callable[[int, int], dict[str, Any]]) -> None:
+    def _stream(self, name: str, n_rows: int, row_bytes: int, columns: Callable[[int, int], Columns]) -> None:
         """Write a table in chunks of bounded size; `columns` gives those of a range of rows."""
         step = max(1, CHUNK_BYTES // max(1, row_bytes))
         first = columns(0, min(step, n_rows))
         kinds = pa.schema([(column, values.type) for column, values in first.items()])
         schema = datasets.Features.from_arrow_schema(kinds).arrow_schema
 
-        def batches() -> Iterator[list[Any]]:
+        def batches() -> Iterator[list[pa.Array]]:
             yield list(first.values())
             for low in range(step, n_rows, step):
                 yield list(columns(low, min(low + step, n_rows)).values())
 
         self.tables[name] = write_table(self.folder / name, schema, batches(), self.digest)
 
-    def _table(self, name: str, columns: dict[str, Any]) -> None:
+    def _table(self, name: str, columns: Columns) -> None:
         self._stream(name, 1, 1, lambda low, high: columns)
 
     def _write_rows(self) -> None:
@@ -191,9 +192,9 @@ class Writer:
         text = {name: np.array([*(getattr(trial, name) for trial in trials), None], dtype=object)
                 for name in ("tier", "modality", "condition_hash")}  # fmt: skip
 
-        def columns(low: int, high: int) -> dict[str, Any]:
+        def columns(low: int, high: int) -> Columns:
             trial, frame = self.trial_of_row[low:high], self.frame_of_row[low:high]
-            found: dict[str, Any] = {
+            found: Columns = {
                 "t": pa.array(np.arange(low, high) / device.sampling_rate),
                 "trial": pa.array(trial, pa.int32(), mask=trial < 0),
                 **{name: pa.array(values[trial].tolist(), pa.string()) for name, values in text.items()},
@@ -213,7 +214,7 @@ class Writer:
     def _write_device(self, device: SequenceDevice) -> None:
         offset = device.start_time - self.recording.responses.start_time
 
-        def columns(low: int, high: int) -> dict[str, Any]:
+        def columns(low: int, high: int) -> Columns:
             t = pa.array(offset + np.arange(low, high) / device.sampling_rate)
             return {"t": t, device.name: as_column(np.asarray(device._block(low, high)))}
 
@@ -238,7 +239,7 @@ class Writer:
         between = np.full(len(frames), -1)
         between[kept] = np.arange(len(kept))
 
-        def columns(low: int, high: int) -> dict[str, Any]:
+        def columns(low: int, high: int) -> Columns:
             trial = self.trial_of_frame[low:high]
             return {
                 "t": pa.array(screen.timestamps[low:high] - self.recording.responses.start_time),
@@ -248,7 +249,7 @@ class Writer:
                 "between": pa.array(between[low:high], pa.int64()),
             }
 
-        def pictures(low: int, high: int) -> dict[str, Any]:
+        def pictures(low: int, high: int) -> Columns:
             shown = kept[low:high]
             found = self.pictures.read(shown, self.trial_of_frame[shown])
             return {"frame": pa.array(shown, pa.int64()), "video": as_column(found)}

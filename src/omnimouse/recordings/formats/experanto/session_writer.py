@@ -167,13 +167,7 @@ def write_sequence_meta(device: SequenceDevice, **properties: np.ndarray) -> Non
 
 
 def write_screen_meta(device: Path, timestamps: np.ndarray, *, frames: bool = True) -> None:
-    """Write everything of a screen but its trials.
-
-    Args:
-        device: Its folder, with a folder ``meta``.
-        timestamps: [F], s.
-        frames: Whether it is known what was shown.
-    """
+    """Write all of a screen but its trials, into its folder with a folder `meta`; `timestamps` are [F], s."""
     processor = OmniMouseProcessor()
     write_yaml(device / "meta.yml", {"modality": "screen"} if frames else {"frames": False, "modality": "screen"})
     np.save(device / "timestamps.npy", timestamps)

@@ -10,19 +10,21 @@ import numpy as np
 from omnimouse.model.session_names import animal_of
 from omnimouse.recordings.data.findings import Findings, listed
 from omnimouse.recordings.data.missing import usable
-from omnimouse.recordings.data.plausible import identity as identity_of
+from omnimouse.recordings.data.plausible import identity
 from omnimouse.recordings.data.reading import RECOPY, map_array, open_array, read_fields, shown
-from omnimouse.recordings.formats.sensorium.scan import is_silent
 
 FOLDER_NAME = re.compile(r"(?:dynamic|static)(?P<key>(?P<animal>[^-]+)-[^-]+-[^-]+)-")
 
 ANOTHER = "The file belongs to another session; restore the right one"
 
+Moments = tuple[np.ndarray | None, np.ndarray | None]
+"""Means and stds `[S]`, None where they are not stored."""
+
 LOOKED_AT = 4
 """Trials of a tier of which all neurons are read before its responses count as withheld."""
 
 
-def identity(path: Path, findings: Findings) -> tuple[str, str]:
+def session_and_animal(path: Path, findings: Findings) -> tuple[str, str]:
     """Session key and animal, which only the folder's name tells."""
     match = FOLDER_NAME.match(path.name)
     if match is not None:
@@ -57,7 +59,7 @@ def per_trial(path: Path, findings: Findings) -> np.ndarray | None:
 
 def identities(path: Path, values: list, do: str, findings: Findings) -> list[str | None]:
     """Identities as text, one per trial: None, and a warning that says `do`, where a placeholder stands for one."""
-    found = [identity_of(value) for value in values]
+    found = [identity(value) for value in values]
     missing = [trial for trial, name in enumerate(found) if name is None]
     if missing:
         what = f"{str(values[missing[0]])!r} or the like for {len(missing)} of {len(values)} trials"
@@ -102,11 +104,7 @@ def units_fit(path: Path, ids: np.ndarray | None, neurons: int, findings: Findin
 def withheld_tiers(path: Path, tiers: list[str], no_responses: np.ndarray, findings: Findings) -> tuple[str, ...]:
     """Tiers whose responses are zero, NaN or absent in every trial: those of competitions are not published.
 
-    Args:
-        path: session folder.
-        tiers: tier of each trial.
-        no_responses: bool per trial, whether there is no response as far as opening looked.
-        findings: what is found goes here.
+    `no_responses` says of each trial whether there is no response as far as opening looked.
     """
     withheld: list[str] = []
     folder = path / "data/responses"
@@ -128,7 +126,12 @@ def withheld_tiers(path: Path, tiers: list[str], no_responses: np.ndarray, findi
     return tuple(withheld)
 
 
-def statistics(path: Path, kind: str, n: int, findings: Findings) -> tuple[np.ndarray | None, np.ndarray | None]:
+def is_silent(array: np.ndarray) -> bool:
+    """Whether responses `[neurons, frames]` are zero or NaN throughout; reads no more than it has to."""
+    return not any(np.nan_to_num(array[low : low + 512]).any() for low in range(0, len(array), 512))
+
+
+def statistics(path: Path, kind: str, n: int, findings: Findings) -> Moments:
     """Stored means and stds `[n]`; a time axis after the signals is pooled into the moments over all times."""
     folder = path / "meta/statistics" / kind / "all"
     arrays = []

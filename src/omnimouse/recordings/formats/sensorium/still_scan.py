@@ -14,7 +14,7 @@ from omnimouse.recordings.data.missing import no_value, usable
 from omnimouse.recordings.data.reading import open_array
 from omnimouse.recordings.formats.sensorium import meta as meta
 from omnimouse.recordings.formats.sensorium import stills as stills
-from omnimouse.recordings.formats.sensorium.scan import most_common
+from omnimouse.recordings.formats.sensorium.clip_scan import most_common
 from omnimouse.recordings.formats.sensorium.stills import STILL_KINDS
 
 IMAGE_IDS = ("frame_image_id", "image_id", "colorframeprojector_image_id")
@@ -33,14 +33,14 @@ class StillScan:
         image_size: stored (height, width).
         no_responses: per trial, whether its first neurons are zero or there are no responses at all.
         behavior: channels of every trial in the order of `BEHAVIOR_CHANNELS`, float64 `[n_trials, 5]`.
-        response_dtype: numpy name, wide enough for every trial.
+        dtypes: numpy name per device, wide enough for every trial.
     """
 
     neurons: int
     image_size: tuple[int, int]
     no_responses: np.ndarray
     behavior: np.ndarray
-    response_dtype: str
+    dtypes: dict[str, str]
 
 
 def scan_stills(path: Path, n_trials: int, n_units: int | None, findings: Findings) -> StillScan | None:
@@ -76,7 +76,8 @@ def scan_stills(path: Path, n_trials: int, n_units: int | None, findings: Findin
     findings.extend(merged(tally))
     if tally.has_fatal:
         return None
-    return StillScan(neurons, image_size, no_responses, behavior, str(np.result_type(np.float32, *dtypes)))
+    wide = {"responses": str(np.result_type(np.float32, *dtypes)), "eye_tracker": "float64", "treadmill": "float64"}
+    return StillScan(neurons, image_size, no_responses, behavior, wide)
 
 
 def _check_shapes(
@@ -143,10 +144,8 @@ def image_ids(path: Path, n_trials: int, findings: Findings) -> list[str | None]
     return None
 
 
-def behavior_moments(
-    path: Path, tiers: list[str], behavior: np.ndarray, findings: Findings
-) -> tuple[np.ndarray, np.ndarray]:
-    """Means and stds `[5]` in the order of `BEHAVIOR_CHANNELS`: stored ones, or of the train tier, never zero."""
+def behavior_moments(path: Path, tiers: list[str], behavior: np.ndarray, findings: Findings) -> dict[str, meta.Moments]:
+    """Means and stds of eye tracker and treadmill: stored ones, or of the train tier, never zero."""
     chosen = np.array([tier == "train" for tier in tiers])
     values = behavior[chosen if chosen.any() else slice(None)]
     finite = np.isfinite(values)
@@ -160,7 +159,7 @@ def behavior_moments(
                 ours[columns] = theirs
     _check_constant(path, behavior, means, stds, findings)
     _check_stds(path, means, stds, findings)
-    return means, stds
+    return {"eye_tracker": (means[:4], stds[:4]), "treadmill": (means[4:], stds[4:])}
 
 
 def _check_constant(path: Path, behavior: np.ndarray, means: np.ndarray, stds: np.ndarray, findings: Findings) -> None:

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 
 from omnimouse.recordings.data.findings import Findings, listed, merged
+from omnimouse.recordings.data.missing import usable
 from omnimouse.recordings.data.reading import RECOPY, open_array
+from omnimouse.recordings.formats.sensorium import meta
 from omnimouse.recordings.formats.sensorium.clips import KINDS, pupil_derivative
+from omnimouse.recordings.formats.sensorium.meta import Moments
 
 TRIAL_FILE = re.compile(r"(0|[1-9]\d*)\.npy")
 WINDOW_FRAMES = 60
@@ -21,7 +24,7 @@ WINDOW_FRAMES = 60
 
 
 @dataclass(frozen=True)
-class Scan:
+class ClipScan:
     """What the files of all trials say about themselves.
 
     Attributes:
@@ -29,7 +32,7 @@ class Scan:
         neurons: rows of the responses.
         frame_size: (height, width) of the videos.
         no_responses: per trial, whether its first neuron is zero throughout or there are no responses at all.
-        dtypes: numpy name per kind, wide enough for every trial.
+        dtypes: numpy name per device, wide enough for every trial.
         derivatives: change of the pupil size per second, per trial.
     """
 
@@ -64,7 +67,7 @@ def files_are_complete(path: Path, tiers: np.ndarray, kinds: tuple[str, ...], fi
     return len(findings) == before
 
 
-def scan_clips(path: Path, n_trials: int, n_units: int | None, findings: Findings) -> Scan | None:
+def scan_clips(path: Path, n_trials: int, n_units: int | None, findings: Findings) -> ClipScan | None:
     """Look into every trial: shapes, padding, and whether there are responses."""
     tally = Findings()
     shapes: list[dict[str, tuple[int, ...]]] = []
@@ -96,8 +99,12 @@ def scan_clips(path: Path, n_trials: int, n_units: int | None, findings: Finding
     if tally.has_fatal:
         return None
     stored_lengths = np.array([shape["videos"][-1] for shape in shapes])
-    wide = {kind: str(np.result_type(np.float32, *names)) for kind, names in dtypes.items()}
-    return Scan(stored_lengths, lengths, neurons, frame_size, no_responses, wide, derivatives)
+    kinds = {"responses": ("responses",), "eye_tracker": ("behavior", "pupil_center"), "treadmill": ("behavior",)}
+    wide = {
+        device: str(np.result_type(np.float32, *(name for kind in of for name in dtypes[kind])))
+        for device, of in kinds.items()
+    }
+    return ClipScan(stored_lengths, lengths, neurons, frame_size, no_responses, wide, derivatives)
 
 
 def _open_trial(path: Path, trial: int, tally: Findings) -> dict[str, np.ndarray]:
@@ -118,15 +125,27 @@ def _open_trial(path: Path, trial: int, tally: Findings) -> dict[str, np.ndarray
     return arrays
 
 
+def behavior_moments(path: Path, tiers: list[str], scan: ClipScan, findings: Findings) -> dict[str, Moments]:
+    """Means and stds of the eye tracker's four channels and of the running speed, None where they are not stored."""
+    means, stds = meta.statistics(path, "behavior", 2, findings)
+    gaze_means, gaze_stds = meta.statistics(path, "pupil_center", 2, findings)
+    moments: dict[str, Moments] = {"eye_tracker": (None, None), "treadmill": (None, None)}
+    if means is None or stds is None:
+        return moments
+    moments["treadmill"] = means[1:], stds[1:]
+    if gaze_means is not None and gaze_stds is not None:
+        chosen = [trial for trial, tier in enumerate(tiers) if tier == "train"] or list(range(len(tiers)))
+        values = np.concatenate([scan.derivatives[trial] for trial in chosen])
+        values = values[usable(values)]
+        mean, std = (values.mean(), values.std()) if len(values) else (np.nan, np.nan)
+        moments["eye_tracker"] = np.array([means[0], mean, *gaze_means]), np.array([stds[0], std, *gaze_stds])
+    return moments
+
+
 def padding_start(array: np.ndarray) -> int:
     """Frames of an array `[signals, frames]` before the NaNs at its end."""
     sound = np.flatnonzero(~np.isnan(np.asarray(array)).any(axis=0))
     return int(sound[-1]) + 1 if len(sound) else 0
-
-
-def is_silent(array: np.ndarray) -> bool:
-    """Whether responses `[neurons, frames]` are zero or NaN throughout; reads no more than it has to."""
-    return not any(np.nan_to_num(array[low : low + 512]).any() for low in range(0, len(array), 512))
 
 
 def _check_shapes(
