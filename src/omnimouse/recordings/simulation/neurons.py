@@ -92,8 +92,7 @@ class Encoder:
         self.population = population
         self.settings = settings
         self.history = max(1, round(FILTER_SECONDS * settings.video_rate)) - 1
-        self._space = _spatial_filters(population, settings)
-        self._blobs = _contrast_windows(population, settings)
+        self._space, self._blobs = _spatial_filters(population, settings)
         self._cosine, self._sine = _temporal_filters(population, settings, self.history + 1)
         lag = np.arange(self.history + 1) / settings.video_rate
         decay = np.exp(-lag / _CONTRAST_SECONDS)
@@ -165,9 +164,14 @@ def shift_frames(frames: np.ndarray, gaze: np.ndarray) -> np.ndarray:
     return out
 
 
-def _spatial_filters(population: Population, settings: SimulationSettings) -> np.ndarray:
-    """Even and odd Gabor filters without mean and with unit norm, float32 [H * W, 2 N]."""
-    y, x = _pixel_grid(settings)
+def _spatial_filters(population: Population, settings: SimulationSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Even and odd Gabor filters without mean and with unit norm, and windows that average squared contrast around.
+
+    Returns:
+        float32 [H * W, 2 N] and [H * W, N].
+    """
+    grid = np.mgrid[: settings.frame_height, : settings.frame_width].reshape(2, -1, 1)
+    y, x = grid.astype(np.float32)
     centre = population.centre.astype(np.float32)
     cosine, sine = np.cos(population.orientation, dtype=np.float32), np.sin(population.orientation, dtype=np.float32)
     dy, dx = y - centre[:, 0], x - centre[:, 1]
@@ -179,21 +183,8 @@ def _spatial_filters(population: Population, settings: SimulationSettings) -> np
         gabor = envelope * carrier
         gabor -= envelope * gabor.sum(axis=0) / envelope.sum(axis=0)
         filters.append(gabor / np.linalg.norm(gabor, axis=0))
-    return np.concatenate(filters, axis=1)
-
-
-def _contrast_windows(population: Population, settings: SimulationSettings) -> np.ndarray:
-    """Windows that average squared contrast around each receptive field, float32 [H * W, N]."""
-    y, x = _pixel_grid(settings)
-    centre = population.centre.astype(np.float32)
-    blobs = np.exp(-((y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2) / (2 * _CONTRAST_SIGMA**2))
-    return blobs / blobs.sum(axis=0)
-
-
-def _pixel_grid(settings: SimulationSettings) -> np.ndarray:
-    """Row and column of every pixel, float32 [2, H * W, 1]."""
-    grid = np.mgrid[: settings.frame_height, : settings.frame_width].reshape(2, -1, 1)
-    return grid.astype(np.float32)
+    blobs = np.exp(-(dy**2 + dx**2) / (2 * _CONTRAST_SIGMA**2))
+    return np.concatenate(filters, axis=1), blobs / blobs.sum(axis=0)
 
 
 def _temporal_filters(

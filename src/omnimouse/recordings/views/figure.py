@@ -28,6 +28,7 @@ from omnimouse.support.outputs import check_output
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 BINS = 1200
 """Columns of time at most; in short recordings, a column has two samples of the slowest device."""
@@ -203,7 +204,7 @@ class _Picture:
                 return f"{part} cannot be read: {finding.field}: expected {finding.expected}, found {finding.found}"
         return f"{part} cannot be read"
 
-    def _image(self, axis: Axes, image: np.ndarray, edges: np.ndarray, **options: Any) -> Any:
+    def _image(self, axis: Axes, image: np.ndarray, edges: np.ndarray, **options: Any) -> AxesImage:
         """Draws an image whose columns are bins between some of the edges."""
         low, high = self.unit[0] * (edges[[0, -1]] - self.edges[0])
         return axis.imshow(image, aspect="auto", extent=(low, high, len(image), 0), interpolation="nearest", **options)
@@ -310,10 +311,9 @@ class _Picture:
         image[..., :3] = _rgb(WINDOW)
         labels = []
         for row, (tier, answer) in enumerate(found):
-            text = answer
             if not isinstance(answer, str):
-                image[row, :, 3], text = answer[0], f"{answer[1]:,} starts"
-            labels.append(f"{tier}: {text}")
+                image[row, :, 3], answer = answer[0], f"{answer[1]:,} starts"
+            labels.append(f"{tier}: {answer}")
         self._bands(axis, image, labels)
 
     def _draw_frames(self, axis: Axes) -> None:

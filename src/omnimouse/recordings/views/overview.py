@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -152,13 +151,11 @@ def add_interval(filled: np.ndarray, start: float, end: float, edges: np.ndarray
     filled[inside] += np.maximum(parts, 0) / width
 
 
-def binned_windows(recording: RecordingData, edges: np.ndarray, processor: OmniMouseProcessor) -> dict[str, Any]:
-    """Per tier, the share of every bin that valid windows cover `[B]`, their number, or why there are none.
-
-    Returns:
-        tier -> (shares `[B]`, number of possible starts), or tier -> text.
-    """
-    found: dict[str, Any] = {}
+def binned_windows(
+    recording: RecordingData, edges: np.ndarray, processor: OmniMouseProcessor
+) -> dict[str, tuple[np.ndarray, int] | str]:
+    """Per tier, the share of every bin that valid windows cover `[B]` and their number, or why there are none."""
+    found: dict[str, tuple[np.ndarray, int] | str] = {}
     for tier in recording.tiers:
         try:
             starts = Windows(recording, tier, processor=processor, quiet=True).starts
