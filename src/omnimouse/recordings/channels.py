@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
+from omnimouse.recordings.data.channel_names import DEVICE_CHANNELS
 from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.data.recording_data import RecordingData
 
@@ -54,5 +54,5 @@ def missing_modalities(recording: RecordingData, names: Sequence[str]) -> tuple[
 
 def usual_channels(device: SequenceDevice) -> tuple[str, ...] | None:
     """Names of a device's channels where nobody wrote them down, None if there are more or fewer than usual."""
-    usual = {"eye_tracker": BEHAVIOR_CHANNELS[:4], "treadmill": BEHAVIOR_CHANNELS[4:]}.get(device.name, ())
+    usual = DEVICE_CHANNELS.get(device.name, ())
     return usual if device.shape[1] == len(usual) else (() if not device.shape[1] else None)

@@ -15,8 +15,7 @@ from typing import Any
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.model.sessions import SessionSpec
 from omnimouse.recordings.channels import channel_rows, usual_channels
-from omnimouse.recordings.checks.channel_order import check_channel_order
-from omnimouse.recordings.checks.check_arrays import check_device
+from omnimouse.recordings.checks.check_arrays import check_channel_order, check_device
 from omnimouse.recordings.checks.check_dataset import check_tables
 from omnimouse.recordings.checks.check_pixels import check_movie
 from omnimouse.recordings.checks.check_repeats import check_repeats

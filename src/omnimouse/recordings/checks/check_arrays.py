@@ -1,4 +1,7 @@
-"""Looking into the arrays of responses, eye tracker and treadmill for what metadata cannot show."""
+"""Looking into the arrays of responses, eye tracker and treadmill for what metadata cannot show.
+
+Shape letters: S signals.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse.model.processing_omnimouse import ABSURD_STD
+from omnimouse.recordings.channels import usual_channels
 from omnimouse.recordings.checks.array_summary import ArraySummary, summarize
 from omnimouse.recordings.checks.check_labels import check_neurons_files
 from omnimouse.recordings.data.device_clocks import USUAL_OVERSHOOT
@@ -17,16 +21,16 @@ from omnimouse.recordings.data.missing import usable
 from omnimouse.recordings.data.plausible import PASS_ACTIVITY, doubt_about_negatives, doubt_about_times
 from omnimouse.recordings.data.reading import open_array
 
-EXPECTED_CHANNELS = {
-    "eye_tracker": (4, "pupil size, its derivative, gaze x, gaze y"),
-    "treadmill": (1, "running speed"),
-}
+USUAL_COLUMNS = {"eye_tracker": "4 (pupil size, its derivative, gaze x, gaze y)", "treadmill": "1 (running speed)"}
+
+ORDER_ROWS = 200_000
+"""Samples of the eye trace that tell the order of its columns, almost three hours at 20 Hz."""
 
 SCALE_FACTOR = 3.0
 """Typical ratio of stored and actual std above which the statistics look like another session's."""
 
 # fmt: off
-COLUMNS = Kind("warning", "columns", "{n} ({names})",
+COLUMNS = Kind("warning", "columns", "{usual}",
                "Name the channels (`channel_names` in meta.yml), or export these.")
 LATE_END, USUAL_END = (
     Kind(severity, "end_time", "{end:.4f}, where the stored samples end",
@@ -53,14 +57,18 @@ NO_TIMES = Kind("warning", "timestamps", "{n} times",
 BACKWARD = Kind("warning", "timestamps", "strictly increasing seconds", "Check the device's clock.")
 DRIFT = Kind("warning", "timestamps", "start_time + i / sampling_rate within half a sample",
              "{unit}Lookups assume the regular clock; resample the array or correct sampling_rate and start_time.")
+OTHER_ORDER = Kind("warning", "channel order",
+                   "column 1 to follow the change of column 0 (pupil size, its derivative, gaze x, gaze y)",
+                   "Check the order of the eye tracker's columns; behaviour scores are named by it.")
+UNCONFIRMED = Kind("info", "channel order", "column 1 to follow the change of column 0",
+                   "The order of the eye tracker's columns could not be confirmed.")
 # fmt: on
 
 
 def check_device(device: SequenceDevice) -> Iterator[Finding]:
     """Everything about one sampled device: channels, times, values, statistics and companion files."""
-    n, names = EXPECTED_CHANNELS.get(device.name, (device.shape[1], ""))
-    if device.channels is None and device.shape[1] != n:
-        yield COLUMNS(device.file, device.shape[1], n=n, names=names)
+    if device.name in USUAL_COLUMNS and device.channels is None and usual_channels(device) is None:
+        yield COLUMNS(device.file, device.shape[1], usual=USUAL_COLUMNS[device.name])
     end = device.start_time + device.shape[0] / device.sampling_rate
     overshoot = device.end_time - device.start_time - device.shape[0] / device.sampling_rate
     if overshoot > 1e-6:
@@ -185,3 +193,49 @@ def _check_clock(device: SequenceDevice) -> Iterator[Finding]:
     elif drift.max() > 0.5 / device.sampling_rate:
         unit = "" if doubt is None else f"{doubt.do} "
         yield DRIFT(path, f"up to {drift.max():.4g} s away (sample {int(drift.argmax())})", unit=unit)
+
+
+def check_channel_order(device: SequenceDevice) -> Iterator[Finding]:
+    """Whether column 1 is the derivative of column 0, as the order (size, derivative of size, x, y) has it.
+
+    Files have been described with other orders, such as (x, y, their derivatives). The correlation of each column with
+    the finite differences of each other column tells them apart; a contradiction is a warning, since labels of
+    behaviour scores depend on the order but no number does.
+    """
+    derivative = channel_order(device)
+    if derivative is None:
+        return
+    stored = derivative[1, 0]
+    best = np.unravel_index(np.argmax(derivative), derivative.shape)
+    if derivative[best] > 0.3 and derivative[best] > stored + 0.2:
+        other = f"column {best[0]} follows the change of column {best[1]} with {derivative[best]:.2f}"
+        yield OTHER_ORDER(device.file, f"correlation {stored:.2f}, but {other}")
+    elif stored < 0.1:
+        none = "no other pair of columns is a quantity and its change"
+        yield UNCONFIRMED(device.file, f"correlation {stored:.2f}, and {none}")
+
+
+def channel_order(device: SequenceDevice) -> np.ndarray | None:
+    """Correlation `[4, 4]` of column i with the finite difference of column j, the best of forward, backward, central.
+
+    None without four columns and 100 samples.
+    """
+    if device.shape[1] != 4 or device.shape[0] < 100:
+        return None
+    trace = np.array(device.read(np.arange(min(ORDER_ROWS, device.shape[0]))), dtype=np.float64)
+    trace[~usable(trace)] = np.nan
+    steps = np.diff(trace, axis=0)
+    best = np.zeros((4, 4))
+    for values, changes in (
+        (trace[1:], steps),
+        (trace[:-1], steps),
+        (trace[1:-1], (steps[1:] + steps[:-1]) / 2),
+    ):
+        complete = np.isfinite(values).all(axis=1) & np.isfinite(changes).all(axis=1)
+        if np.count_nonzero(complete) < 50:
+            continue
+        for i, j in zip(*np.nonzero(~np.eye(4, dtype=bool)), strict=True):
+            a, b = values[complete, i], changes[complete, j]
+            if a.std() > 0 and b.std() > 0:
+                best[i, j] = max(best[i, j], float(np.corrcoef(a, b)[0, 1]))
+    return best

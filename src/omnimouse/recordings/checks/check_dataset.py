@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omnimouse.recordings.checks.channel_order import check_channel_order
-from omnimouse.recordings.checks.check_arrays import check_device
+from omnimouse.recordings.checks.check_arrays import check_channel_order, check_device
 from omnimouse.recordings.checks.check_pixels import check_movie
 from omnimouse.recordings.checks.check_screen import check_tiers
 from omnimouse.recordings.data.devices import CHUNK_BYTES, SequenceDevice

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from omnimouse.recordings.data.channel_names import DEVICE_CHANNELS
 from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.data.findings import Finding, Kind
 from omnimouse.recordings.data.plausible import doubt_about_range, doubt_about_start, doubt_about_trials
@@ -53,7 +54,7 @@ def _shown_range(screen: Screen) -> tuple[float, float]:
 def _check_ends(parts: SessionParts, responses: SequenceDevice) -> Iterator[Finding]:
     """Devices that begin long after, or end long before or after the responses: a wrong rate or unit, or a stop."""
     others = responses.start_time, responses.valid_end
-    for name in ("eye_tracker", "treadmill", "screen"):
+    for name in (*DEVICE_CHANNELS, "screen"):
         device, screen, share = parts.devices.get(name), parts.screen, END_SHARE
         if device is not None and device.shape[1]:
             own, rate, path = (device.start_time, device.valid_end), device.sampling_rate, device.file

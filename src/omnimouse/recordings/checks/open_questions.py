@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.checks.channel_order import channel_order
+from omnimouse.recordings.checks.check_arrays import channel_order
 from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.data.missing import usable
 from omnimouse.recordings.data.recording_data import RecordingData
 
 LOOKED_AT = 200_000
 """Samples of behaviour that ranges are taken from, evenly spread."""
+
+QUANTILES = {"minimum": 0.0, "percentile_1": 0.01, "median": 0.5, "percentile_99": 0.99, "maximum": 1.0}
 
 
 def open_questions(recording: RecordingData) -> dict[str, Any]:
@@ -35,10 +37,10 @@ def open_questions(recording: RecordingData) -> dict[str, Any]:
     """
     responses, screen = recording.responses, recording.screen
     after = float(screen.timestamps[0]) - responses.start_time
-    behavior = [device for device in recording.devices if device is not responses and device.shape[1]]
+    recorded = {device.name: device for device in recording.devices if device.shape[1]}
     return {
-        "devices": {device.name: _stored(device) for device in recording.devices if device.shape[1]},
-        "behavior": {device.name: _ranges(device) for device in behavior},
+        "devices": {name: _stored(device) for name, device in recorded.items()},
+        "behavior": {name: _ranges(device) for name, device in recorded.items() if device is not responses},
         "channel_order": _order(recording.eye_tracker),
         "screen_start": {
             "seconds_after_responses": round(after, 6),
@@ -64,9 +66,8 @@ def _ranges(device: SequenceDevice) -> list[dict[str, float | None]]:
     columns = []
     for column in values.T:
         seen = column[usable(column)]
-        quantiles = np.quantile(seen, [0, 0.01, 0.5, 0.99, 1]).tolist() if len(seen) else [None] * 5
-        names = ("minimum", "percentile_1", "median", "percentile_99", "maximum")
-        columns.append({**dict(zip(names, quantiles, strict=True)), "share_nan": float(np.isnan(column).mean())})
+        quantiles = {name: float(np.quantile(seen, at)) if len(seen) else None for name, at in QUANTILES.items()}
+        columns.append({**quantiles, "share_nan": float(np.isnan(column).mean())})
     return columns
 
 
@@ -74,18 +75,14 @@ def _order(device: SequenceDevice) -> dict[str, Any]:
     correlations = channel_order(device)
     if correlations is None:
         return {"verdict": "unknown: it takes four columns and 100 samples"}
-    size, positions = float(correlations[1, 0]), [float(correlations[2, 0]), float(correlations[3, 1])]
+    size, *positions = (float(correlations[pair]) for pair in ((1, 0), (2, 0), (3, 1)))
+    verdict = "unknown: no columns follow each other's change in either order"
     if size > 0.3 and size > min(positions) + 0.2:
         verdict = "size, its derivative, x, y"
     elif min(positions) > 0.3 and min(positions) > size + 0.2:
         verdict = "x, y, their derivatives"
-    else:
-        verdict = "unknown: no columns follow each other's change in either order"
-    return {
-        "verdict": verdict,
-        "size_then_change": round(size, 3),
-        "position_then_change": [round(value, 3) for value in positions],
-    }
+    rounded = [round(value, 3) for value in positions]
+    return {"verdict": verdict, "size_then_change": round(size, 3), "position_then_change": rounded}
 
 
 def question_lines(answers: dict[str, Any]) -> list[str]:
@@ -98,22 +95,20 @@ def question_lines(answers: dict[str, Any]) -> list[str]:
         lines.append(f"  {name}: {device['file']} of {device['dtype']}, is_mem_mapped {flag}, phase shifts {shifted}")
     for name, columns in answers["behavior"].items():
         for number, column in enumerate(columns):
-            if column["median"] is None:
-                lines.append(f"  {name} column {number}: no finite value")
-                continue
-            low, middle, high = (f"{column[key]:.4g}" for key in ("percentile_1", "median", "percentile_99"))
-            lines.append(
-                f"  {name} column {number}: median {middle}, 1 % to 99 % {low} to {high}, all "
-                f"{column['minimum']:.4g} to {column['maximum']:.4g}, {column['share_nan']:.2%} NaN"
-            )
-    order = answers["channel_order"]
+            text = "no finite value"
+            if column["median"] is not None:
+                lowest, low, middle, high, highest = (f"{column[name]:.4g}" for name in QUANTILES)
+                text = f"median {middle}, 1 % to 99 % {low} to {high}, all {lowest} to {highest}"
+                text += f", {column['share_nan']:.2%} NaN"
+            lines.append(f"  {name} column {number}: {text}")
+    order, start = answers["channel_order"], answers["screen_start"]
     lines.append(f"  eye tracker columns look like: {order['verdict']}")
     if "size_then_change" in order:
+        x, y = order["position_then_change"]
         lines.append(
             f"    correlation of column 1 with the change of 0: {order['size_then_change']:.2f}; of 2 with 0 and of 3 "
-            f"with 1: {order['position_then_change'][0]:.2f}, {order['position_then_change'][1]:.2f}"
+            f"with 1: {x:.2f}, {y:.2f}"
         )
-    start = answers["screen_start"]
     lines.append(
         f"  the screen's clock starts {start['seconds_after_responses']:.4f} s after the responses, "
         f"{start['sample_phase']:.3f} of a response sample after the last one"

@@ -7,6 +7,9 @@ import re
 
 from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
 
+DEVICE_CHANNELS = {"eye_tracker": BEHAVIOR_CHANNELS[:4], "treadmill": BEHAVIOR_CHANNELS[4:]}
+"""The channels of each behaviour device where nobody names them."""
+
 _SIZE = r"pupil_?(size|area|diameter|diam|radius|width)"
 _EYE = r"(gaze|gaze_pos(ition)?|eye|eye_pos(ition)?|pupil|pupil_?(center|centre|pos(ition)?|location|com))"
 

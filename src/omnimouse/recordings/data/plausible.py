@@ -26,6 +26,9 @@ RATES: dict[str, tuple[float, float]] = {"responses": (1.0, 1000.0), "behavior":
 ADJOIN = 1e-3
 """Seconds by which intervals that follow each other may overlap, since clocks round."""
 
+WIDEST = 4.0
+"""Times that no screen is wider than high, so that one axis must be time."""
+
 NEGATIVE_SHARE = 0.001
 """Share of negative responses that is more than rounding."""
 

@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
-from omnimouse.recordings.data.plausible import doubt_about_pictures
+from omnimouse.recordings.data.plausible import WIDEST, doubt_about_pictures
 from omnimouse.recordings.nwb.nwb_file import child, is_dataset, path_of, referred, text_of
 from omnimouse.recordings.nwb.series import Converted, Series, check_stored, is_indexed
 from omnimouse.recordings.nwb.unpacked import TILE_BYTES, unpack, unpack_frames
-
-LONGEST_SIDE = 4.0
-"""Times that no screen is wider than high, so that one axis must be time."""
 
 
 @dataclass
@@ -108,7 +105,7 @@ def _elsewhere(shown: Series) -> str:
 def _expect_pictures(path: str, shape: tuple[int, ...]) -> None:
     """Refuses frames whose axes look swapped, where no mapping states how they lie."""
     rows, columns = shape[1:3]
-    if max(rows, columns) > LONGEST_SIDE * min(rows, columns) and len(shape) == 3:
+    if max(rows, columns) > WIDEST * min(rows, columns) and len(shape) == 3:
         raise ValueError(
             f"{path}: shape {shape}, expected [frames, rows, columns] of a screen. If time is not the first axis, "
             "store it first; if frames are of this shape, write `video_transposed: false` into a mapping."

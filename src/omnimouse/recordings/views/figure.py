@@ -16,6 +16,7 @@ import numpy as np
 
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.channels import usual_channels
+from omnimouse.recordings.data.channel_names import DEVICE_CHANNELS
 from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.data.findings import Finding, Findings
 from omnimouse.recordings.data.recording_data import UNUSED_TIER, RecordingData, SessionParts
@@ -42,7 +43,7 @@ LOST, LINE, WINDOW = "#d55e00", "#3a4654", "#009e73"
 
 FORMATS = (".png", ".svg", ".html")
 
-BEHAVIOR_DEVICES = ("eye_tracker", "treadmill")
+BEHAVIOR_DEVICES = tuple(DEVICE_CHANNELS)
 
 
 def plot_recording(

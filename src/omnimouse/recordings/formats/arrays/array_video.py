@@ -14,7 +14,7 @@ import numpy as np
 
 from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.frames import GreyLevels
-from omnimouse.recordings.data.plausible import Doubt, doubt_about_pictures, doubt_about_rate
+from omnimouse.recordings.data.plausible import WIDEST, Doubt, doubt_about_pictures, doubt_about_rate
 from omnimouse.recordings.formats.arrays.array_devices import ArrayScreen
 from omnimouse.recordings.formats.arrays.clocks import Clock, Timing, as_clock
 from omnimouse.recordings.formats.arrays.likes import as_array, as_sliceable, as_vector
@@ -25,9 +25,6 @@ GREY_LEVELS = (0.0, 255.0)
 
 LOOKED_AT = 64
 """Frames, spread over all of a movie, whose values say whether black and white can be 0 and 255."""
-
-WIDEST = 4.0
-"""Times that no screen is wider than high, so that one axis must be time."""
 
 _LAYOUT = "[frames, height, width], grey"
 
