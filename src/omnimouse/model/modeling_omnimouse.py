@@ -154,8 +154,8 @@ class OmniMouseNetwork(CoreAndSessions):
         """
         n_neurons, window_mask = self.sessions.check(session).n_neurons, as_mask(mask, self.config)
         inputs = {"responses": responses, "video": video, "behavior": behavior}
-        batch = check_inputs(inputs, window_mask, self.config, n_neurons=n_neurons, device=self.place, session=session)
-        ids = draw_population(n_neurons, batch, neuron_ids, all_neurons, self.config.max_population, self.place)
+        batch = check_inputs(inputs, window_mask, self.config, n_neurons=n_neurons, device=self._place, session=session)
+        ids = draw_population(n_neurons, batch, neuron_ids, all_neurons, self.config.max_population, self._place)
         channels = recorded_channels(window_mask, behavior, session)
         plan = self.window_plan(window_mask, n_neurons if ids is None else ids.shape[1], channels)
 
@@ -166,11 +166,6 @@ class OmniMouseNetwork(CoreAndSessions):
         out = self._read_out(x, session, plan, ids)
         self._compare(out, responses, behavior, plan, return_loss)
         return out.to_tuple() if return_dict is False else out
-
-    @property
-    def place(self) -> torch.device:
-        """Where the core is."""
-        return self.tokens.latents.device
 
     def window_plan(self, mask: Mask | str, population: int, channels: tuple[int, ...] | None = None) -> WindowPlan:
         """Returns rows, times and attention of a window for a mask and a population of so many neurons; cached.
@@ -184,7 +179,11 @@ class OmniMouseNetwork(CoreAndSessions):
             ValueError: unknown task, or the mask leaves nothing to predict for this population.
         """
         resolved = as_mask(mask, self.config).resolve(population, self.config)
-        return self._plans.get(resolved, self.config, self.place, channels)
+        return self._plans.get(resolved, self.config, self._place, channels)
+
+    @property
+    def _place(self) -> torch.device:
+        return self.tokens.latents.device
 
     # The stages of the forward pass.
 

@@ -46,6 +46,7 @@ class WindowPlan:
         query_pieces: Predicted pieces with the rows of the decoded sequence `[start, stop)` that hold them.
         target_mask: Which (sample, target neuron) pairs are predicted, bool `[L, Q]`.
         channels: Behaviour channels that have a token where the mask shows behaviour, and a target where it hides it.
+        first_query_neuron: First neuron of the population that has a query.
     """
 
     mask: ResolvedMask
@@ -57,14 +58,10 @@ class WindowPlan:
     query_pieces: tuple[tuple[Piece, int, int], ...]
     target_mask: Tensor
     channels: tuple[int, ...]
+    first_query_neuron: int
 
     def __repr__(self) -> str:
         return f"WindowPlan({self.mask!r})"
-
-    @property
-    def first_query_neuron(self) -> int:
-        """First neuron of the population that has a query."""
-        return min((piece.first for piece in self.mask.targets), default=self.mask.n_neurons)
 
 
 def plan_window(
@@ -119,6 +116,7 @@ def plan_window(
         query_pieces=tuple(pieces),
         target_mask=torch.from_numpy(mask.target_mask).to(device),
         channels=channels,
+        first_query_neuron=base,
     )
 
 
