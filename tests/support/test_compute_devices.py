@@ -7,6 +7,7 @@ from small_models import build
 
 from omnimouse import OmniMouseModel, evaluate, finetune, predict
 from omnimouse.cli.main import main
+from omnimouse.model import modeling_omnimouse
 from omnimouse.recordings.simulation.simulated import simulate_recording
 from omnimouse.support import compute_devices
 from omnimouse.support.compute_devices import available_devices, computing_on, resolve_device
@@ -85,8 +86,13 @@ def test_evaluate_and_predict_compute_where_they_are_told_and_put_the_model_back
     monkeypatch.setattr(compute_devices, "available_devices", lambda: ["meta", "cpu"])
     call = {"evaluate": evaluate, "predict": predict}[name]
     seen = []
-    check = model._check_inputs
-    monkeypatch.setattr(model, "_check_inputs", lambda *args: seen.append(model.device.type) or check(*args))
+    check = modeling_omnimouse.check_inputs
+
+    def watched(*args, **options):
+        seen.append(model.device.type)
+        return check(*args, **options)
+
+    monkeypatch.setattr(modeling_omnimouse, "check_inputs", watched)
     options = {"max_windows": 2, "progress": False}
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
         call(model, recording, "stimulus", device="meta", **options)

@@ -77,7 +77,7 @@ def recorded_channels(mask: Mask, behavior: Tensor | None, session: str) -> tupl
     return tuple(channel for channel, is_missing in enumerate(missing) if not is_missing)
 
 
-def draw_population(
+def choose_neurons(
     n_neurons: int, batch: int, neuron_ids: Tensor | None, all_neurons: bool, most: int, device: torch.device
 ) -> Tensor | None:
     """Neurons of each item's population, `[B, P]`: those given, or a random order of at most so many.

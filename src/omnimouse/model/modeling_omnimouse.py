@@ -19,7 +19,7 @@ from transformers.utils.generic import ModelOutput
 from omnimouse.model.attention import CrossAttentionBlock, SelfAttentionBlock
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.core_and_sessions import CoreAndSessions
-from omnimouse.model.input_checks import check_inputs, draw_population, recorded_channels
+from omnimouse.model.input_checks import check_inputs, choose_neurons, recorded_channels
 from omnimouse.model.losses import window_losses
 from omnimouse.model.masks import Mask, as_mask
 from omnimouse.model.sessions import SessionTables
@@ -155,7 +155,7 @@ class OmniMouseNetwork(CoreAndSessions):
         n_neurons, window_mask = self.sessions.check(session).n_neurons, as_mask(mask, self.config)
         inputs = {"responses": responses, "video": video, "behavior": behavior}
         batch = check_inputs(inputs, window_mask, self.config, n_neurons=n_neurons, device=self._place, session=session)
-        ids = draw_population(n_neurons, batch, neuron_ids, all_neurons, self.config.max_population, self._place)
+        ids = choose_neurons(n_neurons, batch, neuron_ids, all_neurons, self.config.max_population, self._place)
         channels = recorded_channels(window_mask, behavior, session)
         plan = self.window_plan(window_mask, n_neurons if ids is None else ids.shape[1], channels)
 

@@ -282,7 +282,7 @@ class Tokens(nn.Module):
             if len(plan.channels) < len(channels):
                 rows = list(plan.channels)
                 behavior, channels = behavior[:, rows], channels[rows]
-            parts.append(self.behavior(behavior.to(dtype)) + channels + meta)
+            parts.append(self.behavior(behavior.to(self.behavior.weight.dtype)) + channels + meta)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def latent_sequence(self, meta: Tensor, plan: WindowPlan, batch: int) -> Tensor:
