@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -179,39 +179,29 @@ class TaskRun:
         return {baselines.TRAINING_MEAN: mean, baselines.LAST_VISIBLE_VALUE: last}
 
     def _ceilings(self) -> dict[str, Ceiling] | None:
-        result = {}
-        for name in (baselines.GIVEN_STIMULUS_AND_BEHAVIOR, baselines.GIVEN_EVERYTHING):
-            found = self._correlations(name)
-            if found is not None:
-                result[name] = Ceiling(found[0], median(found[1]), found[1])
-        return result or None
+        names = (baselines.GIVEN_STIMULUS_AND_BEHAVIOR, baselines.GIVEN_EVERYTHING)
+        found = {name: self._correlations(name) for name in names}
+        return {name: Ceiling(r[0], median(r[1]), r[1]) for name, r in found.items() if r is not None} or None
 
     def _notes(self, per_channel: Mapping[str, float]) -> list[str]:
-        notes = []
-        if self.n_left_out:
-            notes.append(self.task.left_out(self.n_left_out, self.n_left_out + self.n_windows))
-        if self.resolved.predicts_responses and self.means is None:
-            notes.append("the recording has no trials of tier 'train', so the loss of the training mean is unknown")
-        if self.resolved.decodes_behavior and self.n_behavior_windows < self.n_windows:
-            notes.append(
-                f"behaviour scored in {self.n_behavior_windows} of {self.n_windows} windows: NaN in the others"
-            )
-        found = self._correlations("model")
-        state = self.moments.get("model")
+        state, found = self.moments.get("model"), self._correlations("model")
         unseen = 0 if state is None else int((state.count == 0).sum())
-        if unseen:
-            notes.append(f"neurons that were a target in none of these few windows, not scored: {unseen}")
-        undefined = 0 if found is None else int(np.isnan(found[1]).sum()) - unseen
-        if undefined:
-            notes.append(
-                f"neurons without a correlation (they or their predictions do not vary), counted as 0: {undefined}"
-            )
-        constant = [name for name, r in per_channel.items() if math.isnan(r)]
-        if constant:
-            notes.append(
-                f"no correlation for {', '.join(constant)}, which hardly vary in these windows or are not predicted to"
-            )
-        return notes
+        nans = 0 if found is None else int(np.isnan(found[1]).sum()) - unseen
+        constant = ", ".join(name for name, r in per_channel.items() if math.isnan(r))
+        n_scored, decodes = self.n_behavior_windows, self.resolved.decodes_behavior
+        notes: dict[str, Any] = {
+            self.task.left_out(self.n_left_out, self.n_left_out + self.n_windows): self.n_left_out,
+            "the recording has no trials of tier 'train', so the loss of the training mean is unknown": (
+                self.resolved.predicts_responses and self.means is None
+            ),
+            f"behaviour scored in {n_scored} of {self.n_windows} windows: NaN in the others": (
+                decodes and n_scored < self.n_windows
+            ),
+            f"neurons that were a target in none of these few windows, not scored: {unseen}": unseen,
+            f"neurons without a correlation (they or their predictions do not vary), counted as 0: {nans}": nans,
+            f"no correlation for {constant}, which hardly vary in these windows or are not predicted to": constant,
+        }
+        return [note for note, holds in notes.items() if holds]
 
 
 def _accurate(values: Tensor) -> Tensor:

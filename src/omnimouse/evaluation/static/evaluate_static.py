@@ -67,7 +67,10 @@ def evaluate_static(
             every trial; a device that is not there.
     """
     place = resolve_device(device)
-    inputs = _prepare(model, recording, tier, processor=processor, session=session, allow_withheld=False)
+    inputs = prepare(
+        model, _as_static(recording), tier, stride=1, include_blanks=False, processor=processor, session=session,
+        order=STATIC_TIERS,
+    )  # fmt: skip
     trials = _predict(model, inputs, task, place, batch_size=batch_size, progress=progress, with_responses=True)
     # An image that is not known is none that another trial showed, as far as anybody can tell.
     images = [trial.condition_hash or f"\0 of trial {trial.index}" for trial in trials.trials]
@@ -126,7 +129,10 @@ def write_static_submission(
     """
     place, recording = resolve_device(device), as_recording(recording)
     check_output(path, recording.path)
-    inputs = _prepare(model, recording, tier, processor=processor, session=session, allow_withheld=True)
+    inputs = prepare(
+        model, _as_static(recording), tier, stride=1, include_blanks=False, processor=processor, session=session,
+        allow_withheld=True,
+    )  # fmt: skip
     result = _predict(model, inputs, task, place, batch_size=batch_size, progress=progress, with_responses=False)
     _refuse_incomplete(result)
     _write(Path(path), result)
@@ -183,25 +189,14 @@ class _Trials:
     n_left_out: int
 
 
-def _prepare(
-    model: OmniMouseNetwork,
-    recording: Recording | str | os.PathLike[str],
-    tier: str | None,
-    *,
-    processor: OmniMouseProcessor | None,
-    session: str | None,
-    allow_withheld: bool,
-) -> Inputs:
+def _as_static(recording: Recording | str | os.PathLike[str]) -> Recording:
     recording = as_recording(recording)
     if not is_static(recording):
         raise ValueError(
             f"{recording.path} is no recording of single images (SENSORIUM 2022); score it with evaluate, predict it "
             "with predict"
         )
-    return prepare(
-        model, recording, tier, stride=1, include_blanks=False, processor=processor, session=session,
-        allow_withheld=allow_withheld, order=STATIC_TIERS,
-    )  # fmt: skip
+    return recording
 
 
 def _predict(

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from omnimouse.model.masks import Mask
+from omnimouse.recordings import Windows
 from omnimouse.support.progress import progress_bar
 from omnimouse.training.finetuning.finetune_checkpoint import TrainingState, copy_parameters, save_checkpoint
 from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
@@ -27,7 +28,6 @@ from omnimouse.training.shared.checkpoint import append_history
 from omnimouse.training.shared.data import (
     BatchPlan,
     MaskChoice,
-    WindowSource,
     batch_plan,
     cut_batch,
     planned_batches,
@@ -54,7 +54,7 @@ class Validation:
         neuron_ids: int64 [len(indices), P], neurons of each window; None for the whole population in file order.
     """
 
-    windows: WindowSource
+    windows: Windows
     indices: list[int]
     masks: dict[str, Mask]
     needs: tuple[str, ...]
@@ -83,7 +83,7 @@ class TrainingRun:
     accelerator: Accelerator | OneDevice
     session: str
     recipe: FinetuneRecipe
-    windows: WindowSource
+    windows: Windows
     choice: MaskChoice
     groups: dict[str, ParameterGroup]
     validation: Validation | None

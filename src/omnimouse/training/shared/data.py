@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,17 +35,6 @@ Result = TypeVar("Result")
 # One stream of random numbers per question, so that adding a question never changes the answers to the others.
 STREAM_WINDOWS, STREAM_MASK, STREAM_NEURONS, STREAM_TORCH, STREAM_VALIDATION, STREAM_SESSIONS, STREAM_VECTORS = range(7)
 STREAM_HELD_OUT = 7
-
-
-class WindowSource(Protocol):
-    """What training needs of `omnimouse.recordings.windows.Windows`."""
-
-    starts: np.ndarray
-    missing_channels: tuple[int, ...]
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: list[int]) -> dict[str, torch.Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -263,7 +252,7 @@ def finite_means(recording: Recording, processor: OmniMouseProcessor, tiers: tup
 
 
 def cut_batch(
-    windows: WindowSource, indices: Sequence[int] | np.ndarray, *, needs: Sequence[str]
+    windows: Windows, indices: Sequence[int] | np.ndarray, *, needs: Sequence[str]
 ) -> dict[str, torch.Tensor]:
     """Cuts windows and refuses values no loss is defined for.
 
@@ -297,7 +286,7 @@ def cut_batch(
 
 
 def planned_batches(
-    windows: WindowSource, plans: Iterable[BatchPlan], *, needs: Sequence[str], num_workers: int = 0
+    windows: Windows, plans: Iterable[BatchPlan], *, needs: Sequence[str], num_workers: int = 0
 ) -> Generator[tuple[BatchPlan, dict[str, torch.Tensor]], None, None]:
     """Yields each plan with its windows, see `cut_batch`.
 
