@@ -18,10 +18,11 @@ from omnimouse import recordings
 from omnimouse.hub.sources import PACKAGED_CORES, PACKAGED_FOLDER, RANK_FILE, HubOptions, find, list_files
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.processing_omnimouse import processor_words
+from omnimouse.pretrained.locating import kind_of
 from omnimouse.pretrained.published.checkpoint_files import rank_files
 from omnimouse.pretrained.published.conversion import cached_copy
 from omnimouse.pretrained.published.models import empty_core
-from omnimouse.pretrained.session_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter, read_index
+from omnimouse.pretrained.session_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_index
 from omnimouse.recordings.formats.dataset_form.dataset_tables import looks_like_dataset, sessions_in
 from omnimouse.support.files import read_mapping
 from omnimouse.support.text_tables import text_table
@@ -59,11 +60,11 @@ def describe_path(path: str | os.PathLike[str], *, revision: str | None = None) 
     if Path(path).suffix.lower() == ".zip" and Path(path).expanduser().is_file():
         return describe_recording(recordings.open_recording(path))
     source = find(os.fspath(path), HubOptions(revision=revision))
-    folder, of_hub = source.folder, source.options is not None
-    if of_hub and not source.is_stored_model:
+    folder, of_hub, kind = source.folder, source.options is not None, kind_of(source)
+    if of_hub and kind == "checkpoint":
         return _describe_published(source.name, list_files(source), cached_copy(source))
-    if (folder / ADAPTER_CONFIG).is_file():
-        if of_hub and is_adapter(folder):
+    if kind in ("session adapter", "LoRA"):
+        if of_hub and kind == "session adapter":
             source.fetch([ADAPTER_WEIGHTS])
         return {**describe_adapter(folder), **({"path": source.name} if of_hub else {})}
     if is_run(folder):
@@ -72,7 +73,7 @@ def describe_path(path: str | os.PathLike[str], *, revision: str | None = None) 
     parts = ("responses", "screen", "data/videos", "data/images")
     if any((folder / device).is_dir() for device in parts) or looks_like_dataset(folder) or sessions_in(folder):
         return describe_recording(recordings.open_recording(folder))
-    if (folder / "config.json").is_file():
+    if kind == "model":
         description = {**describe_model(folder), "path": source.name}
         if of_hub:  # a repo's weights are not fetched for this
             core = empty_core(OmniMouseConfig.from_dict(dict(description["config"])))

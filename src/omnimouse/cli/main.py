@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with ending_at_once(enabled=argv is None):
             # Here, because from here on Ctrl-C ends the process at once.
-            from omnimouse.cli.running import prepare, run
+            from omnimouse.cli.running import parse, run
 
-            function, command = prepare(sys.argv[1:] if argv is None else list(argv))
+            function, command = parse(sys.argv[1:] if argv is None else list(argv))
         status = run(function, command)
         if argv is None:
             leave_in_peace()

@@ -54,7 +54,7 @@ class DemoSettings(Command):
 class Demo(DemoSettings, OnDevice, Debugged):
     """Adapt the shipped core to a mouse it has never seen, and score it."""
 
-    function = "training_commands.demo"
+    module = "training_commands"
     examples = """\
 examples:
   omnimouse demo                                   about five minutes on a laptop, results in omnimouse-demo/
@@ -67,7 +67,7 @@ examples:
 class Finetune(OnDevice, OnRecording, WithJson):
     """Train a session adapter for a recording."""
 
-    function = "training_commands.finetune"
+    module = "training_commands"
     examples = """\
 examples:
   omnimouse finetune my-recording/ --output my-mouse/
@@ -125,7 +125,7 @@ class OfRecipe(WithJson):
 class Train(OfRecipe):
     """Train a core on many recordings, with the tables of their sessions."""
 
-    function = "training_commands.train"
+    module = "training_commands"
     examples = """\
 examples:
   omnimouse train recipe.yaml                                                        one process
@@ -148,7 +148,7 @@ like. docs/pretraining.md lists all fields of a recipe."""
 class Anneal(OfRecipe):
     """Fork checkpoints of a pre-training and let the learning rate fall to near zero."""
 
-    function = "training_commands.anneal"
+    module = "training_commands"
     examples = """\
 examples:
   omnimouse anneal runs/first --at 200000 400000 --steps 10000
@@ -171,7 +171,7 @@ Each fork ends as a model, in anneals/step-<at>-<shape>-<steps>/model of the run
 class Scaling(WithJson):
     """Compare annealed cores over sizes and sessions, and fit scaling curves."""
 
-    function = "training_commands.compare"
+    module = "training_commands"
     examples = """\
 examples:
   omnimouse scaling runs/*                              tables and a verdict
@@ -207,7 +207,7 @@ class WithModel(OnDevice, OnRecording, WithJson):
 class Evaluate(WithModel):
     """Score a model on held-out trials of a recording."""
 
-    function = "scoring_commands.evaluate"
+    module = "scoring_commands"
     examples = f"""\
 {TASK_HELP}examples:
   omnimouse evaluate my-recording/ --session-adapter my-mouse/adapter
@@ -228,7 +228,7 @@ class Evaluate(WithModel):
 class Predict(WithModel):
     """Write predictions for a recording."""
 
-    function = "scoring_commands.predict"
+    module = "scoring_commands"
     examples = f"""\
 {TASK_HELP}example:
   omnimouse predict my-recording/ --session-adapter my-mouse/adapter --task stimulus+behavior --output predictions.npz
@@ -245,7 +245,7 @@ class Predict(WithModel):
 class Convert(WithJson):
     """Turn a published checkpoint into a model folder."""
 
-    function = "sharing_commands.convert"
+    module = "sharing_commands"
     examples = """\
 examples:
   omnimouse convert omnimouse-80m my-80m/               fetch the authors' checkpoint from the Hub first
@@ -263,7 +263,7 @@ Nothing in the files is run: what is not tensors and plain data is refused. The 
 class Push(WithJson):
     """Share a model or a session adapter on the Hub."""
 
-    function = "sharing_commands.push"
+    module = "sharing_commands"
     examples = """\
 examples:
   omnimouse push my-mouse/adapter me/my-mouse --scores scores.json
@@ -298,7 +298,7 @@ interrupted, when given again, sends only what is missing."""
 class Info(WithJson):
     """Say what a folder or a core is."""
 
-    function = "sharing_commands.info"
+    module = "sharing_commands"
     examples = """\
 examples:
   omnimouse info                       versions, and the cores that come with the package

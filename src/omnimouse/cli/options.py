@@ -1,8 +1,8 @@
 """Options of commands as fields of dataclasses: a field's name, type and default are those of the option.
 
-Of a command, the docstring is what help says of it, `examples` what stands below the options, and `function` what runs
-it: `module.function` of `cli/commands`, a module that is imported when the command runs and not before. Here and in the
-modules of options, nothing is imported that would make `omnimouse --help` wait.
+Of a command, the docstring is what help says of it, and `examples` what stands below the options. `NAME_command` of its
+`module` in `cli/commands` runs it; that is imported when the command runs and not before. Here and in the modules of
+options, nothing is imported that would make `omnimouse --help` wait.
 """
 
 from __future__ import annotations
@@ -54,11 +54,16 @@ def _field(default: Any, settings: dict[str, Any]) -> Any:
 class Command:
     """What all commands have; its subclasses are dataclasses that cannot be changed."""
 
-    function: ClassVar[str]
+    module: ClassVar[str]
     examples: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True, kw_only=True)(cls)
+
+    @classmethod
+    def name(cls) -> str:
+        """What it is called in the shell."""
+        return cls.__name__.lower()
 
     def take(self, *names: str) -> dict[str, Any]:
         """Some of the options, as arguments of the function that they are named after."""

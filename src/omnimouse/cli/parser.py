@@ -41,7 +41,7 @@ COMMANDS: tuple[type[Command], ...] = (
     model_options.Push,
     model_options.Info,
 )
-"""In the order in which help lists them; a command has the name of its class."""
+"""In the order in which help lists them."""
 
 
 class UsageError(Exception):
@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         summary = (command.__doc__ or "").removesuffix(".")
         sub = subparsers.add_parser(
-            command.__name__.lower(),
+            command.name(),
             help=summary[0].lower() + summary[1:],
             description=f"{summary}.",
             epilog=command.examples,

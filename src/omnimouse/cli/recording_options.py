@@ -12,7 +12,7 @@ from omnimouse.corpus.manifest import CORPUS_REPO, collection_names
 class Simulate(Debugged):
     """Write a simulated recording."""
 
-    function = "recording_commands.simulate"
+    module = "recording_commands"
     examples = """\
 example:
   omnimouse simulate my-simulation/ --seed 3 --n-neurons 100 --minutes 10
@@ -37,7 +37,7 @@ class OfCorpus(WithJson):
 class List(OfCorpus):
     """Show the authors' corpus: sessions, animals, neurons; offline."""
 
-    function = "corpus_list.list_sessions"
+    module = "corpus_list"
     examples = f"""\
 examples:
   omnimouse list                                              all 333 sessions, and totals
@@ -60,7 +60,7 @@ Nothing is fetched: the manifest comes with the package."""
 class Download(OfCorpus):
     """Download recordings of the authors' corpus from the Hub."""
 
-    function = "corpus_download.download_recordings"
+    module = "corpus_download"
     examples = """\
 examples:
   omnimouse download 17797-4-7 --output data/                 one session
@@ -84,7 +84,7 @@ when any session failed."""
 class Import(WithJson):
     """Make a session folder of an NWB file."""
 
-    function = "recording_commands.import_recording"
+    module = "recording_commands"
     examples = """\
 examples:
   omnimouse import session.nwb --list                                 what is in it, under which paths
@@ -117,7 +117,7 @@ The file is only read, in pieces. `docs/recordings.md` lists all fields."""
 class Check(OnRecording, WithJson):
     """Say what is in a recording, and whether it is sound."""
 
-    function = "recording_commands.check"
+    module = "recording_commands"
     examples = """\
 examples:
   omnimouse check my-recording/
@@ -134,7 +134,7 @@ The exit status is 1 when a finding is fatal, 0 otherwise."""
 class Export(WithJson):
     """Write recordings as tables that the library datasets reads, or push them to the Hub."""
 
-    function = "recording_commands.export"
+    module = "recording_commands"
     examples = """\
 examples:
   omnimouse export my-recording/ --output my-recordings/

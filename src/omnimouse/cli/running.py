@@ -17,7 +17,7 @@ from omnimouse.cli.parser import UsageError, build_parser
 from omnimouse.cli.starting import EXIT_ERROR, EXIT_INTERRUPTED, speaks, wants_json
 
 
-def prepare(argv: Sequence[str]) -> tuple[Callable[[Any], Said | None], Command]:
+def parse(argv: Sequence[str]) -> tuple[Callable[[Any], Said | None], Command]:
     """Parses arguments, and imports what their command needs.
 
     Returns:
@@ -37,8 +37,7 @@ def prepare(argv: Sequence[str]) -> tuple[Callable[[Any], Said | None], Command]
             print_json({"error": str(error)})
         raise SystemExit(EXIT_ERROR) from None
     command = options.pop("command")(**options)
-    module, _, name = command.function.partition(".")
-    function = getattr(import_module(f"omnimouse.cli.commands.{module}"), name)
+    function = getattr(import_module(f"omnimouse.cli.commands.{command.module}"), f"{command.name()}_command")
     _leave_out_bars_of_libraries()
     return function, command
 

@@ -13,7 +13,7 @@ from omnimouse.corpus.download_plan import DownloadPlan, plan_download, size_tex
 from omnimouse.corpus.downloading import DownloadResult, carry_out
 
 
-def download_recordings(command: Download) -> Said:
+def download_command(command: Download) -> Said:
     """Download sessions of the corpus; status 2 when any failed."""
     what = asked_for(command)
     if not what and command.count is None:

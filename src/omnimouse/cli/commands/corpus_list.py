@@ -9,7 +9,7 @@ from omnimouse.cli.recording_options import List, OfCorpus
 from omnimouse.corpus.manifest import CorpusSession, choose_sessions, collection, corpus_sessions, filter_sessions
 
 
-def list_sessions(command: List) -> Said:
+def list_command(command: List) -> Said:
     """List sessions of the corpus, and what they add up to."""
     by_key = {session.key: session for session in corpus_sessions()}
     keys, missing = choose_sessions(asked_for(command) or "*", by_key, "The corpus")

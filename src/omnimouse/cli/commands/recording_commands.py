@@ -22,13 +22,13 @@ from omnimouse.recordings.simulation.simulated import simulate_recording
 from omnimouse.support.outputs import check_output
 
 
-def simulate(command: Simulate) -> Said:
+def simulate_command(command: Simulate) -> Said:
     """Write a simulated recording."""
     simulate_recording(command.folder, command.seed, progress=True, **command.take("n_neurons", "minutes", "animal"))
     return Said(None, f"Wrote {command.folder}; look at it with: {hint('check', command.folder)}")
 
 
-def check(command: Check) -> Said:
+def check_command(command: Check) -> Said:
     """List what is in a recording and all findings; status 1 when one is fatal."""
     if command.plot is not None:
         check_output(command.plot, command.recording)
@@ -70,7 +70,7 @@ def _finding_text(finding: Finding, folder: Path) -> str:
     )
 
 
-def import_recording(command: Import) -> Said:
+def import_command(command: Import) -> Said:
     """List an NWB file, or make a session folder of it."""
     if command.list:
         entries = nwb_entries(command.file)
@@ -98,7 +98,7 @@ def _entry_text(entry: NwbEntry) -> str:
     return f"{entry.role:10} {entry.path}  ({entry.kind}: {shape}{rate}, {entry.detail or 'no unit'})"
 
 
-def export(command: Export) -> Said:
+def export_command(command: Export) -> Said:
     """Write recordings in the `datasets` form, push them, or both."""
     if command.output is None and command.push is None:
         raise ValueError("nothing to do: name a folder with --output, a repo with --push, or both")

@@ -21,7 +21,7 @@ WINDOWS = ("tier", "stride", "batch_size", "max_windows")
 """Options that say which windows of the recording are used."""
 
 
-def evaluate(command: Evaluate) -> Said:
+def evaluate_command(command: Evaluate) -> Said:
     """Print the score table of held-out trials; single images have metrics of their own."""
     if command.output is not None:
         check_output(command.output, command.recording)
@@ -37,7 +37,7 @@ def evaluate(command: Evaluate) -> Said:
     return Said(scores.to_dict(per_neuron=False), scores.table())
 
 
-def predict(command: Predict) -> Said:
+def predict_command(command: Predict) -> Said:
     """Write predictions to an `.npz` file, or those for single images as a submission to a `.csv` file."""
     submission = command.output.suffix == ".csv"
     if command.output.suffix != ".npz" and not submission:

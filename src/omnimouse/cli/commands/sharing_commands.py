@@ -18,7 +18,7 @@ from omnimouse.pretrained.session_files import AdapterConfig, is_adapter
 from omnimouse.support.version import __version__
 
 
-def convert(command: Convert) -> Said:
+def convert_command(command: Convert) -> Said:
     """Write a published checkpoint as a model folder."""
     convert_checkpoint(command.source, command.out, **command.take("size", "revision"))
     description = describe.describe_path(command.out)
@@ -26,7 +26,7 @@ def convert(command: Convert) -> Said:
     return Said(description, f"{describe.to_text(description)}\n\nWrote {command.out}; use it with {use}")
 
 
-def push(command: Push) -> Said:
+def push_command(command: Push) -> Said:
     """Push a model or a session adapter to the Hub."""
     options = command.take("private", "create_pr", "commit_message", "revision", "scores", "license", "tags")
     source, base = locate(command.source), command.base_model
@@ -53,7 +53,7 @@ def push(command: Push) -> Said:
     )
 
 
-def info(command: Info) -> Said:
+def info_command(command: Info) -> Said:
     """Say what a folder is, or which versions and models there are."""
     if command.target is not None:
         description = describe.describe_path(command.target, revision=command.revision)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate.state import PartialState
 
 from omnimouse import training
@@ -25,6 +24,7 @@ from omnimouse.recordings import Recording, open_recording
 from omnimouse.scaling import scaling
 from omnimouse.support.compute_devices import resolve_device
 from omnimouse.support.outputs import check_output
+from omnimouse.support.spreading import spread
 
 MOST_STARTING_SESSIONS = 16
 """Sessions of a core that new neurons may begin at; more would cost memory and hardly find better matches."""
@@ -38,7 +38,7 @@ _TOLD = (
 """What `finetune --json` tells of the result as it is."""
 
 
-def demo(command: Demo) -> Said:
+def demo_command(command: Demo) -> Said:
     """Simulate a mouse, adapt the shipped core to it, score it, write the report."""
     device = resolve_device(command.device, cpu=command.cpu)
     settings = DemoSettings(**command.take("seed", "minutes", "n_neurons", "steps"))
@@ -46,7 +46,7 @@ def demo(command: Demo) -> Said:
     return Said(None, f"{result.scores.table()}\n\n{next_steps(result)}")
 
 
-def finetune(command: Finetune) -> Said:
+def finetune_command(command: Finetune) -> Said:
     """Train a session adapter, or the whole model, and save it."""
     device = resolve_device(command.device, cpu=command.cpu)
     recording = open_recording(command.recording)
@@ -83,8 +83,7 @@ def _sessions_to_start_from(command: Finetune, recording: Recording) -> list[str
     own = match_keys(recording.session_key, keys)
     if command.start_from == "mean":
         return own[:1] or None
-    chosen = np.linspace(0, len(keys) - 1, min(len(keys), MOST_STARTING_SESSIONS)).round().astype(int)
-    return sorted({*own[:1], *(keys[i] for i in chosen)}) or None
+    return sorted({*own[:1], *(keys[i] for i in spread(len(keys), MOST_STARTING_SESSIONS))}) or None
 
 
 def _how_to_score(command: Finetune, recording: Recording, trained: Mapping[str, Any] | None, saved: Path) -> str:
@@ -100,17 +99,17 @@ def _how_to_score(command: Finetune, recording: Recording, trained: Mapping[str,
     return f"score it with: {hint('evaluate', command.recording, *core, '--session-adapter', saved)}"
 
 
-def train(command: Train) -> Said | None:
+def train_command(command: Train) -> Said | None:
     """Pre-train on many recordings."""
     return _report([training.train(command.recipe, **command.take("overrides", "resume"))])
 
 
-def anneal(command: Anneal) -> Said | None:
+def anneal_command(command: Anneal) -> Said | None:
     """Fork checkpoints of a run and decay them."""
     return _report(training.anneal(command.run, command.at, **command.take("steps", "shape", "power", "overrides")))
 
 
-def compare(command: Scaling) -> Said:
+def scaling_command(command: Scaling) -> Said:
     """Draw scaling curves from many pre-trainings."""
     report = scaling(command.runs, data_axis=command.data_axis)
     written = [] if command.output is None else report.save(command.output)
