@@ -108,7 +108,6 @@ def session_card(facts: SessionFacts) -> str:
         facts,
         title=f"OmniMouse session {_cell(facts.session.key)}",
         relation="adapter",
-        base_name=facts.base_model if is_public_name(facts.base_model) else None,
         revision=facts.base_commit if is_repo_id(facts.base_model) else None,
     )
 
@@ -126,7 +125,6 @@ def _render(template: str, facts: CardFacts, *, title: str, relation: str | None
         "title": title,
         "load_name": facts.name if has_name else "path/to/this/folder",
         "base": _link(facts.base_model, facts.base_commit),
-        "goes_back": facts.base_model is not None,
         "published": is_published,
         "simulated_core": facts.base_model if is_simulated else None,
         "source": _link(facts.source, facts.source_commit) or "the weights that the authors of OmniMouse published",
