@@ -165,12 +165,7 @@ def feed_forward_width(size: int, multiplier: float) -> int:
 
 
 class GatedFeedForward(nn.Module):
-    """`down(silu(up(x)) * gate(x))`, without biases.
-
-    Args:
-        size: Input and output width.
-        multiplier: Inner width over `size`, rounded up to a multiple of 128.
-    """
+    """`down(silu(up(x)) * gate(x))`, without biases; its inner width is `feed_forward_width(size, multiplier)`."""
 
     max_rows = 16384
     """Rows computed at a time when no gradient is wanted, so that the inner activations stay small."""
@@ -189,15 +184,7 @@ class GatedFeedForward(nn.Module):
 
 
 class SelfAttentionBlock(GradientCheckpointingLayer):
-    """Pre-norm block of the fusion stack: windowed or global self-attention with grouped heads, then feed-forward.
-
-    Args:
-        size: Hidden size D.
-        heads: Query heads.
-        key_value_heads: Key and value heads.
-        multiplier: Feed-forward width over `size`.
-        eps: Epsilon of the norms.
-    """
+    """Pre-norm block of the fusion stack: windowed or global self-attention with grouped heads, then feed-forward."""
 
     def __init__(self, size: int, heads: int, key_value_heads: int, multiplier: float, eps: float):
         super().__init__()
@@ -223,12 +210,6 @@ class CrossAttentionBlock(GradientCheckpointingLayer):
 
     Rows of the queries may repeat: `spans` says which rows of `x` appear when, so that a neuron's query is normalised
     and projected once however many time steps ask for it.
-
-    Args:
-        size: Hidden size D.
-        heads: Heads.
-        multiplier: Feed-forward width over `size`.
-        eps: Epsilon of the norms.
     """
 
     def __init__(self, size: int, heads: int, multiplier: float, eps: float):

@@ -23,16 +23,8 @@ def check_inputs(
     device: torch.device,
     session: str,
 ) -> int:
-    """Refuses inputs that the mask needs and lacks, or that are misshapen or elsewhere, and returns the batch size.
-
-    Args:
-        inputs: `responses`, `video` and `behavior` as `OmniMouseModel.forward` takes them.
-        mask: Says which of them are needed.
-        config: The model's configuration.
-        n_neurons: Neurons of the session (N).
-        device: Where the model is.
-        session: The session's key, for messages.
-    """
+    """Refuses inputs of `OmniMouseModel.forward`, by name, that the mask needs and that are missing, or that are
+    misshapen or elsewhere than the model's device, and returns the batch size B."""
     needed = {"responses": mask.shows_responses, "video": mask.shows_video, "behavior": mask.encodes_behavior}
     shapes = {
         "responses": (config.num_response_samples, n_neurons),
@@ -80,11 +72,8 @@ def recorded_channels(mask: Mask, behavior: Tensor | None, session: str) -> tupl
 def choose_neurons(
     n_neurons: int, batch: int, neuron_ids: Tensor | None, all_neurons: bool, most: int, device: torch.device
 ) -> Tensor | None:
-    """Neurons of each item's population, `[B, P]`: those given, or a random order of at most so many.
-
-    Returns:
-        `None` for all of them in the session's order.
-    """
+    """Neurons of each item's population, `[B, P]`: those given, or a random order of at most so many; `None` for all
+    of them in the session's order."""
     if neuron_ids is not None:
         if all_neurons:
             raise ValueError("neuron_ids and all_neurons=True exclude each other.")

@@ -169,27 +169,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class ResolvedMask:
-    """A mask worked out for one population and window, by `Mask.resolve`; immutable and hashable.
-
-    Args:
-        mask: The mask.
-        n_neurons: Neurons of the population.
-        n_visible: Neurons visible over the whole prefix, the first of the population.
-        n_target: Neurons that are targets (Q), the last of the population.
-        segments: Visible responses: all neurons over the full-population prefix, then the visible ones over the rest.
-        targets: Predicted responses. A neuron is not predicted within the guard after samples in which it is visible.
-        latent_steps: Latent steps that take part: those that start inside the context.
-        video_steps: Visible video steps `[first, last)`: whole strides of visible frames, rounding down.
-    """
+    """A mask worked out for one population and window, by `Mask.resolve`; immutable and hashable."""
 
     mask: Mask
-    n_neurons: int
-    n_visible: int
-    n_target: int
-    segments: tuple[Piece, ...]
-    targets: tuple[Piece, ...]
-    latent_steps: tuple[int, ...]
-    video_steps: tuple[int, int]
+    n_neurons: int  # of the population
+    n_visible: int  # over the whole prefix: the first of the population
+    n_target: int  # Q: the last of the population
+    segments: tuple[Piece, ...]  # visible: all neurons over the full-population prefix, `n_visible` over the rest
+    targets: tuple[Piece, ...]  # predicted: no neuron within the guard after samples in which it is visible
+    latent_steps: tuple[int, ...]  # those that start inside the context
+    video_steps: tuple[int, int]  # visible ones [first, last): whole strides of visible frames, rounding down
 
     @property
     def first_target_neuron(self) -> int:

@@ -94,13 +94,7 @@ def _module_name(key: str) -> str:
 
 
 class SessionTable(nn.Module):
-    """Trainable tensors of one session.
-
-    Args:
-        neuron_embedding: `[n, E]`.
-        neuron_bias: `[n]`, added to the readout before its activation.
-        session_embedding: `[E]`.
-    """
+    """Trainable tensors of one session: vectors `[n, E]` and biases of the readout `[n]` of neurons, its own `[E]`."""
 
     def __init__(self, neuron_embedding: Tensor, neuron_bias: Tensor, session_embedding: Tensor):
         super().__init__()
@@ -110,11 +104,7 @@ class SessionTable(nn.Module):
 
 
 class SessionTables(nn.Module):
-    """All sessions of a model, always in sorted order so that parameter order never depends on history.
-
-    Args:
-        identity_size: E.
-    """
+    """All sessions of a model, always in sorted order so that parameter order never depends on history."""
 
     def __init__(self, identity_size: int):
         super().__init__()

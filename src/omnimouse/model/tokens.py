@@ -34,31 +34,18 @@ class AttentionPlan:
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Everything that a forward pass needs to know about times: computed once per mask, population size and device.
-
-    Args:
-        mask: The resolved mask.
-        encoder: Latents and registers to response and behaviour tokens; `None` where either are missing.
-        fusion_local: Local layers of the fusion stack.
-        fusion_global: Its global layers.
-        decoder: Queries to the fused sequence.
-        query_spans: Stretches of the compact queries (see `Tokens.queries`) that make up the query rows.
-        query_pieces: Predicted pieces with the rows of the decoded sequence `[start, stop)` that hold them.
-        target_mask: Which (sample, target neuron) pairs are predicted, bool `[L, Q]`.
-        channels: Behaviour channels that have a token where the mask shows behaviour, and a target where it hides it.
-        first_query_neuron: First neuron of the population that has a query.
-    """
+    """Everything that a forward pass needs to know about times: computed once per mask, population size and device."""
 
     mask: ResolvedMask
-    encoder: AttentionPlan | None
+    encoder: AttentionPlan | None  # latents and registers to response and behaviour tokens; None where either lack
     fusion_local: AttentionPlan
     fusion_global: AttentionPlan
-    decoder: AttentionPlan
-    query_spans: tuple[tuple[int, int], ...]
-    query_pieces: tuple[tuple[Piece, int, int], ...]
-    target_mask: Tensor
-    channels: tuple[int, ...]
-    first_query_neuron: int
+    decoder: AttentionPlan  # queries to the fused sequence
+    query_spans: tuple[tuple[int, int], ...]  # stretches of `Tokens.queries` that make up the query rows
+    query_pieces: tuple[tuple[Piece, int, int], ...]  # predicted pieces, and the decoded rows [start, stop) of each
+    target_mask: Tensor  # which (sample, target neuron) pairs are predicted, bool [L, Q]
+    channels: tuple[int, ...]  # behaviour channels with a token where behaviour is shown, a target where it is hidden
+    first_query_neuron: int  # of the population
 
     def __repr__(self) -> str:
         return f"WindowPlan({self.mask!r})"
@@ -67,14 +54,7 @@ class WindowPlan:
 def plan_window(
     mask: ResolvedMask, config: OmniMouseConfig, device: torch.device, channels: tuple[int, ...] | None = None
 ) -> WindowPlan:
-    """Works out layouts, attention groups and rotary tables of a window.
-
-    Args:
-        mask: Resolved mask.
-        config: The model's configuration.
-        device: Where the rotary tables live.
-        channels: Behaviour channels that were recorded; `None` for all.
-    """
+    """Works out layouts, attention groups and rotary tables (on a device) of a window; `channels` were recorded."""
     n_channels = len(config.behavior_channels)
     channels = tuple(range(n_channels)) if channels is None else channels
     context, latents = _context_layout(mask, config, len(channels)), _latent_layout(mask, config)
@@ -155,13 +135,9 @@ def _latent_layout(mask: ResolvedMask, config: OmniMouseConfig) -> Layout:
 
 
 class PlanCache:
-    """Keeps the most recently used plans. Copying or pickling a model starts an empty cache.
+    """Keeps the most recently used plans. Copying or pickling a model starts an empty cache."""
 
-    Args:
-        size: Most plans kept. A plan of 8,000 neurons holds about 20 MB of rotary tables.
-    """
-
-    def __init__(self, size: int = 160):
+    def __init__(self, size: int = 160):  # a plan of 8,000 neurons holds about 20 MB of rotary tables
         self.size = size
         self._plans: OrderedDict[Hashable, WindowPlan] = OrderedDict()
 
@@ -258,17 +234,9 @@ class Tokens(nn.Module):
     ) -> Tensor:
         """Tokens of visible responses (time-major, neuron-minor, segment by segment), then of visible behaviour.
 
-        Args:
-            responses: `[B, samples, N]`, or `None` when the mask hides responses.
-            behavior: `[B, channels, samples]`, or `None` when the mask does not show behaviour. Only the channels of
-                the plan are read.
-            identity: `[B, P, D]`.
-            meta: `[D]`.
-            plan: The window's plan, with at least one token.
-            ids: `[B, P]` which neurons of the session make up the population; all, in order, by default.
-
-        Returns:
-            `[B, tokens, D]`.
+        Of responses `[B, samples, N]` and behaviour `[B, channels, samples]`, what the plan's mask shows is read;
+        `ids [B, P]` are the neurons of the population, all in order by default, `identity [B, P, D]` and `meta [D]`
+        theirs. Returns `[B, tokens, D]`, at least one.
         """
         dtype, parts = self.response.weight.dtype, []
         for piece in plan.mask.segments:

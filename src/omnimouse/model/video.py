@@ -23,25 +23,15 @@ from omnimouse.model.configuration_omnimouse import MASK_UNIT, OmniMouseConfig
 
 @dataclass(frozen=True)
 class VideoLayout:
-    """Where video tokens stand, which of them attend to each other, and which are pooled, as patterns of einops.
+    """Where video tokens stand, which of them attend to each other, and which are pooled, as patterns of einops."""
 
-    Args:
-        tokens: From patches to tokens.
-        units: From the queries, keys and values of all tokens to those of mask units.
-        pooled_queries: From a unit's queries to the largest of four.
-        outputs: From the outputs of mask units back to tokens.
-        pooled: From tokens to the largest of each 2x2 neighbourhood.
-        steps: From tokens to those of each time step.
-        sees_hidden_frames: Whether features of visible steps depend on hidden frames; then all steps are computed.
-    """
-
-    tokens: str
-    units: str
-    pooled_queries: str
-    outputs: str
-    pooled: str
-    steps: str
-    sees_hidden_frames: bool
+    tokens: str  # from patches to tokens
+    units: str  # from the queries, keys and values of all tokens to those of mask units
+    pooled_queries: str  # from a unit's queries to the largest of four
+    outputs: str  # from the outputs of mask units back to tokens
+    pooled: str  # from tokens to the largest of each 2x2 neighbourhood
+    steps: str  # from tokens to those of each time step
+    sees_hidden_frames: bool  # whether features of visible steps depend on them; then all steps are computed
 
 
 LAYOUTS = {
@@ -79,16 +69,9 @@ def stochastic_depth(x: Tensor, rate: float, training: bool) -> Tensor:
 
 
 class MaskUnitAttention(nn.Module):
-    """Attention inside mask units, with biases, RMS-normalised queries and keys and, in one block, pooled queries.
+    """Attention inside mask units, with biases and RMS-normalised queries and keys.
 
-    Args:
-        size: Input width.
-        out_size: Output width.
-        heads: Heads.
-        pool: Whether queries are max-pooled by 4 before they are normalised.
-        unit: Side of a mask unit before pooling, in patches.
-        eps: Epsilon of the norms.
-        layout: Where tokens stand.
+    `unit` is the side of a mask unit in patches; with `pool`, queries are max-pooled by 4 before they are normalised.
     """
 
     def __init__(self, size: int, out_size: int, heads: int, *, pool: bool, unit: int, eps: float, layout: VideoLayout):
@@ -112,15 +95,9 @@ class MaskUnitAttention(nn.Module):
 
 
 class VideoBlock(GradientCheckpointingLayer):
-    """Pre-norm block: mask-unit attention and a gated feed-forward, both with stochastic depth.
+    """Pre-norm block: mask-unit attention and a gated feed-forward, both with stochastic depth of rate `drop_path`.
 
-    Args:
-        size: Input width.
-        out_size: Output width; where it differs the block pools space by 2x2.
-        heads: Heads.
-        unit: Side of a mask unit at the block's input, in patches.
-        drop_path: Rate of stochastic depth.
-        config: The model's configuration.
+    `unit` is the side of a mask unit at its input, in patches. Where the output is wider it pools space by 2x2.
     """
 
     def __init__(self, size: int, out_size: int, heads: int, unit: int, drop_path: float, config: OmniMouseConfig):
