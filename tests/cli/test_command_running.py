@@ -6,11 +6,12 @@ import argparse
 import json
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
 from omnimouse.cli.main import main
-from omnimouse.cli.parser import build_parser
+from omnimouse.cli.parser import COMMANDS, build_parser
 
 LIGHT = """
 import sys
@@ -65,6 +66,12 @@ def test_ctrl_c_while_a_command_starts_ends_it_without_a_traceback():
         '{"error": "interrupted"}\n',
         "omnimouse: interrupted\n",
     )
+
+
+def test_every_command_has_what_runs_it():
+    for command in COMMANDS:
+        module = import_module(f"omnimouse.cli.commands.{command.module}")
+        assert callable(getattr(module, f"{command.name()}_command")), command
 
 
 def commands_with_json() -> list[str]:

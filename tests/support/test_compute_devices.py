@@ -5,7 +5,8 @@ import pytest
 import torch
 from small_models import build
 
-from omnimouse import OmniMouseModel, evaluate, finetune, predict
+from omnimouse import OmniMouseModel, evaluate, evaluation, finetune, predict
+from omnimouse.cli.commands import scoring_commands
 from omnimouse.cli.main import main
 from omnimouse.model import modeling_omnimouse
 from omnimouse.recordings.simulation.simulated import simulate_recording
@@ -161,6 +162,21 @@ def test_accelerate_set_up_on_another_device_is_gone_around(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="2 were started"):
         accelerators.make_accelerator("no", torch.device("cpu"))
+
+
+def test_the_shell_computes_on_the_first_device_there_is(recording, model, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(scoring_commands, "available_devices", lambda: ["meta", "cpu"])
+    seen = []
+
+    def stop(model, *_, **__):
+        seen.append(model.device.type)
+        raise ValueError("that is all that is asked")
+
+    monkeypatch.setattr(evaluation, "evaluate", stop)
+    for more in ([], ["--cpu"]):
+        assert main(["evaluate", str(recording.path), "--core", str(tmp_path / "model"), *more]) == 2
+    assert seen == ["meta", "cpu"]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,14 @@ Names grow by what else is shown: forecasting+stimulus, population+stimulus+beha
 
 
 class DemoSettings(Command):
-    """What decides the result of a demonstration."""
+    """What decides the result of a demonstration.
+
+    Attributes:
+        seed: seed of the simulated mouse, its stimuli and the training.
+        minutes: length of the recording.
+        n_neurons: size of the population.
+        steps: training steps.
+    """
 
     seed: int = option("which mouse", "N", 2026)
     minutes: float = option("length of its recording", "N", 20.0)
