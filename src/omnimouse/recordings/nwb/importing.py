@@ -25,10 +25,10 @@ from omnimouse.recordings.nwb.nwb_file import kind_of, open_nwb
 from omnimouse.recordings.nwb.nwb_identity import identity_of
 from omnimouse.recordings.nwb.nwb_video import read_frames
 from omnimouse.recordings.nwb.rois import Rois, choose, read_rois
-from omnimouse.recordings.nwb.series import CORRECT, Series, all_series
+from omnimouse.recordings.nwb.series import CORRECT, Series, Turned, all_series
 from omnimouse.recordings.nwb.sources import NwbSources, find_sources
 from omnimouse.recordings.nwb.tables import read_table, tables
-from omnimouse.recordings.nwb.unpacked import rows_in_units_of_chunks
+from omnimouse.recordings.nwb.unpacked import unpack
 from omnimouse.recordings.nwb_mapping import NwbMapping, as_mapping
 from omnimouse.recordings.recording import Recording, save_recording
 from omnimouse.support.files import expect_no_folder
@@ -239,7 +239,9 @@ def _neurons(
     choice = choose(rois, mapping.rois)
     for what, odd, do in choice.doubts:
         found.append(VERDICTS(where, odd, path=what, do=do))
-    source = rows_in_units_of_chunks(series.values, scratch / "responses", turned=series.turned, columns=choice.columns)
+    source = Turned(series.values) if series.turned else series.values
+    if series.values.chunks or choice.columns is not None:
+        source = unpack(series.values, scratch / "responses", turned=series.turned, columns=choice.columns)
     ids = rois.ids
     if ids is not None and (ids.dtype.kind not in "iu" or len(np.unique(ids)) < len(ids)):
         odd = f"{len(ids)} ids, {len(np.unique(ids))} of them distinct, of type {ids.dtype}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.findings import Findings, Kind
 from omnimouse.recordings.data.plausible import adjoining, identity
 from omnimouse.recordings.formats.arrays.trials import TrialTime
 from omnimouse.recordings.nwb.tables import Table, read_table, tables
@@ -16,6 +16,13 @@ from omnimouse.recordings.nwb_mapping import AUTO, NONE, NwbMapping
 TIERS = ("tier", "split")
 CONDITIONS = ("condition_hash", "condition", "condition_id", "stimulus_id", "stim_id", "image_id", "clip_id")
 """Columns that are looked for, the better ones first."""
+
+# fmt: off
+UNTIMED = Kind("warning", "{path}", "a start and a stop time of every trial",
+               "They are left out; nothing is trained or scored on their time.")
+LISTS = Kind("warning", "{path}", "one value a trial, which says which trials show the same",
+             "It is not used, so every trial counts as a stimulus of its own; name another as `condition`.")
+# fmt: on
 
 
 def read_trials(file: Any, mapping: NwbMapping, where: Path, found: Findings) -> tuple[list[TrialTime] | None, str]:
@@ -53,13 +60,7 @@ def read_trials(file: Any, mapping: NwbMapping, where: Path, found: Findings) ->
         if start is not None and end is not None
     ]
     if len(timed) < len(named):
-        found.warning(
-            where,
-            path,
-            expected="a start and a stop time of every trial",
-            found=f"{len(named) - len(timed)} of {len(named)} trials without one of them",
-            do="They are left out; nothing is trained or scored on their time.",
-        )
+        found.append(UNTIMED(where, f"{len(named) - len(timed)} of {len(named)} trials without one of them", path=path))
     if not timed:
         raise ValueError(f"{path}: none of its {len(spans)} trials has times and a tier in column {column!r}.")
     timed.sort(key=lambda trial: trial[:2])
@@ -99,12 +100,6 @@ def _conditions(table: Table, mapping: NwbMapping, where: Path, found: Findings)
     """What each trial shows, None where that is not known."""
     name = table.first(CONDITIONS) if mapping.condition is None else mapping.condition
     if mapping.condition is None and name in table.unread:
-        found.warning(
-            where,
-            f"{table.path}/{name}",
-            expected="one value a trial, which says which trials show the same",
-            found=f"a column that {table.unread[name]}",
-            do="It is not used, so every trial counts as a stimulus of its own; name another as `condition`.",
-        )
+        found.append(LISTS(where, f"a column that {table.unread[name]}", path=f"{table.path}/{name}"))
         name = None
     return [None] * len(table.columns["start_time"]) if name is None else list(map(identity, table.column(name)))

@@ -9,7 +9,7 @@ from typing import Any
 
 from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.data.channel_names import NAMES, plain_name, similar_channels
-from omnimouse.recordings.data.findings import Findings, listed
+from omnimouse.recordings.data.findings import Findings, Kind, listed
 from omnimouse.recordings.formats.arrays.trials import TrialTime
 from omnimouse.recordings.nwb.nwb_file import kind_of, walk
 from omnimouse.recordings.nwb.nwb_trials import read_trials
@@ -36,6 +36,14 @@ _NO_SPEED = re.compile(
     r"(c|m|k)?m|(centi|milli)?met(er|re)s?|inch(es)?|deg(rees?)?|rad(ians?)?|rev(olution)?s?|turns?|m?v(olts?)?|counts?|ticks?|px|pixels?"
 )
 """Units of positions and of raw signals of encoders."""
+
+# fmt: off
+BROKEN = Kind("warning", "{path}", "what the link leads to", "What lies there is not imported.")
+MISNAMED = Kind("warning", "{path}", "a name such as {name}",
+                "If it is meant, write it into a mapping: `behavior: {{{name}: {path}}}`, else `none`.")
+POSITION = Kind("warning", "{path}", "a speed, such as cm/s",
+                "If it is a position or the signal of an encoder, leave it out: `behavior: {{running_speed: none}}`.")
+# fmt: on
 
 
 @dataclass
@@ -94,28 +102,17 @@ def find_sources(nwb: Any, mapping: NwbMapping, where: Path, found: Findings) ->
         unused=[each for each in series if each.role == "behavior" and each.group not in used],
     )
     for place, text in walk(nwb)[1].items():
-        do = "What lies there is not imported."
-        found.warning(where, place, expected="what the link leads to", found=f"what {text.rstrip('.')}", do=do)
+        found.append(BROKEN(where, f"what {text.rstrip('.')}", path=place))
     for each in sources.unused:
         absent = [name for name in similar_channels(each.path.rpartition("/")[2]) if name not in behavior]
         absent = [name for name in absent if name not in mapping.behavior]
         if absent:
-            found.warning(
-                where,
-                each.path,
-                expected=f"a name such as {absent[0]}",
-                found=f"a series that is not used, although its name is like {' and '.join(absent)}",
-                do=f"If it is meant, write it into a mapping: `behavior: {{{absent[0]}: {each.path}}}`, else `none`.",
-            )
+            odd = f"a series that is not used, although its name is like {' and '.join(absent)}"
+            found.append(MISNAMED(where, odd, path=each.path, name=absent[0]))
     running = behavior.get("running_speed")
     if running is not None and _NO_SPEED.fullmatch(running.unit.strip().lower()):
-        found.warning(
-            where,
-            running.path,
-            expected="a speed, such as cm/s",
-            found=f"running_speed in {running.unit!r}, which is no unit of speed",
-            do="If it is a position or the signal of an encoder, leave it out: `behavior: {running_speed: none}`.",
-        )
+        odd = f"running_speed in {running.unit!r}, which is no unit of speed"
+        found.append(POSITION(where, odd, path=running.path))
     return sources
 
 

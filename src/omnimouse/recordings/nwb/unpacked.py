@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from omnimouse.recordings.data.frames import area_resize
-from omnimouse.recordings.nwb.series import Turned
 
 TILE_BYTES = 64 * 2**20
 """Upper bound on what is read at once, unless a single chunk is larger."""
@@ -133,10 +132,3 @@ def unpack_frames(frames: Any, band: int, shown: np.ndarray | None, file: Path, 
                 (part if kept and dtype == block.dtype else area_resize(part, *size)).tofile(sink)
     shape = (len(wanted), *size)
     return Unpacked([((slice(None), slice(None)), np.memmap(file, dtype=dtype, mode="r", shape=shape))], shape, dtype)
-
-
-def rows_in_units_of_chunks(values: Any, file: Path, *, turned: bool, columns: np.ndarray | None) -> Any:
-    """A data set `[T, S]` to be read along time: unpacked where it is chunked or where only some signals are wanted."""
-    if values.chunks or columns is not None:
-        return unpack(values, file, turned=turned, columns=columns)
-    return Turned(values) if turned else values

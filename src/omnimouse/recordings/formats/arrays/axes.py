@@ -29,7 +29,7 @@ def check_axes(
     where: Path,
     findings: Findings,
 ) -> None:
-    """Refuses responses `[T, N]` whose axes something else contradicts, and doubts those that only look turned.
+    """Refuses responses `[T, N]` that another length contradicts and fits transposed, doubts what only looks turned.
 
     Args:
         shape: of the responses.
@@ -38,9 +38,6 @@ def check_axes(
         lengths: channel or "video" -> the name it was given under, and its rows.
         where: what findings name.
         findings: doubts go here.
-
-    Raises:
-        ValueError: another length contradicts the shape, and fits it transposed.
     """
     hertz, own = timing.of_responses
     n_times = None if own is None else len(as_vector(own, "responses: times"))
@@ -82,12 +79,7 @@ def _by_duration(shape: tuple[int, int], rate: float, name: str, seconds: float)
 def check_neurons(responses: Any, names: Sequence[str] = ()) -> None:
     """Refuses responses `[T, N]` among whose neurons is a column of times or of row numbers, as tables have.
 
-    Args:
-        responses: an array.
-        names: of its columns, where they have any.
-
-    Raises:
-        ValueError: a column that rises from each sample to the next, at the beginning and at the end.
+    That is one that rises from each sample to the next, at the beginning and at the end. Columns may have `names`.
     """
     n_rows, n_neurons = responses.shape
     if n_rows < 2 * LOOKED_AT or n_neurons < 2:

@@ -12,13 +12,21 @@ import numpy as np
 from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.data.channel_names import channel_of, similar_channels
 from omnimouse.recordings.data.devices import MissingDevice, SequenceDevice
-from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.findings import Findings, Kind
 from omnimouse.recordings.data.missing import as_missing, no_value
 from omnimouse.recordings.formats.arrays.array_devices import ArrayDevice
 from omnimouse.recordings.formats.arrays.clocks import Clock, Timing, as_clock, hold
 from omnimouse.recordings.formats.arrays.likes import as_array, as_vector, columns_of
 
 _SIZE, _DERIVATIVE, *_, _RUNNING = BEHAVIOR_CHANNELS
+
+# fmt: off
+DERIVED = Kind("info", _DERIVATIVE, "a channel of its own",
+               "It is derived: central differences of the pupil size, per second.")
+READ_AS = Kind("info", "{channel}", "a channel {channel!r}",
+               "It is read as {channel}. If it is something else, give it a name that means no channel.")
+FILLED = Kind("info", "{name}", "NaN where there is no value", "They are read as missing.")
+# fmt: on
 
 
 def behavior_devices(
@@ -39,13 +47,7 @@ def behavior_devices(
         regular = size if clock.rows is None else np.where(clock.rows < 0, np.nan, size[clock.rows])
         derived = np.gradient(regular.astype(np.float64)) * clock.rate if len(regular) > 1 else np.zeros(len(regular))
         signals[_DERIVATIVE] = derived, Clock(clock.start, clock.rate, len(regular))
-        findings.info(
-            where / "behavior",
-            _DERIVATIVE,
-            expected="a channel of its own",
-            found="pupil_size only",
-            do="It is derived: central differences of the pupil size, per second.",
-        )
+        findings.append(DERIVED(where / "behavior", "pupil_size only"))
     order = [*BEHAVIOR_CHANNELS, *signals]
     running = {name: signal for name, signal in signals.items() if name == _RUNNING}
     others = {name: signals[name] for name in sorted(signals, key=order.index) if name != _RUNNING}
@@ -82,13 +84,7 @@ def named_channels(
                 stacklevel=4,  # whoever called recording_from_arrays
             )
             continue
-        findings.info(
-            where / "behavior",
-            channel,
-            expected=f"a channel {channel!r}",
-            found=repr(name),
-            do=f"It is read as {channel}. If it is something else, give it a name that means no channel.",
-        )
+        findings.append(READ_AS(where / "behavior", repr(name), channel=channel))
     return chosen
 
 
@@ -134,13 +130,8 @@ def _without_fills(name: str, values: np.ndarray, where: Path, findings: Finding
     if written.any():
         unmasked = written & ~np.ma.getmaskarray(values)
         example = f", such as {data[unmasked][0]:g}" if unmasked.any() else ""
-        findings.info(
-            where / "behavior",
-            name,
-            expected="NaN where there is no value",
-            found=f"{written.mean():.2%} masked, infinite or far from all other values{example}",
-            do="They are read as missing.",
-        )
+        found = f"{written.mean():.2%} masked, infinite or far from all other values{example}"
+        findings.append(FILLED(where / "behavior", found, name=name))
     return as_missing(values)
 
 

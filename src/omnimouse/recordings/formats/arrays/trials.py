@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from omnimouse.recordings.data.clock import frame_indices
-from omnimouse.recordings.data.findings import Findings
+from omnimouse.recordings.data.findings import Findings, Kind
 from omnimouse.recordings.data.plausible import adjoining, doubt_about_trials, identity, is_real
 from omnimouse.recordings.data.screen import Trial
 from omnimouse.recordings.formats.arrays.likes import as_vector, columns_of
@@ -29,6 +29,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "condition": ("condition", "condition_hash", "condition_id", "stimulus_id", "stimulus", "stim_id", "image_id"),
 }
 """What columns of a table of trials are called, the better names first."""
+
+EARLY = Kind(
+    "warning", "times", "trials over all of the recording, {start:.6g} to {end:.6g} s",
+    "If they are in minutes or another unit, convert them to seconds.",
+)  # fmt: skip
 
 TrialTime = tuple[float, float, str, str | None]
 
@@ -76,13 +81,8 @@ def _check_clock(
         findings.warning(where / "trials", "times", **doubt[0]._asdict())
     last = float(ends.max())
     if last - bounds[0] < 0.1 * (bounds[1] - bounds[0]):
-        findings.warning(
-            where / "trials",
-            "times",
-            expected=f"trials over all of the recording, {bounds[0]:.6g} to {bounds[1]:.6g} s",
-            found=f"the last one ends at {last:.6g} s",
-            do="If they are in minutes or another unit, convert them to seconds.",
-        )
+        found = f"the last one ends at {last:.6g} s"
+        findings.append(EARLY(where / "trials", found, start=bounds[0], end=bounds[1]))
 
 
 def _rows(trials: Any) -> list[Any]:
