@@ -75,50 +75,84 @@ def simulate_session(
         screen = write_screen(folder, presentations, settings, stimulus_seed=stimulus_seed, start=clock.start)
         behavior = simulate_behavior(settings, seed, start=clock.start - 2, seconds=seconds + 4)
         write_behavior(folder, behavior, settings, seed, start=clock.start, seconds=seconds)
-        population = draw_population(settings, seed, n_neurons)
-        scans = _scan(scratch, clock, screen, behavior, population, settings, seed, bar)
-    _write_responses(folder, truth, clock, population, settings, scans, seed)
+        microscope = _Microscope(settings, seed, clock, draw_population(settings, seed, n_neurons))
+        scans = microscope.scan(scratch, screen, behavior, bar)
+    microscope.write_responses(folder / "responses", truth, scans)
 
 
-def _scan(
-    scratch: Path,
-    clock: RecordingClock,
-    screen: ShownScreen,
-    behavior: Behavior,
-    population: Population,
-    settings: SimulationSettings,
-    seed: int,
-    bar: tqdm,
-) -> dict[str, np.ndarray]:
-    """Spikes and expected spikes per scan frame, float32 [F, N] memory maps in ``scratch``."""
-    shape = (len(clock.scan_times), len(population))
-    scans: dict[str, np.ndarray] = {
-        name: np.lib.format.open_memmap(scratch / f"{name}.npy", "w+", np.float32, shape)
-        for name in ("spikes", *TRUTH_ARRAYS)
-    }
-    encoder = Encoder(population, settings)
-    n_bins = len(clock.bin_starts)
-    low, high = np.log(np.maximum(settings.shared_seconds, 1e-3))
-    time_constants = np.exp(np.linspace(low, high, settings.shared_dimensions))
-    shared = ornstein_uhlenbeck(random_stream(seed, "shared"), n_bins, 1 / settings.video_rate, time_constants)
-    spike_rng = random_stream(seed, "spikes")
-    step = int(np.clip(4_000_000 // len(population), 64, 1024))
-    for low in range(0, n_bins, step):
-        starts = clock.bin_starts[low : low + step]
-        centres = starts[0] + (np.arange(-encoder.history, len(starts)) + 0.5) / settings.video_rate
-        gaze = np.stack([behavior.at(behavior.gaze[:, axis], centres) for axis in (0, 1)], axis=1)
-        rates = encoder.rates(shift_frames(screen.frames_at(centres, settings), gaze))
-        gain = _behavior_gain(behavior, population, centres[encoder.history :])
-        expected = (rates * gain / settings.video_rate).astype(np.float32)
-        given_everything = expected * shared_gain(shared[low : low + step], population.shared_weight)
-        counts = spike_rng.poisson(given_everything).astype(np.float32)
-        first, weights = scan_weights(settings, clock.scan_times, starts)
-        weights = weights.astype(np.float32)
-        rows = slice(first, first + len(weights))
-        for name, values in (("spikes", counts), (TRUTH_ARRAYS[0], expected), (TRUTH_ARRAYS[1], given_everything)):
-            scans[name][rows] += weights @ values
-        bar.update(len(starts))
-    return scans
+@dataclass(frozen=True)
+class _Microscope:
+    """What looks at the neurons of a session."""
+
+    settings: SimulationSettings
+    seed: int
+    clock: RecordingClock
+    population: Population
+
+    def scan(self, scratch: Path, screen: ShownScreen, behavior: Behavior, bar: tqdm) -> dict[str, np.ndarray]:
+        """Spikes and expected spikes per scan frame, float32 [F, N] memory maps in `scratch`."""
+        settings, population, n_bins = self.settings, self.population, len(self.clock.bin_starts)
+        shape = (len(self.clock.scan_times), len(population))
+        scans: dict[str, np.ndarray] = {
+            name: np.lib.format.open_memmap(scratch / f"{name}.npy", "w+", np.float32, shape)
+            for name in ("spikes", *TRUTH_ARRAYS)
+        }
+        encoder = Encoder(population, settings)
+        low, high = np.log(np.maximum(settings.shared_seconds, 1e-3))
+        seconds = np.exp(np.linspace(low, high, settings.shared_dimensions))
+        shared = ornstein_uhlenbeck(random_stream(self.seed, "shared"), n_bins, 1 / settings.video_rate, seconds)
+        spike_rng = random_stream(self.seed, "spikes")
+        step = int(np.clip(4_000_000 // len(population), 64, 1024))
+        for first_bin in range(0, n_bins, step):
+            starts = self.clock.bin_starts[first_bin : first_bin + step]
+            centres = starts[0] + (np.arange(-encoder.history, len(starts)) + 0.5) / settings.video_rate
+            gaze = np.stack([behavior.at(behavior.gaze[:, axis], centres) for axis in (0, 1)], axis=1)
+            rates = encoder.rates(shift_frames(screen.frames_at(centres, settings), gaze))
+            now = centres[encoder.history :]
+            running = behavior.at(behavior.running_drive, now)[:, None] * population.running_gain
+            pupil = behavior.at(behavior.pupil, now)[:, None] * population.pupil_gain
+            expected = (rates * np.exp(running + pupil) / settings.video_rate).astype(np.float32)
+            everything = expected * shared_gain(shared[first_bin : first_bin + step], population.shared_weight)
+            counts = spike_rng.poisson(everything).astype(np.float32)
+            first, weights = scan_weights(settings, self.clock.scan_times, starts)
+            weights = weights.astype(np.float32)
+            for array, values in zip(scans.values(), (counts, expected, everything), strict=True):
+                array[first : first + len(weights)] += weights @ values
+            bar.update(len(starts))
+        return scans
+
+    def write_responses(self, device: Path, truth: Path, scans: dict[str, np.ndarray]) -> None:
+        """Resamples scans to the stored rate and writes the device `responses` and the truth."""
+        (device / "meta").mkdir(parents=True)
+        clock, shape = self.clock, (len(self.clock.response_times), len(self.population))
+        files = {"spikes": device / "data.npy", **{name: truth / f"{name}.npy" for name in TRUTH_ARRAYS}}
+        total, squares = np.zeros((2, 1, shape[1]))
+        scale = self.population.response_scale.astype(np.float32)
+        for name, file in files.items():
+            out = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+            for low in range(0, shape[0], 2048):
+                rows = resample(scans[name], clock.scan_times, clock.response_times[low : low + 2048]) * scale
+                out[low : low + 2048] = rows
+                if name == "spikes":
+                    total += rows.sum(axis=0, dtype=np.float64)
+                    squares += np.square(rows, dtype=np.float64).sum(axis=0)
+            out.flush()
+        means, rate = total / shape[0], self.settings.response_rate
+        stds = np.sqrt(np.maximum(squares / shape[0] - means**2, 0))
+        end = clock.start + shape[0] / rate + END_OVERSHOOT
+        # Those of another animal are others: ids tell whether vectors belong to these neurons.
+        unit_ids = self.seed % 2**40 * 1_000_000 + np.arange(1, shape[1] + 1, dtype=np.int64)
+        responses = SequenceDevice(
+            "responses", files["spikes"], rate, clock.start, end, shape, "float32", means, stds, unit_ids=unit_ids
+        )
+        write_sequence_meta(responses, cell_motor_coordinates=self._coordinates())
+
+    def _coordinates(self) -> np.ndarray:
+        """Positions in the tissue, micrometres, int64 [N, 3]: retinotopic with scatter, and a depth."""
+        rng, n = random_stream(self.seed, "coordinates"), len(self.population)
+        middle = np.array([self.settings.frame_width - 1, self.settings.frame_height - 1]) / 2
+        place = (self.population.centre[:, ::-1] - middle) * 12 + 40 * rng.standard_normal((n, 2))
+        return np.rint(np.concatenate([place, rng.uniform(150, 400, (n, 1))], axis=1)).astype(np.int64)
 
 
 def shared_gain(state: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -134,56 +168,3 @@ def shared_gain(state: np.ndarray, weight: np.ndarray) -> np.ndarray:
     nodes, mass = np.polynomial.hermite_e.hermegauss(40)
     mean = np.logaddexp(0, 1 + 2 * np.linalg.norm(weight, axis=1)[:, None] * nodes) @ (mass / mass.sum())
     return (np.logaddexp(0, 1 + 2 * (state @ weight.T)) / mean).astype(np.float32)
-
-
-def _behavior_gain(behavior: Behavior, population: Population, times: np.ndarray) -> np.ndarray:
-    """Gain from running and pupil size, [K, N]."""
-    running = behavior.at(behavior.running_drive, times)[:, None] * population.running_gain
-    pupil = behavior.at(behavior.pupil, times)[:, None] * population.pupil_gain
-    return np.exp(running + pupil)
-
-
-def _write_responses(
-    folder: Path,
-    truth: Path,
-    clock: RecordingClock,
-    population: Population,
-    settings: SimulationSettings,
-    scans: dict[str, np.ndarray],
-    seed: int,
-) -> None:
-    """Resample scans to the stored rate and write the device ``responses`` and the truth."""
-    device = folder / "responses"
-    (device / "meta").mkdir(parents=True)
-    shape = (len(clock.response_times), len(population))
-    files = {"spikes": device / "data.npy", **{name: truth / f"{name}.npy" for name in TRUTH_ARRAYS}}
-    total, squares = np.zeros((2, 1, shape[1]))
-    scale = population.response_scale.astype(np.float32)
-    for name, file in files.items():
-        out = np.lib.format.open_memmap(file, "w+", np.float32, shape)
-        for low in range(0, shape[0], 2048):
-            rows = resample(scans[name], clock.scan_times, clock.response_times[low : low + 2048]) * scale
-            out[low : low + 2048] = rows
-            if name == "spikes":
-                total += rows.sum(axis=0, dtype=np.float64)
-                squares += np.square(rows, dtype=np.float64).sum(axis=0)
-        out.flush()
-    means = total / shape[0]
-    end = clock.start + shape[0] / settings.response_rate + END_OVERSHOOT
-    stds = np.sqrt(np.maximum(squares / shape[0] - means**2, 0))
-    # Those of another animal are others: ids tell whether vectors belong to these neurons.
-    unit_ids = seed % 2**40 * 1_000_000 + np.arange(1, shape[1] + 1, dtype=np.int64)
-    responses = SequenceDevice(
-        "responses", device / "data.npy", settings.response_rate, clock.start, end, shape, "float32", means, stds,
-        unit_ids=unit_ids,
-    )  # fmt: skip
-    write_sequence_meta(responses, cell_motor_coordinates=_coordinates(population, settings, seed))
-
-
-def _coordinates(population: Population, settings: SimulationSettings, seed: int) -> np.ndarray:
-    """Positions in the tissue, micrometres, int64 [N, 3]: retinotopic with scatter, and a depth."""
-    rng = random_stream(seed, "coordinates")
-    middle = np.array([settings.frame_width - 1, settings.frame_height - 1]) / 2
-    place = (population.centre[:, ::-1] - middle) * 12 + 40 * rng.standard_normal((len(population), 2))
-    depth = rng.uniform(150, 400, (len(population), 1))
-    return np.rint(np.concatenate([place, depth], axis=1)).astype(np.int64)
