@@ -104,7 +104,13 @@ def reported_fields() -> set[tuple[str, str]]:
     """Severity and field of every finding that the source of the checks can make, where they are written out."""
     folder = Path(omnimouse.recordings.__file__).parent
     found = set()
-    for pattern in ("checks/*.py", "formats/experanto/*.py", "formats/sensorium/*.py", "formats/detecting.py"):
+    for pattern in (
+        "checks/*.py",
+        "formats/experanto/*.py",
+        "formats/sensorium/*.py",
+        "formats/detecting.py",
+        "data/*.py",
+    ):
         for file in folder.glob(pattern):
             if file.name == "check_dataset.py":  # tables have tests of their own
                 continue

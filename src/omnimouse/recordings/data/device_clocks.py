@@ -1,11 +1,14 @@
-"""Whether a device's rate, times and rows can belong together, before any work is done in proportion to them."""
+"""Whether a device's rate, times and rows can belong together, and frames be looked up, before any work is done."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.plausible import LATEST, LONGEST, UNITS, doubt_about_rate
+from omnimouse.recordings.data.reading import RECOPY
 
 RATE_TOLERANCE = 0.01
 """Relative disagreement of rate and duration that is reported."""
@@ -65,3 +68,29 @@ def check_rate(file: Path, name: str, shape: tuple[int, int], rate: float, secon
 def _fits(rows: int, rate: float, seconds: float) -> bool:
     ratio = max(rows - 1, 1) / seconds / rate
     return abs(ratio - 1) <= RATE_TOLERANCE or abs(seconds - (rows - 1) / rate) <= USUAL_OVERSHOOT + 1 / rate
+
+
+def clock_is_sound(path: Path, timestamps: np.ndarray, findings: Findings) -> bool:
+    """Whether times of displayed frames `[F]` can be looked up in; findings otherwise."""
+    if timestamps.ndim != 1 or len(timestamps) < 2:
+        expected = "one time per displayed frame, at least 2"
+        findings.fatal(path, "shape", expected=expected, found=str(timestamps.shape), do=RECOPY)
+        return False
+    if not np.isfinite(timestamps).all():
+        found = f"{np.count_nonzero(~np.isfinite(timestamps))} of {len(timestamps)} are NaN or infinite"
+        findings.fatal(path, "timestamps", expected="finite seconds", found=found, do="Restore the frame times.")
+        return False
+    steps = np.diff(timestamps)
+    if (steps < 0).any():
+        at = int(np.argmax(steps < 0))
+        first = f"the first from {timestamps[at]} to {timestamps[at + 1]} at frame {at + 1}"
+        found, do = (
+            f"{np.count_nonzero(steps < 0)} steps back, {first}",
+            "Restore the frame times in order of presentation.",
+        )
+        findings.fatal(path, "timestamps", expected="increasing seconds", found=found, do=do)
+        return False
+    if (steps == 0).any():
+        found, do = f"{np.count_nonzero(steps == 0)} repeated times", "Frames shown for no time are never read."
+        findings.warning(path, "timestamps", expected="strictly increasing seconds", found=found, do=do)
+    return True

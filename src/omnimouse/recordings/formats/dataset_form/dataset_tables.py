@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from omnimouse.recordings.data.device_clocks import check_rate, times_are_plausible
+from omnimouse.recordings.data.device_clocks import check_rate, clock_is_sound, times_are_plausible
 from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.plausible import identity
@@ -21,7 +21,6 @@ from omnimouse.recordings.data.reading import RECOPY, is_lfs_pointer, read_field
 from omnimouse.recordings.data.recording_data import SEQUENCE_DEVICES, SessionParts
 from omnimouse.recordings.data.screen import Screen, Trial
 from omnimouse.recordings.formats.dataset_form.arrow_tables import Layout, MappedTable, stored_dtype
-from omnimouse.recordings.formats.experanto.session_folder import clock_is_sound
 
 METADATA = "recording.json"
 FORMAT = "omnimouse-recording"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from omnimouse.model.session_names import animal_of
+from omnimouse.recordings.data.device_clocks import clock_is_sound
 from omnimouse.recordings.data.devices import MissingDevice
 from omnimouse.recordings.data.findings import Finding, Findings, listed, merged
 from omnimouse.recordings.data.plausible import identity
@@ -132,32 +133,6 @@ def _has_frames(folder: Path) -> bool:
     """Whether the screen's frames are stored; `frames: false` in its meta.yml, an addition of this package, denies."""
     meta = read_fields(folder / "meta.yml", Findings())  # what is wrong with it otherwise, checks say
     return meta is None or meta.get("frames") is not False
-
-
-def clock_is_sound(path: Path, timestamps: np.ndarray, findings: Findings) -> bool:
-    """Whether times of displayed frames `[F]` can be looked up in; findings otherwise."""
-    if timestamps.ndim != 1 or len(timestamps) < 2:
-        expected = "one time per displayed frame, at least 2"
-        findings.fatal(path, "shape", expected=expected, found=str(timestamps.shape), do=RECOPY)
-        return False
-    if not np.isfinite(timestamps).all():
-        found = f"{np.count_nonzero(~np.isfinite(timestamps))} of {len(timestamps)} are NaN or infinite"
-        findings.fatal(path, "timestamps", expected="finite seconds", found=found, do="Restore the frame times.")
-        return False
-    steps = np.diff(timestamps)
-    if (steps < 0).any():
-        at = int(np.argmax(steps < 0))
-        first = f"the first from {timestamps[at]} to {timestamps[at + 1]} at frame {at + 1}"
-        found, do = (
-            f"{np.count_nonzero(steps < 0)} steps back, {first}",
-            "Restore the frame times in order of presentation.",
-        )
-        findings.fatal(path, "timestamps", expected="increasing seconds", found=found, do=do)
-        return False
-    if (steps == 0).any():
-        found, do = f"{np.count_nonzero(steps == 0)} repeated times", "Frames shown for no time are never read."
-        findings.warning(path, "timestamps", expected="strictly increasing seconds", found=found, do=do)
-    return True
 
 
 def _parse_trial(path: Path, findings: Findings) -> dict[str, Any] | None:
