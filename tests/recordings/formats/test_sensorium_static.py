@@ -14,7 +14,7 @@ from static_folders import IMAGES, KEY, NAME, NEURONS, TIERS, change, image, sto
 
 from omnimouse import OmniMouseModel, OmniMouseProcessor, evaluate, finetune, predict
 from omnimouse.cli.describe import describe_path, to_text
-from omnimouse.recordings import Windows, check_recording, is_static, mean_responses, open_recording
+from omnimouse.recordings import Windows, check_recording, is_static, mean_responses, open_recording, save_recording
 from omnimouse.recordings.data.devices import streamed_statistics
 from omnimouse.training.pretraining.corpus_recordings import find_sessions
 from omnimouse.training.pretraining.pretraining_recipe import RecordingsRecipe
@@ -221,6 +221,17 @@ def test_recordings_are_pickled_without_open_files(folder):
     again = pickle.loads(pickle.dumps(windows))
     assert not again.recording.responses.clips._open
     assert all(torch.equal(again[3][name], values) for name, values in windows[3].items())
+
+
+def test_single_images_are_saved_as_a_session_folder_and_not_as_tables(folder, tmp_path):
+    recording = open_recording(folder)
+    with pytest.raises(ValueError, match="single images cannot be written as tables; save_recording"):
+        recording.to_dataset(tmp_path / "tables")
+    assert not (tmp_path / "tables").exists()
+    ours, theirs = Windows(recording, "train"), Windows(save_recording(recording, tmp_path / "saved"), "train")
+    assert len(ours) == len(theirs) > 3
+    for mine, saved in zip(ours, theirs, strict=True):
+        assert all(torch.equal(mine[name], saved[name]) for name in mine)
 
 
 def test_the_shipped_core_is_finetuned_scored_and_asked(folder, tmp_path):

@@ -79,6 +79,17 @@ class StillScreen(ClipScreen):
         """The file of the trial's image."""
         return self.clips.file("images", trial.index)
 
+    def stimulus(self, trial: Trial) -> np.ndarray:
+        """Not available.
+
+        Raises:
+            ValueError: always; tables would lose that each trial is one image with one response.
+        """
+        raise ValueError(
+            f"{self.folder}: recordings of single images cannot be written as tables; save_recording writes a session "
+            "folder of them"
+        )
+
     def trial_frames(self, trial: Trial, within: np.ndarray, height: int, width: int) -> np.ndarray:
         """The trial's image, `[height, width]`."""
         image = self.clips.array("images", trial.index)[0]
