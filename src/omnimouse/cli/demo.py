@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from omnimouse.recordings import Recording, open_recording
 from omnimouse.recordings.simulation.simulated import simulate_recording
 from omnimouse.support.compute_devices import Device, resolve_device
 from omnimouse.support.files import write_json
+from omnimouse.support.progress import say
 from omnimouse.training import FinetuneResult, finetune
 
 CORE = "omnimouse-tiny"
@@ -99,7 +99,7 @@ def run_demo(
     claim_folder(folder, settings, force=force)
     recording = _simulated(folder / "recording", settings)
 
-    _say(f"2/4  Training a session adapter for {recording.session_key} on the frozen core {CORE}")
+    say(f"2/4  Training a session adapter for {recording.session_key} on the frozen core {CORE}")
     model = OmniMouseModel.from_pretrained(CORE, sessions="all")
     result = finetune(
         model,
@@ -114,7 +114,7 @@ def run_demo(
     )
     model.save_session(recording.session_key, folder / "adapter")
 
-    _say("3/4  Scoring it on trials it has not seen")
+    say("3/4  Scoring it on trials it has not seen")
     scores = evaluate(model, recording, tasks=TASKS, tier="final_test")
     scores.save(folder / "scores.json")
     report = _report(folder / "report.html", settings, model, recording, result, scores)
@@ -123,7 +123,7 @@ def run_demo(
 
 def _simulated(folder: Path, settings: DemoSettings) -> Recording:
     if not folder.exists():
-        _say(f"1/4  Simulating a mouse: {settings.n_neurons} neurons, {settings.minutes:g} minutes")
+        say(f"1/4  Simulating a mouse: {settings.n_neurons} neurons, {settings.minutes:g} minutes")
         simulate_recording(
             folder,
             seed=settings.seed,
@@ -143,7 +143,7 @@ def _report(
     result: FinetuneResult,
     scores: Scores,
 ) -> Path:
-    _say("4/4  Writing the report")
+    say("4/4  Writing the report")
     predictions = [predict(model, recording, t, max_windows=TRACE_WINDOWS, progress=False) for t in TRACE_TASKS]
     return write_report(
         path,
@@ -213,7 +213,3 @@ def _require_matplotlib() -> None:
         import matplotlib  # noqa: F401 (asked for now, so that nobody waits minutes for the error)
     except ImportError as error:
         raise ImportError('the report needs matplotlib; install it with: pip install "omnimouse[viz]"') from error
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

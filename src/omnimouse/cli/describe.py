@@ -18,7 +18,7 @@ from omnimouse import recordings
 from omnimouse.hub.sources import PACKAGED_CORES, PACKAGED_FOLDER, RANK_FILE, HubOptions, find, list_files
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.processing_omnimouse import processor_words
-from omnimouse.pretrained.locating import kind_of
+from omnimouse.pretrained.locating import kind_of, looks_like_recording
 from omnimouse.pretrained.published.checkpoint_files import rank_files
 from omnimouse.pretrained.published.conversion import cached_copy
 from omnimouse.pretrained.published.models import empty_core
@@ -70,8 +70,7 @@ def describe_path(path: str | os.PathLike[str], *, revision: str | None = None) 
     if is_run(folder):
         return describe_run(folder)
     # A recording has a config.json too, so its devices are looked for first.
-    parts = ("responses", "screen", "data/videos", "data/images")
-    if any((folder / device).is_dir() for device in parts) or looks_like_dataset(folder) or sessions_in(folder):
+    if looks_like_recording(folder) or looks_like_dataset(folder) or sessions_in(folder):
         return describe_recording(recordings.open_recording(folder))
     if kind == "model":
         description = {**describe_model(folder), "path": source.name}

@@ -74,9 +74,14 @@ def only_hub_options(kwargs: dict[str, Any]) -> HubOptions:
     return options
 
 
+def looks_like_recording(folder: Path) -> bool:
+    """Whether a folder has devices of a recording, be it sound or not; its config.json is none of a model."""
+    return any((folder / device).is_dir() for device in ("responses", "screen", "data/videos", "data/images"))
+
+
 def check_model_folder(source: Source) -> None:
     """Raises `ValueError` where a source holds no model, saying what it holds."""
-    if any((source.folder / device).is_dir() for device in ("responses", "screen", "data/videos", "data/images")):
+    if looks_like_recording(source.folder):
         raise ValueError(f"{source.name} is a recording and no model. Recordings are opened with open_recording.")
     if not (source.folder / "config.json").is_file():
         if is_adapter(source.folder / "adapter"):
