@@ -89,7 +89,7 @@ class Bench:
     def _reference(self, cases: Row, case: Row) -> Row:
         from safetensors.torch import load_file
 
-        sys.path.append(str(REFERENCE.parents[1]))
+        sys.path.append(str(REFERENCE.parents[1] / "model"))
         import test_reference
 
         weights, inputs, outputs = (

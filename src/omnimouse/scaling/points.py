@@ -127,7 +127,7 @@ def _read_point(folder: RunFolder) -> ScalingPoint:
     if fork is not None:
         trunk = RunFolder(folder.path.parent.parent)
         name = f"{trunk.path.name}/{name}"
-        before = [row for row in read_history(trunk.history) if row["step"] <= int(fork["at"])]
+        before = [row for row in read_history(trunk.history) if row["step"] <= fork.at]
     training = [row for row in (*before, *history) if row["kind"] == "training"]
     if not training:
         raise ValueError(f"{folder.history} tells of no training; the folder is not that of a whole run.")

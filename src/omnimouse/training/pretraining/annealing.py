@@ -14,7 +14,7 @@ from omnimouse.support.validation import require, require_counts, require_number
 from omnimouse.training.pretraining.pretraining_recipe import PretrainingRecipe, load_recipe
 from omnimouse.training.pretraining.train import PretrainingResult, pretrain
 from omnimouse.training.runs.distributed import Processes
-from omnimouse.training.runs.run_folder import RunCheckpoint, RunFolder, alone, newest_whole
+from omnimouse.training.runs.run_folder import Fork, RunCheckpoint, RunFolder, alone, newest_whole
 from omnimouse.training.shared.accelerators import start_accelerator
 
 DecayShape = Literal["inverse-sqrt", "1-sqrt", "power"]
@@ -117,7 +117,8 @@ def anneal(
             start = newest_whole(fork, processes) or RunCheckpoint.open(folder.checkpoint(step))
             with processes.together("begin a fork"):
                 if processes.is_main:
-                    write_json(fork.fork, {"run": str(folder.path.absolute()), "at": step, **asdict(schedule)})
+                    made = Fork(str(folder.path.absolute()), step, steps, shape, power)
+                    write_json(fork.fork, asdict(made))
             rate, own = _rate(recipe, schedule, step), replace(recipe, output=str(fork.path))
             last = step + steps
             results.append(pretrain(own, fork, accelerator, start, rate=rate, last=last, progress=progress))

@@ -34,6 +34,7 @@ from safetensors.torch import load_file
 
 from omnimouse.support.files import explained_writing, hash_file, read_json, write_json, write_text
 from omnimouse.support.tensor_files import write_tensors
+from omnimouse.support.validation import from_mapping
 from omnimouse.training.runs.distributed import Processes
 from omnimouse.training.shared.checkpoint import (
     CHECKPOINT_NAME,
@@ -47,6 +48,17 @@ from omnimouse.training.shared.checkpoint import (
 
 FORMAT_VERSION = 1
 CORE_FILE, SESSIONS_FOLDER = "core.safetensors", "sessions"
+
+
+@dataclass(frozen=True)
+class Fork:
+    """What `fork.json` says: folder and step of the run that was forked, and the decay, see `AnnealSchedule`."""
+
+    run: str
+    at: int
+    steps: int
+    shape: str
+    power: float
 
 
 class RunFolder:
@@ -77,9 +89,12 @@ class RunFolder:
         """Folders of the anneals, by name."""
         return [RunFolder(path) for path in sorted(self.anneals.glob("*")) if path.is_dir()]
 
-    def fork_of(self) -> dict[str, Any] | None:
-        """Run, step and decay that a fork was made from; None of a run of its own."""
-        return read_json(self.fork, "what a run was forked from") if self.fork.exists() else None
+    def fork_of(self) -> Fork | None:
+        """What a fork was made from; None of a run of its own."""
+        if not self.fork.exists():
+            return None
+        content = read_json(self.fork, "what a run was forked from")
+        return from_mapping(Fork, content, where=str(self.fork), exact=True, ignore_unknown=True)
 
     def checkpoint(self, step: int) -> Path:
         """Folder of the checkpoint of a step, whether it is there or not."""

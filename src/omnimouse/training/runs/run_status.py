@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,13 @@ def describe_run(folder: Path) -> dict[str, Any]:
     recipe = read_yaml(run.recipe, "recipe", example="steps: 1000")
     fork = run.fork_of()
     # The recipe's steps may have been raised since the last checkpoint; those of a fork are its own.
-    last = int(recipe["steps"]) if fork is None else int(fork["at"]) + int(fork["steps"])
+    last = int(recipe["steps"]) if fork is None else fork.at + fork.steps
     training = rows.get("training")
     sessions = state.get("sessions", {})
     return {
         "kind": "training run",
         "path": str(folder),
-        "fork": fork,
+        "fork": None if fork is None else asdict(fork),
         "step": max(int(training["step"]) if training else 0, steps[-1] if steps else 0),
         "last": last,
         "finished": bool(steps) and steps[-1] >= last and run.model.is_dir(),
