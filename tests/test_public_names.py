@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 import omnimouse
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor
-from omnimouse.hub import sources as hub
+from omnimouse.hub import names as hub
 
 HEAVY = ("torch", "transformers", "numpy", "huggingface_hub", "safetensors", "yaml")
 TINY = hub.PACKAGED_FOLDER / "omnimouse-tiny"
@@ -56,6 +56,8 @@ def test_modules_are_attributes_and_other_names_are_refused():
         "import omnimouse; from transformers import AutoConfig, AutoModel, AutoProcessor",
         "from transformers import AutoConfig, AutoModel, AutoProcessor; import omnimouse",
         "import omnimouse.evaluation.evaluate, transformers; from transformers import *; import omnimouse",
+        "import omnimouse.model.modeling_omnimouse; from transformers import AutoConfig, AutoModel, AutoProcessor",
+        "import omnimouse.model.configuration_omnimouse; from transformers import AutoConfig, AutoModel, AutoProcessor",
     ],
 )
 def test_auto_classes_know_ours_whichever_is_imported_first(imports):
@@ -70,6 +72,17 @@ assert isinstance(omnimouse.evaluate, types.FunctionType), omnimouse.evaluate
 print("all")
 """
     assert python(code) == "all\n"
+
+
+def test_the_network_knows_no_file():
+    code = """
+import sys, omnimouse
+sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("omnimouse")]
+import omnimouse.model.modeling_omnimouse  # without what follows the Auto classes, which transformers may import
+others = ("omnimouse.hub", "omnimouse.pretrained", "omnimouse.recordings", "omnimouse.evaluation")
+print(sorted(name for name in sys.modules if name.startswith(others)))
+"""
+    assert python(code) == "['omnimouse.pretrained', 'omnimouse.pretrained.auto_classes']\n"
 
 
 def test_auto_classes_take_folders(tmp_path):

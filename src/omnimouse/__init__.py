@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from omnimouse.model.masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask
     from omnimouse.model.modeling_omnimouse import OmniMouseOutput
     from omnimouse.model.processing_omnimouse import OmniMouseProcessor
-    from omnimouse.pretrained.locating import session_keys
     from omnimouse.pretrained.omnimouse_model import OmniMouseModel
     from omnimouse.pretrained.published.conversion import convert
+    from omnimouse.pretrained.source_kinds import session_keys
     from omnimouse.recordings import (
         Recording,
         Windows,
@@ -59,7 +59,7 @@ _MODULES = {
     "predict": "evaluation",
     "recording_from_arrays": "recordings",
     "save_recording": "recordings",
-    "session_keys": "pretrained.locating",
+    "session_keys": "pretrained.source_kinds",
     "simulate_recording": "recordings.simulation.simulated",
     "train": "training",
     "write_static_submission": "evaluation",

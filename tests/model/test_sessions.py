@@ -181,7 +181,7 @@ def test_the_name_of_a_session_is_no_pattern_when_its_file_is_fetched(tmp_path, 
             if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
                 shutil.copy(tmp_path / "repo" / name, tmp_path / "cache" / name)
 
-    monkeypatch.setattr("omnimouse.hub.sources.download", download)
+    monkeypatch.setattr("omnimouse.hub.sources.fetch_files", download)
     model = build()
     model._source = Source("lab/m", tmp_path / "cache", "c0ffee", HubOptions())
     for key in ("weird[1]", "w*d"):

@@ -149,6 +149,29 @@ def test_the_hub_copy_is_made_once_per_commit_and_then_needs_neither_hub_nor_pic
     assert loopback_hub.log == []
 
 
+def test_processor_and_architecture_are_looked_up_without_converting_weights(checkpoint, cache, loopback_hub, tmp_path):
+    loopback_hub.add_repo(REPO, checkpoint)
+    assert OmniMouseProcessor.from_pretrained(checkpoint, video_mean=100.0).video_mean == 100.0
+    assert copies(cache) == []
+    client(
+        loopback_hub,
+        """
+        warnings.simplefilter("ignore")
+        assert OmniMouseProcessor.from_pretrained("omnimouse-80m") == OmniMouseProcessor("published")
+        assert fetched() == [], "all published models have one"
+        config = AutoConfig.from_pretrained("omnimouse-80m", max_population=7)
+        assert fetched() == ["rank_0.ckpt"] and not list(Path(os.environ["HF_HOME"]).rglob("conversion.json"))
+        own = load("omnimouse-80m", max_population=7).config
+        saved = ("architectures", "dtype", "_name_or_path")
+        assert config.max_population == 7 and type(config) is type(own)
+        assert all(value == config.to_dict()[name] for name, value in own.to_dict().items() if name not in saved)
+        fetched()
+        assert AutoConfig.from_pretrained("omnimouse-80m").dtype == own.dtype and fetched() == [], "of the copy"
+        """,
+        tmp_path / "home",
+    )
+
+
 def test_a_cache_with_some_of_the_rank_files_is_not_converted_offline(checkpoint, loopback_hub, tmp_path):
     loopback_hub.add_repo(REPO, checkpoint)
     loopback_hub.add_repo("the-enigma-project/omnimouse-5M", {"README.md": b"# Soon"})

@@ -15,7 +15,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from omnimouse import recordings
-from omnimouse.hub.sources import PACKAGED_CORES, PACKAGED_FOLDER, RANK_FILE, HubOptions, find, list_files
+from omnimouse.hub.names import PACKAGED_CORES, PACKAGED_FOLDER
+from omnimouse.hub.sources import RANK_FILE, HubOptions, find, list_files
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.processing_omnimouse import processor_words
 from omnimouse.pretrained.locating import kind_of, looks_like_recording

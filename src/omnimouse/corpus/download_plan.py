@@ -13,7 +13,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from omnimouse.corpus.manifest import CORPUS_REPO, choose_sessions, corpus_sessions
-from omnimouse.hub.sources import explained, hub_api
+from omnimouse.hub.errors import explained
+from omnimouse.hub.sources import hub_api
 from omnimouse.model.session_names import short_key
 from omnimouse.recordings.formats.experanto.session_folder import looks_like_experanto
 

@@ -39,7 +39,8 @@ from omnimouse.corpus.download_plan import (
     tar_place,
 )
 from omnimouse.corpus.manifest import CORPUS_REPO
-from omnimouse.hub.sources import explained, hub_api
+from omnimouse.hub.errors import explained
+from omnimouse.hub.sources import hub_api
 from omnimouse.recordings.formats.experanto.session_folder import looks_like_experanto
 from omnimouse.support.files import hash_like
 from omnimouse.support.progress import progress_bar

@@ -6,7 +6,7 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
-from omnimouse.hub.sources import PACKAGED_CORES, PACKAGED_FOLDER
+from omnimouse.hub.names import PACKAGED_CORES, PACKAGED_FOLDER
 from omnimouse.recordings.simulation.simulated import truth_folder
 from omnimouse.support.files import read_mapping
 

@@ -1,4 +1,4 @@
-"""Names of models, what they stand for, and bringing their files to this machine.
+"""What a name stands for, and bringing its files to this machine.
 
 A model is opened from a folder, whatever it was named by: `find` turns a name into a `Source`, whose folder holds the
 small files (configuration, list of sessions); `Source.fetch` then brings the files that are wanted. A revision is
@@ -15,32 +15,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
+from omnimouse.hub.errors import explained
+from omnimouse.hub.names import PACKAGED_CORES, PACKAGED_FOLDER, PUBLISHED_CORES, core_name
 from omnimouse.support.progress import ProgressLines, writes_lines
 from omnimouse.support.version import __version__
-
-PACKAGED_CORES = ("omnimouse-tiny",)
-PACKAGED_FOLDER = Path(__file__).parent / "cores"
-
-PUBLISHED_CORES: MappingProxyType[str, str] = MappingProxyType(
-    {f"omnimouse-{size.lower()}": f"the-enigma-project/omnimouse-{size}" for size in ("1M", "5M", "20M", "80M", "300M")}
-)
-"""Names of the authors' cores -> their repos, which hold one pickle per process of the training run."""
 
 RANK_FILE = re.compile(r"rank_(\d+)\.ckpt")
 
@@ -54,8 +38,6 @@ SMALL_FILES = (
     ".gitattributes",
 )
 """What is fetched to find out what a repo holds."""
-
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -88,6 +70,15 @@ class HubOptions:
         """Takes the options out of keyword arguments."""
         named = {name: kwargs.pop(name) for name in cls.__dataclass_fields__ if name in kwargs}
         return cls(**{name: value for name, value in named.items() if value is not None})
+
+    @classmethod
+    def only(cls, kwargs: dict[str, Any]) -> HubOptions:
+        """The options that keyword arguments are; others are refused with a `ValueError`."""
+        options = cls.take(kwargs)
+        if kwargs:
+            known = ", ".join(cls.__dataclass_fields__)
+            raise ValueError(f"Unknown arguments {', '.join(kwargs)}; the options for the Hub are {known}.")
+        return options
 
 
 @dataclass(frozen=True)
@@ -127,7 +118,7 @@ class Source:
     def fetch(self, patterns: Iterable[str]) -> None:
         """Brings the files that match patterns, which are relative to the source's folder."""
         if self.options is not None:
-            download(self.name, self.options, patterns)
+            fetch_files(self.name, self.options, patterns)
 
 
 def find(name: str | Path, options: HubOptions | None = None) -> Source:
@@ -148,30 +139,21 @@ def find(name: str | Path, options: HubOptions | None = None) -> Source:
             raise ValueError(f"{folder} is a file; models and session adapters are folders. Pass the folder.")
         folder = (folder / options.subfolder).resolve()  # sessions may be asked for from another working directory
         return Source(str(folder), folder)
-    alias = text.lower().replace("_", "-")
-    if alias in PACKAGED_CORES:
-        return Source(alias, PACKAGED_FOLDER / alias)
-    if alias not in PUBLISHED_CORES and not _may_be_repo(text):
+    core = core_name(name)
+    if core in PACKAGED_CORES:
+        return Source(core, PACKAGED_FOLDER / core)
+    may_be_repo = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith((".", "~"))
+    if core is None and not may_be_repo:
         known = ", ".join((*PACKAGED_CORES, *PUBLISHED_CORES))
         raise ValueError(f"There is no model folder {text!r}, and no model of that name. Known names: {known}.")
-    repo = PUBLISHED_CORES.get(alias, text)
+    repo = text if core is None else PUBLISHED_CORES[core]
     with quiet():
-        snapshot = download(repo, options, SMALL_FILES)
+        snapshot = fetch_files(repo, options, SMALL_FILES)
     # The cache knows a snapshot by its commit: from here on, the revision is this commit.
     return Source(repo, snapshot / options.subfolder, snapshot.name, replace(options, revision=snapshot.name))
 
 
-def is_core_name(name: object) -> bool:
-    """Whether something is the name of a packaged or published core, as `find` reads it, and no folder here."""
-    alias = str(name).lower().replace("_", "-")
-    return (alias in PACKAGED_CORES or alias in PUBLISHED_CORES) and not Path(str(name)).exists()
-
-
-def _may_be_repo(name: str) -> bool:
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith((".", "~"))
-
-
-def download(repo: str, options: HubOptions, patterns: Iterable[str], *, dataset: bool = False) -> Path:
+def fetch_files(repo: str, options: HubOptions, patterns: Iterable[str], *, dataset: bool = False) -> Path:
     """Brings the files of a repo that match patterns into the Hub cache.
 
     Args:
@@ -244,75 +226,9 @@ def list_files(source: Source) -> dict[str, int]:
     return {name.removeprefix(prefix): sizes[name] for name in sorted(sizes) if name.startswith(prefix)}
 
 
-@contextmanager
-def explained(repo: str, revision: str | None, *, dataset: bool = False) -> Iterator[None]:
-    """Turns errors of the Hub client into ones that say what to do.
-
-    Args:
-        repo: The repo that is asked for.
-        revision: The revision that is asked for.
-        dataset: Whether it is a dataset, and not a model.
-
-    Raises:
-        OSError: As `find` says.
-        ValueError: The repo's name cannot be one.
-    """
-    page = f"datasets/{repo}" if dataset else repo
-    kind = f"dataset {repo!r}" if dataset else f"repo {repo!r} (nor is there a folder of that name)"
-    named = f"{repo}" + (f" (revision {revision})" if revision else "")
-    try:
-        yield
-    except GatedRepoError as error:
-        raise OSError(
-            f"{named} is gated. Accept its terms at {constants.ENDPOINT}/{page}, then log in with `hf auth login`, "
-            "set HF_TOKEN or pass token=..."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise OSError(
-            f"The Hub has no {kind}, or it is private and the token does not open it. {missing_note(repo)}Check the "
-            "name; if it is private, log in with `hf auth login`, set HF_TOKEN or pass token=..."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise OSError(f"{repo} has no revision {revision!r}. Pass a branch, a tag or a commit that it has.") from error
-    except LocalEntryNotFoundError as error:
-        # The client reports a server that refuses or cannot be reached in the same way as a cache that lacks a file.
-        reason = error.__cause__
-        if isinstance(reason, OfflineModeIsEnabled) or reason is None:
-            raise OSError(
-                f"{named} is not in the cache, or not all that is asked for, and this session is offline. Load it once "
-                "online (without local_files_only, HF_HUB_OFFLINE unset)."
-            ) from error
-        raise OSError(f"{named} is not in the cache, and the Hub cannot be asked for it: {reason}") from error
-    except HFValidationError as error:
-        raise ValueError(f"{repo!r} cannot be the name of a repo ({error}). Names look like user/model.") from error
-    except HfHubHTTPError as error:
-        raise OSError(f"The Hub refused {named}: {error}{_token_hint(error)}") from error
-    except Exception as error:
-        # Which library the client speaks HTTP with depends on its version.
-        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
-            raise
-        raise OSError(f"The Hub cannot be reached for {named}: {error}. Try again.") from error
-
-
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
     """Where copies that this package makes lie: in the cache asked for, `OMNIMOUSE_CACHE`, or beside the Hub cache."""
     if cache_dir is not None:
         return Path(cache_dir).expanduser() / "omnimouse"
     chosen = os.environ.get("OMNIMOUSE_CACHE")
     return Path(chosen).expanduser() if chosen else Path(constants.HF_HUB_CACHE).expanduser().parent / "omnimouse"
-
-
-def missing_note(repo: str) -> str:
-    """What to say of a published repo that may well be missing; a sentence and a space, or nothing."""
-    if repo == PUBLISHED_CORES["omnimouse-300m"]:
-        return "The 300M weights were announced, but had not been uploaded when the other sizes were released. "
-    return ""
-
-
-def _token_hint(error: HfHubHTTPError) -> str:
-    status = getattr(error.response, "status_code", None)
-    if status == 401:
-        return " There is no token, or an invalid one: log in with `hf auth login`, set HF_TOKEN or pass token=..."
-    if status == 403:
-        return " The token may not do this: it needs the right to write to this repo."
-    return ""

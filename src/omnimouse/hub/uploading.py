@@ -14,7 +14,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
-from omnimouse.hub.sources import explained, hub_api
+from omnimouse.hub.errors import explained
+from omnimouse.hub.sources import hub_api
 from omnimouse.support.files import hash_like
 
 

@@ -9,8 +9,6 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from omnimouse.pretrained import auto_classes
-
 BEHAVIOR_CHANNELS = ("pupil_size", "pupil_size_derivative", "gaze_x", "gaze_y", "running_speed")
 """Content of the five behaviour channels in the order in which published recordings store them."""
 
@@ -342,6 +340,3 @@ def architecture_fields() -> dict[str, Field[Any]]:
     """The fields of `OmniMouseConfig` by name, without those of every transformers configuration."""
     inherited = PreTrainedConfig.__dataclass_fields__
     return {name: field for name, field in OmniMouseConfig.__dataclass_fields__.items() if name not in inherited}
-
-
-auto_classes.register_config(OmniMouseConfig)

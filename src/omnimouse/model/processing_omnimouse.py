@@ -23,9 +23,8 @@ import numpy as np
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
 from omnimouse.hub.sources import HubOptions, find
-from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS, OmniMouseConfig
+from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.model.sessions import SessionTables
-from omnimouse.pretrained import auto_classes
 
 _RULE_TABLE: dict[str, tuple[tuple[Any, ...], Any, Any, Any]] = {
     # rule: its choices, and what it is in "published", "experanto-main" and "strict"
@@ -281,6 +280,3 @@ def _count(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name} is {value!r}; it must be an integer >= 1")
     return int(value)
-
-
-auto_classes.register_processor(OmniMouseConfig, OmniMouseProcessor)

@@ -20,7 +20,6 @@ from omnimouse.recordings.windows import mean_responses
 def add_session(
     model: OmniMouseNetwork,
     recording: Recording | str,
-    *,
     n_neurons: int | None,
     animal_id: str | None,
     means: Tensor | np.ndarray | Sequence[float] | None,

@@ -18,9 +18,7 @@ from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor, session_processor
 from omnimouse.model.session_names import match_keys
 from omnimouse.model.sessions import AnimalConflict
-from omnimouse.pretrained import auto_classes
 from omnimouse.pretrained.cards.writer import CardOptions
-from omnimouse.pretrained.locating import only_hub_options
 from omnimouse.pretrained.model_folder import whole_state, write_model_folder
 from omnimouse.pretrained.new_sessions import add_session
 from omnimouse.pretrained.opening import Opener, Sessions, attach_sessions
@@ -153,15 +151,7 @@ class OmniMouseModel(OmniMouseNetwork):
             ValueError: A session is not in the model, or the repo holds sessions of another core, or an adapter.
             OSError: The Hub refuses, cannot be reached, or the repo was changed meanwhile.
         """
-        commit, self._source = push_model(
-            self,
-            self._source,
-            repo_id,
-            sessions=sessions,
-            prune=prune,
-            max_shard_size=max_shard_size,
-            options=options,
-        )
+        commit, self._source = push_model(self, self._source, repo_id, sessions, prune, max_shard_size, options)
         return commit
 
     # Sessions.
@@ -200,15 +190,7 @@ class OmniMouseModel(OmniMouseNetwork):
         Raises:
             ValueError: The session exists, sizes contradict each other, or a key came without sizes.
         """
-        return add_session(
-            self,
-            recording,
-            n_neurons=n_neurons,
-            animal_id=animal_id,
-            means=mean_responses,
-            unit_ids=unit_ids,
-            processor=processor,
-        )
+        return add_session(self, recording, n_neurons, animal_id, mean_responses, unit_ids, processor)
 
     def session_processor(self, key: str) -> OmniMouseProcessor:
         """What a session's windows are cut by: the processor it was trained with, else the model's, else `"strict"`.
@@ -287,7 +269,7 @@ class OmniMouseModel(OmniMouseNetwork):
                     f"{path_or_repo} is a session of {self._source.name} and no adapter of its own. Load it with "
                     f"model.load_sessions([{str(path_or_repo)!r}])."
                 )
-        adapter = find(path_or_repo, only_hub_options(hub_options))
+        adapter = find(path_or_repo, HubOptions.only(hub_options))
         return load_adapter(self, self._source, adapter, on_animal_conflict=on_animal_conflict, force=force)
 
     def push_session_to_hub(
@@ -330,6 +312,3 @@ class OmniMouseModel(OmniMouseNetwork):
         `False` for a model that was never saved, and where what is stored there cannot be told.
         """
         return core_has_changed(self, self._source)
-
-
-auto_classes.register_model(OmniMouseConfig, OmniMouseModel)

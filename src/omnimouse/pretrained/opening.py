@@ -15,7 +15,6 @@ from omnimouse.model.core_identity import core_settings, settings_differences, s
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.model.sessions import aligned
-from omnimouse.pretrained.locating import check_model_folder, kind_of, locate
 from omnimouse.pretrained.session_adapters import load_adapter
 from omnimouse.pretrained.session_files import (
     ADAPTER_CONFIG,
@@ -25,6 +24,7 @@ from omnimouse.pretrained.session_files import (
     read_tensors,
     select_sessions,
 )
+from omnimouse.pretrained.source_kinds import check_model_folder, locate, source_kind
 from omnimouse.pretrained.stored_core import core_weight_files, core_weight_patterns
 from omnimouse.support.files import read_mapping
 
@@ -64,7 +64,7 @@ class Opener:
     def open(self, name: str | Path, options: HubOptions, sessions: Sessions = None) -> Opened:
         """Opens what a name stands for, with the sessions asked for, as `OmniMouseModel.from_pretrained` says."""
         source = locate(name, options)
-        kind = kind_of(source)
+        kind = source_kind(source)
         if kind == "session adapter":
             return self._open_adapter(source, options, sessions)
         if kind == "LoRA":

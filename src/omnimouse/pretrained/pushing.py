@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from huggingface_hub import CommitInfo
 
-from omnimouse.hub.sources import PACKAGED_CORES, PUBLISHED_CORES, HubOptions, Source, download
+from omnimouse.hub.names import core_name
+from omnimouse.hub.sources import HubOptions, Source, fetch_files
 from omnimouse.hub.uploading import Target, UploadOptions
 from omnimouse.model.core_identity import core_sha256, stored_settings
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.pretrained.cards.facts import CARD_FILE, is_public_name
 from omnimouse.pretrained.cards.writer import CardOptions, check_scores, write_session_card
-from omnimouse.pretrained.locating import locate
 from omnimouse.pretrained.measured import SCORES_FILE
 from omnimouse.pretrained.model_folder import refuse_injected, write_model_folder
 from omnimouse.pretrained.session_adapters import save_adapter
@@ -34,6 +34,7 @@ from omnimouse.pretrained.session_files import (
     read_index,
     select_sessions,
 )
+from omnimouse.pretrained.source_kinds import locate
 from omnimouse.pretrained.stored_core import (
     core_has_changed,
     core_weight_files,
@@ -50,7 +51,6 @@ def push_model(
     model: OmniMouseNetwork,
     source: Source | None,
     repo_id: str,
-    *,
     sessions: str | Sequence[str],
     prune: bool,
     max_shard_size: int | str | None,
@@ -118,7 +118,7 @@ def push_session(
                 f"{target.repo} holds the adapter of session {other!r}. Push {spec.key!r} to another repo."
             )
         save_adapter(model, source, spec.key, folder, dtype)
-        config = replace(AdapterConfig.read(folder), base_model=base, base_commit=commit)
+        config = replace(AdapterConfig.read(folder), base_model_name_or_path=base, base_commit=commit)
         config.write(folder)
         write_session_card(model, source, config, folder, card, target.repo)
         return target.commit(folder, _outdated_files(target, folder, [SCORES_FILE]), f"session {spec.key}")
@@ -152,13 +152,13 @@ def _holds_core(target: Target, folder: Path, core_hash: Callable[[], str]) -> b
     """Whether a repo's core is the one in a folder. Its weights are only fetched where files differ."""
     options = HubOptions(revision=target.head, token=target.options.token)
     if not target.holds("config.json", folder / "config.json"):
-        theirs = download(target.repo, options, ["config.json"])
+        theirs = fetch_files(target.repo, options, ["config.json"])
         if not (theirs / "config.json").is_file() or stored_settings(theirs) != stored_settings(folder):
             return False
     ours = core_weight_files(path.name for path in folder.iterdir())
     if all(target.holds(name, folder / name) for name in ours):
         return True
-    theirs = download(target.repo, options, core_weight_patterns())
+    theirs = fetch_files(target.repo, options, core_weight_patterns())
     return core_sha256(stored_core(theirs), stored_settings(folder)) == core_hash()
 
 
@@ -167,8 +167,7 @@ def _public_base(
 ) -> tuple[str, str | None]:
     """Name and commit of the core under which others find it."""
     if base_model is not None:
-        alias = base_model.lower().replace("_", "-")
-        base_model = alias if alias in (*PACKAGED_CORES, *PUBLISHED_CORES) else base_model
+        base_model = core_name(base_model) or base_model
         if not is_public_name(base_model):
             raise ValueError(
                 f"base_model={base_model!r} is nothing that others can load. Push the core first with "

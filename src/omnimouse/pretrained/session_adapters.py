@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from omnimouse.hub.sources import PACKAGED_CORES, PACKAGED_FOLDER, Source
+from omnimouse.hub.names import PACKAGED_CORES, PACKAGED_FOLDER
+from omnimouse.hub.sources import Source
 from omnimouse.model.core_identity import core_settings, settings_differences, stored_settings
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.sessions import AnimalConflict
@@ -50,11 +51,20 @@ def save_adapter(
     state, stored_as = model.session_state(spec.key), _as_dtype(dtype)
     if stored_as is not None:
         state = {name: tensor.to(stored_as) for name, tensor in state.items()}
-    base, commit = (source.name, source.commit) if source else (None, None)
     write_tensors(folder / ADAPTER_WEIGHTS, state)
-    settings = core_settings(model.config)
     AdapterConfig(
-        spec, base, commit, model.core_hash(), __version__, model.injected_hash(), core_config=settings
+        session_key=spec.key,
+        animal_id=spec.animal_id,
+        n_neurons=spec.n_neurons,
+        core_sha256=model.core_hash(),
+        base_model_name_or_path=source.name if source else None,
+        base_commit=source.commit if source else None,
+        core_config=core_settings(model.config),
+        injected_sha256=model.injected_hash(),
+        unit_ids_sha256=spec.unit_ids_hash,
+        training=spec.training or None,
+        processor=spec.processor or None,
+        omnimouse_version=__version__,
     ).write(folder)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from omnimouse.model.session_names import match_keys, short_key
 from omnimouse.model.sessions import TENSORS, SessionSpec
 from omnimouse.support.files import read_json, read_mapping, write_json
 from omnimouse.support.tensor_files import open_tensors, write_tensors
+from omnimouse.support.validation import from_mapping
 
 SESSIONS_FOLDER = "sessions"
 INDEX = "sessions/index.json"
@@ -35,11 +36,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in TENSORS}
 
 
-def session_file(key: str) -> str:
-    """Place of a session in a model folder, relative to it."""
-    return f"{SESSIONS_FOLDER}/{key}.safetensors"
-
-
 def write_session(
     folder: Path, spec: SessionSpec, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -48,7 +44,7 @@ def write_session(
     Returns:
         The session's entry for `sessions/index.json`, which `write_index` writes when all sessions are there.
     """
-    file = session_file(spec.key)
+    file = f"{SESSIONS_FOLDER}/{spec.key}.safetensors"
     write_tensors(folder / file, tensors)
     entry: dict[str, Any] = {"animal": spec.animal_id, "neurons": spec.n_neurons, "file": file}
     entry["core_config_sha256"] = settings_hash(settings)
@@ -123,77 +119,71 @@ def select_sessions(index: Iterable[str], wanted: str | Sequence[str] | None, wh
     return sorted(chosen)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
-    """`adapter_config.json` of a stand-alone session adapter.
+    """`adapter_config.json` of a stand-alone session adapter, field by field.
 
     Args:
-        session: The session.
-        base_model: Name or folder of the core it was trained on, if known.
+        session_key: The session.
+        animal_id: Its animal.
+        n_neurons: Its neurons.
+        core_sha256: Hash of the core it was trained on, `model.core_hash()`; earlier versions took its tensors alone.
+        base_model_name_or_path: Name or folder of that core, if known.
         base_commit: Commit of that core, if it came from a Hub.
-        core_sha256: Hash of the core, `model.core_hash()`; earlier versions took its tensors alone.
-        package_version: Version of omnimouse that wrote it.
-        injected_sha256: Hash of what peft had added to the core (a LoRA), or `None`.
         core_config: What the core computes with, see `core_identity.core_settings`; `None` in earlier versions.
+        injected_sha256: Hash of what peft had added to the core (a LoRA), or `None`.
+        unit_ids_sha256: See `SessionSpec`, as the next two.
+        training: How it was trained.
+        processor: What its windows are cut by.
+        omnimouse_version: Version of omnimouse that wrote it.
     """
 
-    session: SessionSpec
-    base_model: str | None
-    base_commit: str | None
+    session_key: str
+    animal_id: str
+    n_neurons: int
     core_sha256: str
-    package_version: str
-    injected_sha256: str | None = None
+    base_model_name_or_path: str | None = None
+    base_commit: str | None = None
     core_config: Mapping[str, Any] | None = None
+    injected_sha256: str | None = None
+    unit_ids_sha256: str | None = None
+    training: Mapping[str, Any] | None = None
+    processor: Mapping[str, Any] | None = None
+    omnimouse_version: str = "unknown"
+
+    def __post_init__(self) -> None:
+        assert self.session.key  # what can be no session is refused
+
+    @property
+    def base_model(self) -> str | None:
+        """Name or folder of the core that the session was trained on, if known."""
+        return self.base_model_name_or_path
+
+    @property
+    def session(self) -> SessionSpec:
+        """The session."""
+        return SessionSpec(
+            self.session_key, self.n_neurons, self.animal_id, self.unit_ids_sha256, self.training, self.processor
+        )
 
     def write(self, folder: Path) -> None:
-        content = {
-            "adapter_type": ADAPTER_TYPE,
-            "peft_type": ADAPTER_TYPE,
-            "session_key": self.session.key,
-            "animal_id": self.session.animal_id,
-            "n_neurons": self.session.n_neurons,
-            "unit_ids_sha256": self.session.unit_ids_hash,
-            "training": dict(self.session.training) if self.session.training else None,
-            "processor": dict(self.session.processor) if self.session.processor else None,
-            "base_model_name_or_path": self.base_model,
-            "base_commit": self.base_commit,
-            "core_sha256": self.core_sha256,
-            "core_config": None if self.core_config is None else dict(self.core_config),
-            "injected_sha256": self.injected_sha256,
-            "omnimouse_version": self.package_version,
-        }
-        write_json(folder / ADAPTER_CONFIG, content)
+        write_json(folder / ADAPTER_CONFIG, {"adapter_type": ADAPTER_TYPE, "peft_type": ADAPTER_TYPE, **asdict(self)})
 
     @classmethod
     def read(cls, folder: Path) -> AdapterConfig:
         """Reads an adapter's configuration; fields that this version does not know are ignored.
 
         Raises:
-            ValueError: The folder holds no session adapter, or a field is missing.
+            ValueError: The folder holds no session adapter, or a field is missing or cannot be.
         """
         path = folder / ADAPTER_CONFIG
-        content = read_json(path, "a session adapter's configuration")
-        if not isinstance(content, dict) or content.get("adapter_type") != ADAPTER_TYPE:
+        if not is_adapter(folder):
             raise ValueError(f"{path} is not the configuration of an OmniMouse session adapter.")
-        missing = [name for name in ("session_key", "animal_id", "n_neurons", "core_sha256") if name not in content]
-        if missing:
-            raise ValueError(f"{path} lacks {', '.join(missing)}. Save the adapter again with model.save_session.")
-        return cls(
-            session=SessionSpec(
-                content["session_key"],
-                content["n_neurons"],
-                content["animal_id"],
-                content.get("unit_ids_sha256"),
-                content.get("training"),
-                content.get("processor"),
-            ),
-            base_model=content.get("base_model_name_or_path"),
-            base_commit=content.get("base_commit"),
-            core_sha256=content["core_sha256"],
-            package_version=content.get("omnimouse_version", "unknown"),
-            injected_sha256=content.get("injected_sha256"),
-            core_config=content.get("core_config"),
-        )
+        content = read_json(path, "a session adapter's configuration")
+        try:
+            return from_mapping(cls, content, where=str(path), exact=True, ignore_unknown=True)
+        except ValueError as error:
+            raise ValueError(f"{error} Save the adapter again with model.save_session.") from None
 
 
 def is_adapter(folder: Path) -> bool:

@@ -8,13 +8,13 @@ from importlib.metadata import version
 from omnimouse.cli import describe
 from omnimouse.cli.model_options import Convert, Info, Push
 from omnimouse.cli.output import Said
-from omnimouse.hub.sources import PUBLISHED_CORES
+from omnimouse.hub.names import PUBLISHED_CORES
 from omnimouse.model.configuration_omnimouse import PRESETS
 from omnimouse.model.masks import TASKS
-from omnimouse.pretrained.locating import locate
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.pretrained.published.conversion import convert as convert_checkpoint
 from omnimouse.pretrained.session_files import AdapterConfig, is_adapter
+from omnimouse.pretrained.source_kinds import locate
 from omnimouse.support.version import __version__
 
 

@@ -18,8 +18,8 @@ from omnimouse.cli.model_options import DEFAULT_CORE, Anneal, Demo, DemoSettings
 from omnimouse.cli.output import Said, hint
 from omnimouse.evaluation.tiers import choose_tier
 from omnimouse.model.session_names import match_keys
-from omnimouse.pretrained.locating import session_keys
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
+from omnimouse.pretrained.source_kinds import session_keys
 from omnimouse.recordings import Recording, open_recording
 from omnimouse.scaling import scaling
 from omnimouse.support.compute_devices import resolve_device

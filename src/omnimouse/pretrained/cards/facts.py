@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 from huggingface_hub import ModelCardData
 
-from omnimouse.hub.sources import PACKAGED_CORES, PUBLISHED_CORES
+from omnimouse.hub.names import PACKAGED_CORES, PUBLISHED_CORES
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.sessions import SessionSpec
 from omnimouse.pretrained.cards.scores_text import (

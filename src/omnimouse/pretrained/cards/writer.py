@@ -13,7 +13,8 @@ import yaml
 from huggingface_hub import metadata_load
 
 from omnimouse.evaluation.scores import Scores
-from omnimouse.hub.sources import PUBLISHED_CORES, Source
+from omnimouse.hub.names import PUBLISHED_CORES
+from omnimouse.hub.sources import Source
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.pretrained.cards.facts import (
     CARD_FILE,

@@ -21,16 +21,8 @@ import torch
 from filelock import FileLock
 from huggingface_hub import constants
 
-from omnimouse.hub.sources import (
-    PUBLISHED_CORES,
-    RANK_FILE,
-    HubOptions,
-    Source,
-    cache_folder,
-    find,
-    list_files,
-    missing_note,
-)
+from omnimouse.hub.names import PUBLISHED_CORES, missing_note
+from omnimouse.hub.sources import RANK_FILE, HubOptions, Source, cache_folder, find, list_files
 from omnimouse.model.core_identity import core_settings
 from omnimouse.model.initial_vectors import InitialVectors
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork

@@ -16,7 +16,7 @@ from typing import Any
 
 from huggingface_hub import CommitInfo
 
-from omnimouse.hub.sources import HubOptions, download, quiet
+from omnimouse.hub.sources import HubOptions, fetch_files, quiet
 from omnimouse.hub.uploading import Target, UploadOptions
 from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.recording_data import RecordingData
@@ -42,7 +42,7 @@ def fetch_metadata(repo: str, options: HubOptions, findings: Findings) -> Path |
     """
     try:
         with quiet():
-            snapshot = download(repo, options, [f"*/{METADATA}"], dataset=True)
+            snapshot = fetch_files(repo, options, [f"*/{METADATA}"], dataset=True)
     except OSError as error:
         raise OSError(f"There is no folder {repo!r}, and as a dataset on the Hub: {error}") from error
     if sessions_in(snapshot):
@@ -60,7 +60,7 @@ def fetch_metadata(repo: str, options: HubOptions, findings: Findings) -> Path |
 def fetch_session(repo: str, snapshot: Path, session: str, options: HubOptions) -> Path:
     """Brings one session of a dataset repo into the Hub cache, of the commit whose metadata lie in `snapshot`."""
     # A revision is resolved once: from here on, it is this commit.
-    download(repo, replace(options, revision=snapshot.name), [f"{session}/*"], dataset=True)
+    fetch_files(repo, replace(options, revision=snapshot.name), [f"{session}/*"], dataset=True)
     return snapshot / session
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omnimouse.hub.sources import HubOptions, Source, find
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.pretrained.published.architecture import config_from_tensors
 from omnimouse.pretrained.published.checkpoint_files import FIRST_RANK, rank_files, read_rank
 from omnimouse.pretrained.published.conversion import cached_copy, converted_folder, converted_repo
 from omnimouse.pretrained.session_files import ADAPTER_CONFIG, AdapterConfig, is_adapter, read_index
@@ -14,7 +16,7 @@ from omnimouse.support.files import read_mapping
 Kind = Literal["model", "session adapter", "LoRA", "checkpoint", "something else"]
 
 
-def kind_of(source: Source) -> Kind:
+def source_kind(source: Source) -> Kind:
     """What lies at a source; of a repo, the small files tell. A repo without any may be a published checkpoint."""
     if is_adapter(source.folder):
         return "session adapter"
@@ -33,11 +35,29 @@ def locate(name: str | Path, options: HubOptions | None = None) -> Source:
     """
     options = options or HubOptions()
     source = find(name, options)
-    if kind_of(source) != "checkpoint":
+    if source_kind(source) != "checkpoint":
         return source
     if source.options is not None:
         return Source(source.name, converted_repo(source), source.commit)
     return Source(source.name, converted_folder(source.folder, options.cache_dir))
+
+
+def load_architecture(name: str | Path, **kwargs: Any) -> OmniMouseConfig:
+    """Reads the configuration of a model by name. That of published weights is read off them; nothing is converted.
+
+    Args:
+        name: What `OmniMouseModel.from_pretrained` takes; of a published checkpoint, the first rank file is fetched.
+        **kwargs: Options of the Hub, and fields that replace what is stored.
+
+    Raises:
+        ValueError: Nothing of that name, or no model.
+        OSError: The Hub does not give it.
+    """
+    options = HubOptions.take(kwargs)
+    path = _first_rank(find(name, options))
+    if path is None:
+        return OmniMouseConfig.from_pretrained(locate(name, options).folder, **kwargs)
+    return OmniMouseConfig.from_dict(config_from_tensors(read_rank(path)[0]).to_dict(), **kwargs)
 
 
 def session_keys(name_or_path: str | Path, **hub_options: Any) -> list[str]:
@@ -52,12 +72,10 @@ def session_keys(name_or_path: str | Path, **hub_options: Any) -> list[str]:
         ValueError: Nothing of that name, or no model.
         OSError: The Hub does not give it.
     """
-    options = only_hub_options(hub_options)
-    found = find(name_or_path, options)
-    if found.options is not None and kind_of(found) == "checkpoint" and cached_copy(found) is None:
-        found.fetch([FIRST_RANK])
-        if (found.folder / FIRST_RANK).is_file():
-            return sorted(read_rank(found.folder / FIRST_RANK)[1])
+    options = HubOptions.only(hub_options)
+    path = _first_rank(find(name_or_path, options))
+    if path is not None:
+        return sorted(read_rank(path)[1])
     source = locate(name_or_path, options)
     if is_adapter(source.folder):
         return [AdapterConfig.read(source.folder).session.key]
@@ -65,13 +83,13 @@ def session_keys(name_or_path: str | Path, **hub_options: Any) -> list[str]:
     return sorted(read_index(source.folder))
 
 
-def only_hub_options(kwargs: dict[str, Any]) -> HubOptions:
-    """The options for the Hub that keyword arguments are; others are refused."""
-    options = HubOptions.take(kwargs)
-    if kwargs:
-        known = ", ".join(HubOptions.__dataclass_fields__)
-        raise ValueError(f"Unknown arguments {', '.join(kwargs)}; the options for the Hub are {known}.")
-    return options
+def _first_rank(source: Source) -> Path | None:
+    """The first rank file of a published repo that has no converted copy yet, fetched; `None` of anything else."""
+    if source.options is None or source_kind(source) != "checkpoint" or cached_copy(source) is not None:
+        return None
+    source.fetch([FIRST_RANK])
+    path = source.folder / FIRST_RANK
+    return path if path.is_file() else None
 
 
 def looks_like_recording(folder: Path) -> bool:
