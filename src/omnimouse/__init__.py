@@ -38,31 +38,21 @@ if TYPE_CHECKING:
     from omnimouse.training.finetuning.finetune import finetune
 
 _MODULES = {
-    "EVALUATION_MASKS": "model.masks",
-    "TASKS": "model.masks",
-    "TRAINING_MASKS": "model.masks",
-    "Mask": "model.masks",
-    "OmniMouseConfig": "model.configuration_omnimouse",
-    "OmniMouseModel": "pretrained.omnimouse_model",
-    "OmniMouseOutput": "model.modeling_omnimouse",
-    "OmniMouseProcessor": "model.processing_omnimouse",
-    "Recording": "recordings",
-    "WindowCollator": "training",
-    "Windows": "recordings",
-    "anneal": "training",
-    "convert": "pretrained.published.conversion",
-    "evaluate": "evaluation",
-    "evaluate_static": "evaluation",
-    "finetune": "training",
-    "import_nwb": "recordings",
-    "open_recording": "recordings",
-    "predict": "evaluation",
-    "recording_from_arrays": "recordings",
-    "save_recording": "recordings",
-    "session_keys": "pretrained.source_kinds",
-    "simulate_recording": "recordings.simulation.simulated",
-    "train": "training",
-    "write_static_submission": "evaluation",
+    name: module
+    for module, names in {
+        "evaluation": "evaluate evaluate_static predict write_static_submission",
+        "model.configuration_omnimouse": "OmniMouseConfig",
+        "model.masks": "EVALUATION_MASKS TASKS TRAINING_MASKS Mask",
+        "model.modeling_omnimouse": "OmniMouseOutput",
+        "model.processing_omnimouse": "OmniMouseProcessor",
+        "pretrained.omnimouse_model": "OmniMouseModel",
+        "pretrained.published.conversion": "convert",
+        "pretrained.source_kinds": "session_keys",
+        "recordings": "Recording Windows import_nwb open_recording recording_from_arrays save_recording",
+        "recordings.simulation.simulated": "simulate_recording",
+        "training": "WindowCollator anneal finetune train",
+    }.items()
+    for name in names.split()
 }
 """Where each public name comes from. No module of this package has the name of one of them."""
 

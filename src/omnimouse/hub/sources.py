@@ -29,14 +29,9 @@ from omnimouse.support.version import __version__
 RANK_FILE = re.compile(r"rank_(\d+)\.ckpt")
 
 SMALL_FILES = (
-    "config.json",
-    "preprocessor_config.json",
-    "adapter_config.json",
-    "sessions/index.json",
-    "scores.json",
-    "README.md",
+    "config.json", "preprocessor_config.json", "adapter_config.json", "sessions/index.json", "scores.json", "README.md",
     ".gitattributes",
-)
+)  # fmt: skip
 """What is fetched to find out what a repo holds."""
 
 
@@ -59,6 +54,11 @@ class HubOptions:
     local_files_only: bool = False
     force_download: bool = False
     subfolder: str = ""
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether the Hub is not to be asked."""
+        return self.local_files_only or bool(constants.HF_HUB_OFFLINE)
 
     @property
     def reach(self) -> dict[str, Any]:
@@ -110,9 +110,13 @@ class Source:
         return (self.folder / "config.json").is_file() or (self.folder / "adapter_config.json").is_file()
 
     @property
-    def holds_rank_files(self) -> bool:
+    def is_checkpoint(self) -> bool:
         """Whether it is a checkpoint as the authors published theirs, one pickle per process."""
-        names = list_files(self) if self.options else [path.name for path in self.folder.glob("*.ckpt")]
+        if self.is_stored_model:
+            return False
+        if self.options is not None and self.options.is_offline and self.name in PUBLISHED_CORES.values():
+            return True  # a converted copy needs no pickles, and they may have been deleted
+        names = [path.name for path in self.folder.glob("*.ckpt")] if self.options is None else list_files(self)
         return any(RANK_FILE.fullmatch(name) for name in names)
 
     def fetch(self, patterns: Iterable[str]) -> None:
@@ -154,13 +158,7 @@ def find(name: str | Path, options: HubOptions | None = None) -> Source:
 
 
 def fetch_files(repo: str, options: HubOptions, patterns: Iterable[str], *, dataset: bool = False) -> Path:
-    """Brings the files of a repo that match patterns into the Hub cache.
-
-    Args:
-        repo: The repo.
-        options: How to reach it; patterns are relative to its `subfolder`.
-        patterns: File names, with wildcards.
-        dataset: Whether it is a dataset, and not a model.
+    """Brings the files of a repo that match patterns, relative to its `subfolder`, into the Hub cache.
 
     Returns:
         The snapshot's folder, named after the commit.
@@ -216,7 +214,7 @@ def list_files(source: Source) -> dict[str, int]:
         OSError: The Hub cannot be reached.
     """
     assert source.options is not None
-    if source.options.local_files_only or constants.HF_HUB_OFFLINE:
+    if source.options.is_offline:
         found = [path for path in sorted(source.folder.rglob("*")) if path.is_file()]
         return {path.relative_to(source.folder).as_posix(): path.stat().st_size for path in found}
     prefix = f"{source.options.subfolder.strip('/')}/" if source.options.subfolder else ""

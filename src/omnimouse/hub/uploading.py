@@ -42,23 +42,14 @@ class UploadOptions:
 
 @dataclass(frozen=True)
 class Target:
-    """A repo that is about to be pushed to.
-
-    Args:
-        api: The Hub's API.
-        repo: The repo.
-        head: Commit that the push builds on.
-        files: Its files by name.
-        options: How to push.
-        repo_type: `"dataset"`, or `None` for models and session adapters.
-    """
+    """A repo that is about to be pushed to, and its files by name."""
 
     api: HfApi
     repo: str
-    head: str
+    head: str  # commit that the push builds on
     files: dict[str, RepoFile]
     options: UploadOptions
-    repo_type: str | None = None
+    repo_type: str | None = None  # "dataset", or None for models and session adapters
 
     @classmethod
     def open(cls, repo: str, options: UploadOptions, *, repo_type: str | None = None) -> Target:
@@ -114,13 +105,9 @@ class Target:
             OSError: The Hub refuses or cannot be reached, or the repo has changed meanwhile.
         """
         options = self.options
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            CommitOperationAdd(path.relative_to(folder).as_posix(), path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        ]
-        operations += [CommitOperationAdd(name, path) for name, path in (others or {}).items()]
-        operations += [CommitOperationDelete(name) for name in delete]
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        added = [CommitOperationAdd(name, path) for name, path in (files | dict(others or {})).items()]
+        operations = [*added, *(CommitOperationDelete(name) for name in delete)]
         with explained(self.repo, options.revision):
             try:
                 return self.api.create_commit(

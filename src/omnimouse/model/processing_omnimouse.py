@@ -150,7 +150,7 @@ class OmniMouseProcessor(FeatureExtractionMixin):
             OSError: The Hub does not give it.
         """
         source = find(pretrained_model_name_or_path, HubOptions.take(kwargs))
-        if not source.is_stored_model and source.holds_rank_files:
+        if source.is_checkpoint:
             return cls.from_dict(processor_fields(cls(profile="published")), **kwargs)
         if not (source.folder / "preprocessor_config.json").is_file():
             raise ValueError(

@@ -49,11 +49,11 @@ def write_model_folder(
         model: The model.
         folder: Where to; created if needed.
         source: Where the model came from, if from anywhere.
-        sessions: Which of its sessions to write: `"all"`, or keys, short keys and globs.
+        sessions: Which of its sessions to write.
         card: What the caller says for the card.
         name: The repo that the folder will be, if any.
-        state: All of the model's tensors as generic code wants them saved (`whole_state`). They then lie in
-            `model.safetensors` together, where such code looks for them, and those of the sessions in `sessions/` too.
+        state: All of the model's tensors as generic code wants them saved (`whole_state`): in `model.safetensors`, and
+            those of sessions in `sessions/` too.
         **kwargs: For transformers' own `save_pretrained`.
 
     Raises:
@@ -66,11 +66,11 @@ def write_model_folder(
     core = model.core_state_dict() if state is None else without_sessions(state)
     weights = core if state is None else core | {n: state[n] for key in keys for n in names[key].values()}
     settings = core_settings(model.config)
-    index = other_sessions(core, settings, folder, keys)
+    index = _other_sessions(core, settings, folder, keys)
     folder.mkdir(parents=True, exist_ok=True)
     with explained_writing(folder), tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as place:
         temporary = Path(place)
-        write_weights(model, temporary, weights, **kwargs)
+        _write_weights(model, temporary, weights, **kwargs)
         if model.processor is not None:
             model.processor.save_pretrained(temporary)
         for key in keys:
@@ -78,22 +78,26 @@ def write_model_folder(
             index[key] = write_session(temporary, model.sessions.specs[key], tables, settings)
         write_index(temporary, index)
         write_model_card(model, source, temporary, folder, index, card, name)
-        variant = kwargs.get("variant")
-        sync_tree(temporary)
-        written = core_weight_files((path.name for path in temporary.iterdir()), variant)
-        for path in sorted(temporary.rglob("*"), key=lambda path: path.name == "config.json"):
-            if path.name == "config.json":  # one file or shards of an earlier core would be loaded instead
-                for stale in core_weight_files((path.name for path in folder.iterdir()), variant):
-                    if stale not in written:
-                        (folder / stale).unlink()
-            if path.is_file():  # config.json last: a folder that has it is complete
-                target = folder / path.relative_to(temporary)
-                target.parent.mkdir(exist_ok=True)
-                make_readable(path)
-                shutil.move(path, target)
-        for changed in (folder / SESSIONS_FOLDER, folder):
-            if changed.is_dir():
-                sync(changed)
+        _put_in_place(temporary, folder, kwargs.get("variant"))
+
+
+def _put_in_place(temporary: Path, folder: Path, variant: str | None) -> None:
+    """Moves written files to where they belong, `config.json` last: a folder that has it is complete."""
+    sync_tree(temporary)
+    written = core_weight_files((path.name for path in temporary.iterdir()), variant)
+    for path in sorted(temporary.rglob("*"), key=lambda path: path.name == "config.json"):
+        if path.name == "config.json":  # one file or shards of an earlier core would be loaded instead
+            for stale in core_weight_files((path.name for path in folder.iterdir()), variant):
+                if stale not in written:
+                    (folder / stale).unlink()
+        if path.is_file():
+            target = folder / path.relative_to(temporary)
+            target.parent.mkdir(exist_ok=True)
+            make_readable(path)
+            shutil.move(path, target)
+    for changed in (folder / SESSIONS_FOLDER, folder):
+        if changed.is_dir():
+            sync(changed)
 
 
 def whole_state(model: OmniMouseNetwork, given: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -116,15 +120,10 @@ def whole_state(model: OmniMouseNetwork, given: Mapping[str, Tensor] | None) -> 
     return {name: given[name] for name in own}
 
 
-def write_weights(model: OmniMouseNetwork, folder: Path, weights: Mapping[str, Tensor], **kwargs: Any) -> None:
+def _write_weights(model: OmniMouseNetwork, folder: Path, weights: Mapping[str, Tensor], **kwargs: Any) -> None:
     """Writes the configuration and `model.safetensors`, and no file of a session.
 
-    Args:
-        model: The model.
-        folder: Where to.
-        weights: What goes into `model.safetensors`, by name in the model.
-        **kwargs: As for any transformers model; with any of them (shards, a variant, ...), transformers writes the
-            files, which takes twice the memory.
+    With any options of transformers (shards, a variant, ...), it writes the files, which takes twice the memory.
     """
     if kwargs or any(tensor.is_meta for tensor in weights.values()):
         PreTrainedModel.save_pretrained(model, folder, state_dict=dict(weights), **kwargs)
@@ -148,7 +147,7 @@ def refuse_injected(model: OmniMouseNetwork) -> None:
         )
 
 
-def other_sessions(
+def _other_sessions(
     core: Mapping[str, Tensor], settings: Mapping[str, Any], folder: Path, written: Sequence[str]
 ) -> dict[str, Any]:
     """Index entries of a folder's sessions that will not be written; they stay listed.

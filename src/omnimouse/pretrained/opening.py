@@ -34,28 +34,16 @@ Sessions = str | Sequence[str] | None
 
 @dataclass(frozen=True)
 class Opened:
-    """A model that was opened.
+    """A model that was opened, and where its core came from."""
 
-    Args:
-        loaded: What `from_pretrained` returns: the model, or the model and what transformers says of its tensors.
-        model: The model.
-        source: Where its core came from.
-    """
-
-    loaded: Any
+    loaded: Any  # what `from_pretrained` returns: the model, or the model and what transformers says of its tensors
     model: OmniMouseNetwork
     source: Source
 
 
 @dataclass(frozen=True)
 class Opener:
-    """How to open models of one class.
-
-    Args:
-        load_weights: `from_pretrained` of transformers, for that class.
-        arguments: Passed on to it.
-        keywords: Passed on to it.
-    """
+    """How to open models of a class: by transformers' `from_pretrained` for that class, and what is passed on to it."""
 
     load_weights: Callable[..., Any]
     arguments: tuple[Any, ...]
@@ -141,16 +129,7 @@ class Opener:
 def attach_sessions(
     model: OmniMouseNetwork, source: Source, sessions: Sessions, *, dtype: torch.dtype | None
 ) -> list[str]:
-    """Loads the processor and the wanted sessions of a model that was located.
-
-    Args:
-        model: The model.
-        source: Where it came from.
-        sessions: Which ones; those that the model holds already stay as they are.
-        dtype: Type they are kept in; by default as they are stored.
-
-    Returns:
-        Keys of the sessions that were added.
+    """Loads the processor and the wanted sessions from where a model came from, and returns the keys that are new.
 
     Raises:
         ValueError: There is no such session, its file is not there, or it belongs to another core.

@@ -28,15 +28,7 @@ from omnimouse.support.version import __version__
 def save_adapter(
     model: OmniMouseNetwork, source: Source | None, key: str, folder: Path, dtype: torch.dtype | str | None
 ) -> None:
-    """Writes one session as an adapter folder, as `OmniMouseModel.save_session` says.
-
-    Args:
-        model: The model.
-        source: Where its core came from, if from anywhere.
-        key: The session; its short key will do.
-        folder: Where to.
-        dtype: Type to store it in; by default as it is.
-    """
+    """Writes one session as an adapter folder, as `OmniMouseModel.save_session` says; `source` is the model's."""
     spec = model.sessions.check(key)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; a session adapter is a folder. Choose another name.")
@@ -62,8 +54,8 @@ def save_adapter(
         core_config=core_settings(model.config),
         injected_sha256=model.injected_hash(),
         unit_ids_sha256=spec.unit_ids_hash,
-        training=spec.training or None,
-        processor=spec.processor or None,
+        training=dict(spec.training or {}) or None,
+        processor=dict(spec.processor or {}) or None,
         omnimouse_version=__version__,
     ).write(folder)
 
@@ -85,15 +77,7 @@ def load_adapter(
     on_animal_conflict: AnimalConflict = "error",
     force: bool = False,
 ) -> str:
-    """Loads a session adapter that was found, as `OmniMouseModel.load_session` says; `own` is the model's source.
-
-    Returns:
-        The session's key.
-
-    Raises:
-        ValueError: No adapter there, another core, the session exists, or the animal vectors differ.
-        OSError: The Hub does not give it.
-    """
+    """Loads a session adapter that was found, as `OmniMouseModel.load_session` says; `own` is the model's source."""
     if not is_adapter(adapter.folder):
         raise ValueError(
             f"{adapter.name} is no session adapter: it has no {ADAPTER_CONFIG} of ours. Adapters are written by "

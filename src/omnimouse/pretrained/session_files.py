@@ -46,15 +46,13 @@ def write_session(
     """
     file = f"{SESSIONS_FOLDER}/{spec.key}.safetensors"
     write_tensors(folder / file, tensors)
-    entry: dict[str, Any] = {"animal": spec.animal_id, "neurons": spec.n_neurons, "file": file}
-    entry["core_config_sha256"] = settings_hash(settings)
-    if spec.unit_ids_hash:
-        entry["unit_ids_sha256"] = spec.unit_ids_hash
-    if spec.training:
-        entry["training"] = dict(spec.training)
-    if spec.processor:
-        entry["processor"] = dict(spec.processor)
-    return entry
+    entry = {"animal": spec.animal_id, "neurons": spec.n_neurons, "file": file}
+    known = {
+        "unit_ids_sha256": spec.unit_ids_hash,
+        "training": dict(spec.training or {}),
+        "processor": dict(spec.processor or {}),
+    }
+    return {**entry, "core_config_sha256": settings_hash(settings), **{n: value for n, value in known.items() if value}}
 
 
 def write_index(folder: Path, index: Mapping[str, Any]) -> None:
@@ -121,35 +119,20 @@ def select_sessions(index: Iterable[str], wanted: str | Sequence[str] | None, wh
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
-    """`adapter_config.json` of a stand-alone session adapter, field by field.
-
-    Args:
-        session_key: The session.
-        animal_id: Its animal.
-        n_neurons: Its neurons.
-        core_sha256: Hash of the core it was trained on, `model.core_hash()`; earlier versions took its tensors alone.
-        base_model_name_or_path: Name or folder of that core, if known.
-        base_commit: Commit of that core, if it came from a Hub.
-        core_config: What the core computes with, see `core_identity.core_settings`; `None` in earlier versions.
-        injected_sha256: Hash of what peft had added to the core (a LoRA), or `None`.
-        unit_ids_sha256: See `SessionSpec`, as the next two.
-        training: How it was trained.
-        processor: What its windows are cut by.
-        omnimouse_version: Version of omnimouse that wrote it.
-    """
+    """`adapter_config.json` of a stand-alone session adapter, field by field: the session, and the core it needs."""
 
     session_key: str
     animal_id: str
     n_neurons: int
-    core_sha256: str
-    base_model_name_or_path: str | None = None
-    base_commit: str | None = None
-    core_config: Mapping[str, Any] | None = None
-    injected_sha256: str | None = None
+    core_sha256: str  # `model.core_hash()`; earlier versions took the core's tensors alone
+    base_model_name_or_path: str | None = None  # name or folder of the core, if known
+    base_commit: str | None = None  # of the core, if it came from a Hub
+    core_config: Mapping[str, Any] | None = None  # what the core computes with (`core_settings`), if known
+    injected_sha256: str | None = None  # of what peft had added to the core (a LoRA)
     unit_ids_sha256: str | None = None
     training: Mapping[str, Any] | None = None
     processor: Mapping[str, Any] | None = None
-    omnimouse_version: str = "unknown"
+    omnimouse_version: str = "unknown"  # that wrote it
 
     def __post_init__(self) -> None:
         assert self.session.key  # what can be no session is refused
