@@ -106,8 +106,10 @@ class Target:
         """
         options = self.options
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        added = [CommitOperationAdd(name, path) for name, path in (files | dict(others or {})).items()]
-        operations = [*added, *(CommitOperationDelete(name) for name in delete)]
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            CommitOperationAdd(name, path) for name, path in {**files, **(others or {})}.items()
+        ]
+        operations += [CommitOperationDelete(name) for name in delete]
         with explained(self.repo, options.revision):
             try:
                 return self.api.create_commit(

@@ -47,11 +47,8 @@ def write_session(
     file = f"{SESSIONS_FOLDER}/{spec.key}.safetensors"
     write_tensors(folder / file, tensors)
     entry = {"animal": spec.animal_id, "neurons": spec.n_neurons, "file": file}
-    known = {
-        "unit_ids_sha256": spec.unit_ids_hash,
-        "training": dict(spec.training or {}),
-        "processor": dict(spec.processor or {}),
-    }
+    notes = {"training": dict(spec.training or {}), "processor": dict(spec.processor or {})}
+    known = {"unit_ids_sha256": spec.unit_ids_hash, **notes}
     return {**entry, "core_config_sha256": settings_hash(settings), **{n: value for n, value in known.items() if value}}
 
 
