@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -9,10 +11,12 @@ from transformers import PreTrainedModel
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.core_identity import core_settings, core_sha256, join_hashes, split_injected
 from omnimouse.model.initial_vectors import InitialVectors
-from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.model.sessions import SessionSpec, SessionTables, without_sessions
 from omnimouse.model.tokens import Identity
 from omnimouse.support.tensor_files import hash_tensors
+
+if TYPE_CHECKING:  # a network knows no file, and a processor finds its own
+    from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 
 
 class CoreAndSessions(PreTrainedModel):
