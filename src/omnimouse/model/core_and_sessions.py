@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -14,9 +12,6 @@ from omnimouse.model.initial_vectors import InitialVectors
 from omnimouse.model.sessions import SessionSpec, SessionTables, without_sessions
 from omnimouse.model.tokens import Identity
 from omnimouse.support.tensor_files import hash_tensors
-
-if TYPE_CHECKING:  # a network knows no file, and a processor finds its own
-    from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 
 
 class CoreAndSessions(PreTrainedModel):
@@ -33,7 +28,6 @@ class CoreAndSessions(PreTrainedModel):
 
     identity: Identity
     sessions: SessionTables
-    processor: OmniMouseProcessor | None
 
     # The core: all weights that no session or animal owns.
 

@@ -7,7 +7,7 @@ L target samples, D hidden size, E identity size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,9 @@ from omnimouse.model.masks import Mask, as_mask
 from omnimouse.model.sessions import SessionTables
 from omnimouse.model.tokens import Identity, PlanCache, Tokens, WindowPlan, gather_neurons, initialize_linear
 from omnimouse.model.video import VideoEncoder
+
+if TYPE_CHECKING:  # the network knows no file, and a processor finds its own
+    from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 
 
 @dataclass
@@ -115,7 +118,7 @@ class OmniMouseNetwork(CoreAndSessions):
             torch.empty(len(config.behavior_channels), config.num_behavior_samples, size)
         )
         self.sessions = SessionTables(config.identity_size)
-        self.processor = None
+        self.processor: OmniMouseProcessor | None = None
         self._plans = PlanCache()
         self.post_init()
 

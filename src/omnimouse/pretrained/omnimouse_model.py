@@ -38,12 +38,9 @@ class OmniMouseModel(OmniMouseNetwork):
         self._source: Source | None = None
 
     def __repr__(self) -> str:
-        keys, size = self.session_keys, self.config.hidden_size
-        listed = f": {', '.join(keys[:4])}{', ...' * (len(keys) > 4)}" if keys else ""
-        return (
-            f"{type(self).__name__}({self.num_core_parameters():,} parameters in the core, hidden size {size}, "
-            f"{self.config.num_fusion_layers} fusion layers; {len(keys)} sessions{listed})"
-        )
+        size, layers = self.config.hidden_size, self.config.num_fusion_layers
+        core = f"core: {self.num_core_parameters():,} parameters, hidden size {size}, {layers} fusion layers"
+        return f"{type(self).__name__}({core}; {self.sessions!r})"
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # what we do not name is passed on
