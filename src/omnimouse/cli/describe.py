@@ -19,11 +19,11 @@ from omnimouse.hub.names import PACKAGED_CORES, PACKAGED_FOLDER
 from omnimouse.hub.sources import RANK_FILE, HubOptions, find, list_files
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.processing_omnimouse import processor_words
-from omnimouse.pretrained.locating import kind_of, looks_like_recording
 from omnimouse.pretrained.published.checkpoint_files import rank_files
 from omnimouse.pretrained.published.conversion import cached_copy
 from omnimouse.pretrained.published.models import empty_core
 from omnimouse.pretrained.session_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_index
+from omnimouse.pretrained.source_kinds import looks_like_recording, source_kind
 from omnimouse.recordings.formats.dataset_form.dataset_tables import looks_like_dataset, sessions_in
 from omnimouse.support.files import read_mapping
 from omnimouse.support.text_tables import text_table
@@ -61,7 +61,7 @@ def describe_path(path: str | os.PathLike[str], *, revision: str | None = None) 
     if Path(path).suffix.lower() == ".zip" and Path(path).expanduser().is_file():
         return describe_recording(recordings.open_recording(path))
     source = find(os.fspath(path), HubOptions(revision=revision))
-    folder, of_hub, kind = source.folder, source.options is not None, kind_of(source)
+    folder, of_hub, kind = source.folder, source.options is not None, source_kind(source)
     if of_hub and kind == "checkpoint":
         return _describe_published(source.name, list_files(source), cached_copy(source))
     if kind in ("session adapter", "LoRA"):
