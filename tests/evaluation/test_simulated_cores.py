@@ -9,7 +9,7 @@ import torch
 
 from omnimouse import OmniMouseModel, open_recording, recording_from_arrays, simulate_recording
 from omnimouse.evaluation import simulated_cores
-from omnimouse.evaluation.inputs import prepare
+from omnimouse.evaluation.inputs import prepare_inputs
 from omnimouse.evaluation.simulated_cores import say_if_only_simulated
 
 
@@ -37,7 +37,7 @@ def lines(caplog):
 def test_it_is_said_once_for_a_real_recording(tiny, real, caplog):
     tiny.add_session(real)
     for _ in range(2):
-        prepare(tiny, real, None, stride=30, include_blanks=True, processor=None, session=None)
+        prepare_inputs(tiny, real, None, stride=30, include_blanks=True, processor=None, session=None)
     (line,) = lines(caplog)
     assert "omnimouse-tiny" in line and "no real neuron" in line and "mouse-1-1" in line and "\n" not in line
 

@@ -122,10 +122,8 @@ def _poison(step):
     count = iter(range(10**6))
 
     def poisoned(*args):
-        output = forward(*args)
-        if next(count) == step:
-            output.loss = output.loss * float("nan")
-        return output
+        output, loss = forward(*args)
+        return output, loss * float("nan") if next(count) == step else loss
 
     pretraining_step.forward_batch = poisoned
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omnimouse.evaluation.accumulate import TaskRun, score_windows
-from omnimouse.evaluation.inputs import Inputs, Task, evaluating, prepare
+from omnimouse.evaluation.inputs import Inputs, Task, evaluating, prepare_inputs
 from omnimouse.evaluation.scores import Scores
 from omnimouse.model.mask_fitting import NotRecordedError, fit_mask, without_modalities
 from omnimouse.model.masks import Mask, as_mask, build_tasks
@@ -71,7 +71,7 @@ def evaluate(
             this tier, as far as is stored with the session; the scores say so too.
     """
     place = resolve_device(device)
-    inputs = prepare(
+    inputs = prepare_inputs(
         model, recording, tier, stride=stride, include_blanks=include_blanks, processor=processor, session=session,
         max_windows=max_windows,
     )  # fmt: skip

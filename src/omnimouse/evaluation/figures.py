@@ -57,7 +57,7 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> str:
         axes = figure.add_subplot()
         seen = ~np.isnan(train)
         axes.plot(steps[seen], train[seen], color=RECORDED, alpha=0.25, linewidth=0.8)
-        axes.plot(steps[seen], _smooth(train[seen]), color=RECORDED, linewidth=1.5, label="training (smoothed)")
+        axes.plot(steps[seen], _running_mean(train[seen]), color=RECORDED, linewidth=1.5, label="training (smoothed)")
         seen = ~np.isnan(validation)
         if seen.any():
             axes.plot(steps[seen], validation[seen], "o-", color=PREDICTED, markersize=3.5, label="validation")
@@ -71,7 +71,7 @@ def _value(entry: Mapping[str, Any], name: str) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def _running_mean(values: np.ndarray) -> np.ndarray:
     """Centered running mean whose window shrinks at the ends, a twentieth of the curve wide."""
     half = max(len(values) // 40, 1)
     sums = np.concatenate([[0.0], np.cumsum(values)])

@@ -68,7 +68,7 @@ def as_recording(recording: Recording | str | os.PathLike[str]) -> Recording:
     return open_recording(recording) if isinstance(recording, (str, os.PathLike)) else recording
 
 
-def prepare(
+def prepare_inputs(
     model: OmniMouseNetwork,
     recording: Recording | str | os.PathLike[str],
     tier: str | None,

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from omnimouse.evaluation.evaluate import name_tasks
-from omnimouse.evaluation.inputs import Answer, Inputs, Task, as_recording, cut_windows, evaluating, prepare
+from omnimouse.evaluation.inputs import Answer, Inputs, Task, as_recording, cut_windows, evaluating, prepare_inputs
 from omnimouse.evaluation.rotation import in_file_order
 from omnimouse.model.mask_fitting import fit_mask
 from omnimouse.recordings.pooling import response_scale
@@ -162,7 +162,7 @@ def predict(
     place, recording = resolve_device(device), as_recording(recording)
     file = None if output is None else check_output(output, recording.path)
     ((name, asked),) = name_tasks([task], model.config).items()
-    inputs = prepare(
+    inputs = prepare_inputs(
         model, recording, tier, include_blanks=include_blanks, processor=processor, session=session,
         stride=asked.target_length or model.config.num_response_samples if stride is None else stride,
         max_windows=max_windows,

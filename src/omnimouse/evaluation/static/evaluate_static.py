@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from omnimouse.evaluation.evaluate import select_tasks
-from omnimouse.evaluation.inputs import Inputs, Needs, Task, as_recording, cut_windows, evaluating, prepare
+from omnimouse.evaluation.inputs import Inputs, Needs, Task, as_recording, cut_windows, evaluating, prepare_inputs
 from omnimouse.evaluation.static.static_scores import StaticScores, score
 from omnimouse.evaluation.tiers import STATIC_TIERS
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
@@ -67,7 +67,7 @@ def evaluate_static(
             every trial; a device that is not there.
     """
     place = resolve_device(device)
-    inputs = prepare(
+    inputs = prepare_inputs(
         model, _as_static(recording), tier, stride=1, include_blanks=False, processor=processor, session=session,
         order=STATIC_TIERS,
     )  # fmt: skip
@@ -129,13 +129,13 @@ def write_static_submission(
     """
     place, recording = resolve_device(device), as_recording(recording)
     check_output(path, recording.path)
-    inputs = prepare(
+    inputs = prepare_inputs(
         model, _as_static(recording), tier, stride=1, include_blanks=False, processor=processor, session=session,
         allow_withheld=True,
     )  # fmt: skip
     result = _predict(model, inputs, task, place, batch_size=batch_size, progress=progress, with_responses=False)
     _refuse_incomplete(result)
-    _write(Path(path), result)
+    _write_submission(Path(path), result)
     return Path(path)
 
 
@@ -160,7 +160,7 @@ def _refuse_incomplete(result: _Trials) -> None:
         raise ValueError(f"the predictions for {recording.path} hold NaN or infinity; train the session anew")
 
 
-def _write(path: Path, result: _Trials) -> None:
+def _write_submission(path: Path, result: _Trials) -> None:
     recording = result.inputs.recording
     stds = recording.statistics(recording.responses)[1]
     ours = result.inputs.processor.floored_response_stds(stds)

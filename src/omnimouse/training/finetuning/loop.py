@@ -127,12 +127,11 @@ def finetune_step(run: TrainingRun, plan: BatchPlan, batch: Mapping[str, torch.T
     run.model.train(run.recipe.train_core)
     mask = run.choice.masks[plan.mask_index]
     with seeded_torch(torch_seed(run.recipe.seed, plan.step), run.accelerator.device):
-        output = forward_batch(run.model, run.accelerator, run.session, batch, mask, plan.neuron_ids)
-        assert output.loss is not None
-        loss = output.loss.item()
+        output, objective = forward_batch(run.model, run.accelerator, run.session, batch, mask, plan.neuron_ids)
+        loss = objective.item()
         if not math.isfinite(loss):
             run.refuse(plan, f"The loss is {loss}")
-        run.accelerator.backward(output.loss)
+        run.accelerator.backward(objective)
     for name, group in run.groups.items():
         norms[name] = float(run.accelerator.clip_grad_norm_(group.parameters.values(), group.recipe.max_grad_norm))
         if not math.isfinite(norms[name]):
@@ -168,9 +167,8 @@ def validate(run: TrainingRun, validation: Validation) -> dict[str, float]:
             batch = cut_batch(validation.windows, validation.indices[rows], needs=validation.needs)
             ids = None if validation.neuron_ids is None else validation.neuron_ids[rows]
             for name, mask in validation.masks.items():
-                output = forward_batch(run.model, run.accelerator, run.session, batch, mask, ids)
-                assert output.loss is not None
-                totals[name] += output.loss.item() * len(validation.indices[rows])
+                _, loss = forward_batch(run.model, run.accelerator, run.session, batch, mask, ids)
+                totals[name] += loss.item() * len(validation.indices[rows])
     losses = {name: total / len(validation.indices) for name, total in totals.items()}
     if not all(math.isfinite(loss) for loss in losses.values()):
         raise ValueError(

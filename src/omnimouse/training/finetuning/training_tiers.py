@@ -51,7 +51,7 @@ class TrainingTiers:
         """
         if self.held_out and "held out of training" in (before or {}):
             return  # the same trials, unless the seed is another
-        trained = [tier for tier in self.selected_on if tier in _named(before, "trained on tiers")]
+        trained = [tier for tier in self.selected_on if tier in _tiers_named(before, "trained on tiers")]
         if trained:
             warnings.warn(
                 f"The weights that this run begins at were trained on tier {', '.join(trained)}, of which trials now "
@@ -69,13 +69,13 @@ class TrainingTiers:
         """What is stored with the weights, for `evaluate` and for cards, on top of what was stored before."""
         words = {}
         for name, tiers in (("trained on tiers", self.train), ("selected on tiers", self.selected_on)):
-            words[name] = ", ".join(dict.fromkeys([*_named(before, name), *tiers]))
+            words[name] = ", ".join(dict.fromkeys([*_tiers_named(before, name), *tiers]))
         if self.held_out:
             words["held out of training"] = f"{len(self.held_out)} trials, whose stimuli were not trained on"
         return {name: text for name, text in words.items() if text}
 
 
-def _named(before: Mapping[str, Any] | None, name: str) -> list[str]:
+def _tiers_named(before: Mapping[str, Any] | None, name: str) -> list[str]:
     """The tiers that a spec names."""
     return [tier for tier in str((before or {}).get(name, "")).split(", ") if tier]
 

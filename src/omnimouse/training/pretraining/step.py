@@ -143,13 +143,13 @@ def _backward(run: PretrainingRun, batch: StepBatch, numbers: dict[str, float]) 
     mask = run.masks.usable[plan.session][plan.mask_index]
     run.model.train()
     with seeded_torch(step_seed(run.recipe.seed, plan.step, run.processes.rank), run.accelerator.device):
-        output = forward_batch(run.model, run.accelerator, plan.session, batch.arrays, mask, plan.neuron_ids)
-        loss = output.loss.item()
+        output, objective = forward_batch(run.model, run.accelerator, plan.session, batch.arrays, mask, plan.neuron_ids)
+        loss = objective.item()
         if not math.isfinite(loss):
             return f"The loss is {loss}"
         if loss > run.recipe.loss_limit:
             return f"The loss is {loss:.4g}, above loss_limit ({run.recipe.loss_limit:.4g})"
-        run.accelerator.backward(output.loss)
+        run.accelerator.backward(objective)
     norm = _clip(run.tables[plan.session])
     if not math.isfinite(norm):
         return f"The gradient norm of the session's tables is {norm}"

@@ -20,7 +20,7 @@ from omnimouse.training.shared.accelerators import OneDevice
 from omnimouse.training.shared.optimizers import ParameterGroup
 
 if TYPE_CHECKING:
-    pass
+    from omnimouse.model.modeling_omnimouse import OmniMouseNetwork, OmniMouseOutput
 
 ECHO_SECONDS = 10.0
 """Launchers and schedulers send a request to stop several times: to the process group, and once more from the launcher
@@ -105,14 +105,14 @@ def seeded_torch(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def forward_batch(
-    model: Any,
+    model: OmniMouseNetwork,
     accelerator: Accelerator | OneDevice,
     session: str,
     batch: Mapping[str, torch.Tensor],
     mask: Mask,
     neuron_ids: np.ndarray | None,
-) -> Any:
-    """Returns the model's output for one batch of a session, in the accelerator's precision.
+) -> tuple[OmniMouseOutput, torch.Tensor]:
+    """Returns the model's output for one batch of a session, and its loss, in the accelerator's precision.
 
     Args:
         model: on the accelerator's device.
@@ -126,4 +126,6 @@ def forward_batch(
     moved = {name: array.to(device, non_blocking=True) for name, array in batch.items()}
     ids = None if neuron_ids is None else torch.from_numpy(neuron_ids).to(device)
     with accelerator.autocast():
-        return model(session, **moved, mask=mask, neuron_ids=ids, all_neurons=ids is None)
+        output = model(session, **moved, mask=mask, neuron_ids=ids, all_neurons=ids is None)
+    assert output.loss is not None  # the batch holds all that the mask predicts
+    return output, output.loss
