@@ -69,14 +69,7 @@ def eye_trace(settings: SimulationSettings, seed: int, behavior: Behavior, times
 def ornstein_uhlenbeck(rng: np.random.Generator, n: int, step: float, seconds: np.ndarray) -> np.ndarray:
     """Independent stationary Gaussian processes with zero mean, unit variance and exponential autocorrelation.
 
-    Args:
-        rng: Source of noise.
-        n: Samples.
-        step: Time between samples, s.
-        seconds: Time constant of each process, s, [d].
-
-    Returns:
-        Processes, float64 [n, d].
+    `n` samples, `step` s apart, of processes with time constants `seconds` [d]: float64 [n, d].
     """
     # Filtering in the frequency domain needs no loop over samples. Five time constants more than asked keep the
     # periodic ends of such a filter apart.

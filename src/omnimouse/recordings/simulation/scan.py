@@ -19,11 +19,7 @@ def scan_weights(
 
     A scan frame holds the deconvolved activity since the frame before. Of each spike, a share is attributed to the
     moment it happened and the rest follows with an exponential tail; spikes are spread evenly over their bin.
-
-    Args:
-        settings: Recipe of the recording.
-        scan_times: Times of all scan frames, s, [F].
-        bin_starts: Starts of consecutive video bins, s, [K].
+    `scan_times` [F] and `bin_starts` [K] of consecutive bins are in s.
 
     Returns:
         Index of the first scan frame that these bins reach, and weights [frames reached, K].

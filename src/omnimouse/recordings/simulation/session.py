@@ -158,11 +158,8 @@ class _Microscope:
 def shared_gain(state: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Gain from the shared state, whose mean over the state is one for every neuron, float32 [K, N].
 
-    A softplus rather than an exponential: the latter gives bursts in which a few seconds outweigh the whole recording.
-
-    Args:
-        state: Shared state, Gaussian with zero mean and unit variance, [K, D].
-        weight: Weights, [N, D].
+    `state` [K, D] is Gaussian with zero mean and unit variance, `weight` is [N, D]. A softplus rather than an
+    exponential: the latter gives bursts in which a few seconds outweigh the whole recording.
     """
     # The weighted state of a neuron is Gaussian too, so its mean gain is a one-dimensional integral.
     nodes, mass = np.polynomial.hermite_e.hermegauss(40)
