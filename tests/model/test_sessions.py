@@ -189,6 +189,16 @@ def test_the_name_of_a_session_is_no_pattern_when_its_file_is_fetched(tmp_path, 
     assert not (tmp_path / "cache" / "sessions" / "weird1.safetensors").exists()
 
 
+def test_a_model_shows_itself_in_a_line():
+    model = build(*THREE)
+    shown = repr(model)
+    assert shown.startswith(f"OmniMouseModel(core: {model.num_core_parameters():,} parameters") and len(shown) < 250
+    assert all(key in shown for key, _, _ in THREE)
+    for number in range(40):
+        model.add_session(f"c-{number}-1", n_neurons=2, animal_id="c")
+    assert "..." in repr(model) and len(repr(model)) < 250
+
+
 def test_removing_the_last_session_of_an_animal_removes_its_vector():
     model = build(*THREE)
     model.remove_session("a-1-1")
