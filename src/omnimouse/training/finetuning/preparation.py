@@ -84,8 +84,8 @@ def prepare_finetune(
         warn_of_held_responses(recording, choice)
     validation = None
     if tiers.validation is not None:
-        validation = make_validation(_validation_windows(recording, tiers.validation, recipe, processor), recipe,
-                                     choice, model.config)  # fmt: skip
+        held_out = _validation_windows(recording, tiers.validation, recipe, processor)
+        validation = make_validation(held_out, recipe, choice, model.config)
     matching = wants_matching(model, key, recipe.start_from, windows.missing)
     identity = finetune_identity(model, key, recipe, windows, choice, validation)
     checkpoint = newest_finetune_checkpoint(output_dir) if resume and output_dir is not None else None
@@ -100,11 +100,12 @@ def prepare_finetune(
     model.to(to)
     if is_new and matching and checkpoint is None:
         _start_at_matches(model, key, windows, progress=progress)
+    # The thread that cuts ahead gets open files of its own; validation reads the same recording meanwhile.
+    own = copy.deepcopy(windows) if recipe.num_workers else windows
     run = TrainingRun(
-        model, accelerator, key, recipe,
-        # The thread that cuts ahead gets open files of its own; validation reads the same recording meanwhile.
-        copy.deepcopy(windows) if recipe.num_workers else windows,
-        choice, build_optimizers(model, recipe, key), validation, output_dir, identity, progress,
+        model=model, accelerator=accelerator, session=key, recipe=recipe, windows=own, choice=choice,
+        groups=build_optimizers(model, recipe, key), validation=validation, output_dir=output_dir, identity=identity,
+        progress=progress,
     )  # fmt: skip
     return run, checkpoint, tiers
 
