@@ -20,10 +20,10 @@ from omnimouse.recordings.checks.check import check_open_recording
 from omnimouse.recordings.data.findings import Finding, Findings
 from omnimouse.recordings.data.plausible import doubt_about_ids, identity
 from omnimouse.recordings.data.screen import NoVideo
+from omnimouse.recordings.formats.arrays.array_behavior import behavior_devices, named_channels
 from omnimouse.recordings.formats.arrays.array_devices import ArrayDevice, Held
 from omnimouse.recordings.formats.arrays.array_video import Movie, array_screen
 from omnimouse.recordings.formats.arrays.axes import check_axes, check_neurons
-from omnimouse.recordings.formats.arrays.behavior import behavior_devices, named_channels
 from omnimouse.recordings.formats.arrays.clocks import Timing, as_clock
 from omnimouse.recordings.formats.arrays.likes import as_array, as_vector
 from omnimouse.recordings.formats.arrays.trials import Tiers, TrialTime, as_trials
@@ -92,10 +92,10 @@ def recording_from_arrays(
     """
     timing, movie = Timing(rate, times), Movie(video, video_index, video_range, blank_level)
     tiers = Tiers(trials, split, block_seconds)
-    return _recording(session_key, animal_id, responses, unit_ids, timing, movie, behavior, channels, tiers)
+    return _assembled(session_key, animal_id, responses, unit_ids, timing, movie, behavior, channels, tiers)
 
 
-def _recording(
+def _assembled(
     session_key: str, animal_id: str | None, responses: Any, unit_ids: Any, timing: Timing, movie: Movie,
     behavior: Any, channels: Sequence[str], tiers: Tiers,
 ) -> ArrayRecording:  # fmt: skip
@@ -120,11 +120,11 @@ def _recording(
     clock = as_clock("responses", responses.shape[0], *timing.of_responses)
     neurons = Held(responses, clock.rows) if clock.rows is not None else responses
     device = ArrayDevice.over("responses", where / "responses", neurons, clock)
-    device.unit_ids = None if ids is None else _unit_ids(ids.reshape(-1), device.shape[1])
+    device.unit_ids = None if ids is None else _checked_ids(ids.reshape(-1), device.shape[1])
     eye_tracker, treadmill = behavior_devices(signals, timing, clock, where, found)
     bounds = clock.start, clock.end
     chosen = tiers.trial_times(bounds, clock.rate, where, found)
-    _check_gaps(device, chosen, tiers.trials is None)
+    _refuse_gaps(device, chosen, tiers.trials is None)
     screen = (
         NoVideo(where / "video", np.array(bounds), as_trials(chosen, np.array(bounds)))
         if movie.video is None
@@ -138,7 +138,7 @@ def _recording(
     )
 
 
-def _check_gaps(device: ArrayDevice, trials: Sequence[TrialTime], are_blocks: bool) -> None:
+def _refuse_gaps(device: ArrayDevice, trials: Sequence[TrialTime], are_blocks: bool) -> None:
     """Refuses trials in which responses were not recorded."""
     segments = np.array(device.segments()) / device.sampling_rate + device.start_time
     if len(segments) < 2:
@@ -157,7 +157,7 @@ def _check_gaps(device: ArrayDevice, trials: Sequence[TrialTime], are_blocks: bo
             )
 
 
-def _unit_ids(ids: np.ndarray, n_neurons: int) -> np.ndarray:
+def _checked_ids(ids: np.ndarray, n_neurons: int) -> np.ndarray:
     doubt = doubt_about_ids(ids, n_neurons)
     if doubt is not None:
         raise ValueError(f"unit_ids: {doubt}")

@@ -87,7 +87,7 @@ def check_open_recording(recording: RecordingData, *, processor: OmniMouseProces
     parts = SessionParts(recording.path, recording.session_key, recording.animal_id, dict(devices), screen)
     checks.devices(parts)
     if isinstance(screen, ArrayScreen):
-        checks.guard(screen.folder, _check_frames, screen)
+        checks.guard(screen.folder, _check_array_frames, screen)
     checks.findings.extend(_check_identity(parts))
     checks.guard(screen.folder, check_tiers, screen, screen.folder)
     checks.times(parts)
@@ -183,7 +183,7 @@ class _Checks:
         self.guard(path, check_repeats, recording, frame_size=self.frame_size, deep=self.deep)
 
 
-def _check_frames(screen: ArrayScreen) -> Iterator[Finding]:
+def _check_array_frames(screen: ArrayScreen) -> Iterator[Finding]:
     """Every stored frame of a video over arrays."""
     levels = GreyLevels()
     for block in screen.grey_blocks():

@@ -77,7 +77,7 @@ def check_device(device: SequenceDevice) -> Iterator[Finding]:
     summary, meta = summarize(device), device.file.parent / "meta"
     yield from check_values(device, summary)
     yield from check_statistics(device, summary, (meta / "means.npy", meta / "stds.npy"))
-    yield from _check_clock(device)
+    yield from _check_timestamps(device)
     if device.name == "responses":
         yield from check_neurons_files(meta, device.unit_ids, device.shape[1], "cell_motor_coordinates", "fields")
 
@@ -174,7 +174,7 @@ def check_responses(path: Path, summary: ArraySummary) -> Iterator[Finding]:
         yield LOUD(path, f"{len(loud)} of {len(std)} neurons above: {listed(loud, 8)}; {most}")
 
 
-def _check_clock(device: SequenceDevice) -> Iterator[Finding]:
+def _check_timestamps(device: SequenceDevice) -> Iterator[Finding]:
     """Stored times of the samples, which lookups never use, so that a damaged file is no obstacle."""
     path = device.file.parent / "timestamps.npy"
     if not path.is_file():

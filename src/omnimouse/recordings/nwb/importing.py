@@ -21,12 +21,12 @@ from omnimouse.recordings.data.findings import Finding, Findings, Kind
 from omnimouse.recordings.data.missing import as_missing
 from omnimouse.recordings.data.plausible import doubt_about_range, doubt_about_start, doubt_about_trials
 from omnimouse.recordings.from_arrays import recording_from_arrays
-from omnimouse.recordings.nwb.nwb_file import kind_of, open_nwb
+from omnimouse.recordings.nwb.nwb_file import neurodata_type, open_nwb
 from omnimouse.recordings.nwb.nwb_identity import identity_of
+from omnimouse.recordings.nwb.nwb_sources import NwbSources, find_sources
 from omnimouse.recordings.nwb.nwb_video import read_frames
 from omnimouse.recordings.nwb.rois import Rois, choose, read_rois
 from omnimouse.recordings.nwb.series import CORRECT, Series, Turned, all_series
-from omnimouse.recordings.nwb.sources import NwbSources, find_sources
 from omnimouse.recordings.nwb.tables import read_table, tables
 from omnimouse.recordings.nwb.unpacked import unpack
 from omnimouse.recordings.nwb_mapping import NwbMapping, as_mapping
@@ -74,9 +74,9 @@ def nwb_entries(file: str | os.PathLike[str]) -> list[NwbEntry]:
         ValueError: no NWB 2 file, or a damaged one.
     """
     path = Path(file).expanduser()
-    with open_nwb(path) as nwb, _named(path):
+    with open_nwb(path) as nwb, _naming(path):
         entries = [
-            NwbEntry(series.path, series.role, kind_of(series.group), series.shape, series.rate, series.unit)
+            NwbEntry(series.path, series.role, neurodata_type(series.group), series.shape, series.rate, series.unit)
             for series in all_series(nwb)
         ]
         for name, group in tables(nwb).items():
@@ -84,7 +84,7 @@ def nwb_entries(file: str | os.PathLike[str]) -> list[NwbEntry]:
                 columns = ", ".join(read_table(group).columns)
             except ValueError as error:
                 columns = f"cannot be read: {error}"
-            entries.append(NwbEntry(name, "trials", kind_of(group), group["start_time"].shape, None, columns))
+            entries.append(NwbEntry(name, "trials", neurodata_type(group), group["start_time"].shape, None, columns))
     order = ("responses", "behavior", "video", "trials")
     return sorted(entries, key=lambda entry: (order.index(entry.role), entry.path))
 
@@ -131,9 +131,9 @@ def import_nwb(
             prefix=f".{target.name}.", suffix=".partial", dir=target.parent, ignore_cleanup_errors=True
         ) as scratch,
     ):
-        with _named(path):
+        with _naming(path):
             sources = find_sources(nwb, chosen, Path(path.name), found)
-            recording, lines, passing = _recording(nwb, sources, chosen, path, Path(scratch), found)
+            recording, lines, passing = _over_open_file(nwb, sources, chosen, path, Path(scratch), found)
         for finding in recording.findings:
             if finding.severity == "warning":
                 found.append(dataclasses.replace(finding, path=finding.path.replace(str(recording.path), path.name)))
@@ -144,7 +144,7 @@ def import_nwb(
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _naming(path: Path) -> Iterator[None]:
     """Errors with the file's name in them; groups where arrays should be raise other types than ValueError."""
     try:
         yield
@@ -152,7 +152,7 @@ def _named(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _recording(
+def _over_open_file(
     nwb: Any, sources: NwbSources, mapping: NwbMapping, path: Path, scratch: Path, found: Findings
 ) -> tuple[Recording, list[str], Findings]:
     """A recording over the open file and what was unpacked of it; and lines that say what it is of. NaN stay.
@@ -161,7 +161,7 @@ def _recording(
     """
     where = Path(path.name)  # findings stay with the folder, which may travel
     key, animal, named = identity_of(nwb, path, mapping.session_key, mapping.animal_id)
-    behavior = {channel: _signal(channel, series, where, found) for channel, series in sources.behavior.items()}
+    behavior = {channel: _channel_values(channel, series, where, found) for channel, series in sources.behavior.items()}
     times = {channel: series.times() for channel, series in sources.behavior.items()}
     responses, times["responses"], unit_ids, chosen = _neurons(nwb, sources.responses, mapping, where, scratch, found)
     frames, index = None, None
@@ -186,7 +186,7 @@ def _recording(
     return recording, lines, passing
 
 
-def _signal(channel: str, series: Series, where: Path, found: Findings) -> np.ndarray:
+def _channel_values(channel: str, series: Series, where: Path, found: Findings) -> np.ndarray:
     """A behaviour channel `[T]`, NaN where numbers such as -9999 stand for no value."""
     stored = series.signal()
     values = as_missing(stored)

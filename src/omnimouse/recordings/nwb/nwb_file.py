@@ -101,7 +101,7 @@ def attribute(item: Any, name: str, default: float) -> float:
     raise ValueError(f"{path_of(item)}: {name} is {text_of(value)!r}, expected a finite number. Correct the file.")
 
 
-def kind_of(group: Any) -> str:
+def neurodata_type(group: Any) -> str:
     """The `neurodata_type` of a group or data set, "" without one."""
     return text_of(group.attrs.get("neurodata_type", ""))
 

@@ -30,10 +30,10 @@ def identity_of(file: Any, path: Path, session_key: str | None, animal_id: str |
         if not animal and match:
             animal, by = match[1], place
     session = _session(file, path, session, known_animal=bool(animal))
-    animal, session = _named(animal), _named(session)
+    animal, session = _safe_name(animal), _safe_name(session)
     # "m7-1-2" names its animal already, "m71-2" is another animal's.
     whole = re.match(rf"{re.escape(animal)}($|[^a-zA-Z0-9])", session) if animal else True
-    key = session_key or (session if whole else "-".join(filter(None, (animal, session)))) or _named(path.stem)
+    key = session_key or (session if whole else "-".join(filter(None, (animal, session)))) or _safe_name(path.stem)
     if not animal:
         animal = animal_of(key)
         by = "from the key" if animal != key else "the session: none is named; write `animal_id` into a mapping"
@@ -53,5 +53,5 @@ def _session(file: Any, path: Path, stated: str, *, known_animal: bool) -> str:
     return began if known_animal and began else _SUBJECT.sub("", path.stem)
 
 
-def _named(text: str) -> str:
+def _safe_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text.strip()).strip("._")

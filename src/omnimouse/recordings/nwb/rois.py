@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.nwb.nwb_file import child, is_dataset, kind_of, path_of, referred, walk
+from omnimouse.recordings.nwb.nwb_file import child, is_dataset, neurodata_type, path_of, referred, walk
 from omnimouse.recordings.nwb.series import Series
 from omnimouse.recordings.nwb.tables import decoded
 
@@ -67,7 +67,7 @@ def read_rois(file: Any, series: Series) -> Rois:
         region = child(series.group, name)
         if is_dataset(region) and region.shape is not None and len(region.shape) == 1 and region.dtype.kind in "iu":
             return _of_region(region)
-    planes = [group for group in walk(file)[0].values() if kind_of(group) == "PlaneSegmentation"]
+    planes = [group for group in walk(file)[0].values() if neurodata_type(group) == "PlaneSegmentation"]
     ids: Any = child(planes[0], "id") if len(planes) == 1 else None
     return Rois(len(ids), path_of(planes[0])) if is_dataset(ids) and ids.shape else Rois()
 
@@ -101,7 +101,7 @@ def choose(rois: Rois, wanted: str) -> Choice:
             return Choice()
         raise ValueError(f"`rois: {wanted}`: the responses name no table of regions. Leave it out, or write `all`.")
     table = path_of(rois.table)
-    names = [wanted] if named else [name for name in rois.table if _plain(name) in (*YES, *NO, *VERDICTS)]
+    names = [wanted] if named else [name for name in rois.table if _in_one_style(name) in (*YES, *NO, *VERDICTS)]
     verdicts: dict[str, np.ndarray] = {}
     doubts: list[tuple[str, str, str]] = []
     for name in names:
@@ -109,7 +109,7 @@ def choose(rois: Rois, wanted: str) -> Choice:
         if item is None and named:
             have = ", ".join(name for name in rois.table if name != "id")
             raise ValueError(f"`rois: {wanted}`: {table} has no such column; it has {have}.")
-        verdict, odd = _verdict(item, _plain(name), len(rois.table["id"]), named)
+        verdict, odd = _verdict(item, _in_one_style(name), len(rois.table["id"]), named)
         if odd:
             do = "Say which to import in a mapping: `rois: all`, or a column by its name."
             doubts.append((path_of(item), odd, do))
@@ -146,7 +146,7 @@ def _unknown(table: Any) -> str:
     return f"all; its table has {', '.join(flags)}: to import those where one is true, write it as `rois` in a mapping"
 
 
-def _plain(name: str) -> str:
+def _in_one_style(name: str) -> str:
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 

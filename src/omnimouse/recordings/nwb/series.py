@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from omnimouse.recordings.data.plausible import doubt_about_duration, doubt_about_rate, doubt_about_times
-from omnimouse.recordings.nwb.nwb_file import attribute, child, is_dataset, kind_of, path_of, text_of, walk
+from omnimouse.recordings.nwb.nwb_file import attribute, child, is_dataset, neurodata_type, path_of, text_of, walk
 
 _PART = re.compile(r"(.*)\[\s*(\d+)\s*(,\s*:\s*)?\]")
 _IMAGING = ("TwoPhotonSeries", "OnePhotonSeries")
@@ -34,7 +34,7 @@ CORRECT = "Correct the file (h5py can), or read it and call recording_from_array
 
 def is_indexed(group: Any) -> bool:
     """Whether a series says which image of another object was shown when."""
-    return kind_of(group) == "IndexSeries" or "indexed_timeseries" in group or "indexed_images" in group
+    return neurodata_type(group) == "IndexSeries" or "indexed_timeseries" in group or "indexed_images" in group
 
 
 @dataclass
@@ -63,12 +63,12 @@ class Series:
         """What it can be used as: "responses", "video", "behavior", or "" for nothing here."""
         if self.values.dtype.kind not in "fiu":
             return ""
-        if "rois" in self.group or kind_of(self.group) == "RoiResponseSeries":
+        if "rois" in self.group or neurodata_type(self.group) == "RoiResponseSeries":
             return "responses"
         if is_indexed(self.group) or "external_file" in self.group:
             return "video"
         if len(self.shape) in (3, 4):
-            return "" if kind_of(self.group) in _IMAGING or "imaging_plane" in self.group else "video"
+            return "" if neurodata_type(self.group) in _IMAGING or "imaging_plane" in self.group else "video"
         has_clock = "timestamps" in self.group or "starting_time" in self.group
         return "behavior" if len(self.shape) in (1, 2) and has_clock and self.shape[0] else ""
 

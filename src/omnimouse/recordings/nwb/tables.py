@@ -9,7 +9,7 @@ import numpy as np
 
 from omnimouse.recordings.data.missing import no_value
 from omnimouse.recordings.data.plausible import identity
-from omnimouse.recordings.nwb.nwb_file import child, is_dataset, kind_of, path_of, referred, text_of, walk
+from omnimouse.recordings.nwb.nwb_file import child, is_dataset, neurodata_type, path_of, referred, text_of, walk
 from omnimouse.recordings.nwb.series import check_stored, seconds_of
 
 _LABELS = ("elements", "categories", "levels")
@@ -58,7 +58,7 @@ def read_table(group: Any) -> Table:
         raise ValueError(f"{table.path}: {len(start)} start times and {len(stop)} stop times. Correct the file.")
     for name in group:
         item = child(group, name)
-        if not is_dataset(item) or item.shape is None or name == "id" or kind_of(item) == "VectorIndex":
+        if not is_dataset(item) or item.shape is None or name == "id" or neurodata_type(item) == "VectorIndex":
             continue
         if any(f"{name}_{end}" in group for end in ("index", "index_index")):
             column = _ragged(group, name, len(start))
@@ -120,7 +120,7 @@ def decoded(item: Any) -> list[Any]:
         return [None if identity(text_of(value)) is None else text_of(value) for value in stored]
     if stored.dtype.kind == "b":
         return stored.tolist()
-    if kind_of(item) == "DynamicTableRegion" or "table" in item.attrs:
+    if neurodata_type(item) == "DynamicTableRegion" or "table" in item.attrs:
         return _of_rows(item, stored)
     name = next((name for name in _LABELS if name in item.attrs), None)
     if name is not None:

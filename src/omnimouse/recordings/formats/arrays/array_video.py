@@ -60,7 +60,7 @@ def array_screen(
     video = as_array(video, "video", 4 if len(shape) == 4 and shape[3] == 1 else 3, _LAYOUT)
     index = None if movie.index is None else as_vector(movie.index, "video_index")
     _, rate, times = timing.of("video")
-    _check_frames(video.shape, index, rate, times, reference, folder, findings)
+    _check_frame_axes(video.shape, index, rate, times, reference, folder, findings)
     black, white = _levels(video, movie.levels)
     if not isinstance(blank, (int, float, np.number)) or not 0 <= blank <= 255:
         raise ValueError(f"blank_level: {blank!r}, expected a grey level from 0 to 255, such as 128.")
@@ -71,7 +71,7 @@ def array_screen(
     )  # fmt: skip
 
 
-def _check_frames(
+def _check_frame_axes(
     shape: tuple[int, ...], index: np.ndarray | None, rate: Any, times: Any,
     reference: Clock, folder: Path, findings: Findings,
 ) -> None:  # fmt: skip

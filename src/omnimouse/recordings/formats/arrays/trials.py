@@ -64,14 +64,14 @@ class Tiers:
             raise ValueError("trials is empty; pass at least one, or leave it out for a split into blocks.")
         starts = np.array([trial[0] for trial in chosen])
         ends = adjoining(starts, np.array([trial[1] for trial in chosen]))
-        _check_clock(starts, ends, bounds, rate, where, findings)
+        _check_trial_times(starts, ends, bounds, rate, where, findings)
         if (ends[:-1] > starts[1:]).any():
             at = int(np.argmax(ends[:-1] > starts[1:]))
             raise ValueError(f"trials: one from {starts[at + 1]} s begins before the one from {starts[at]} s ends.")
         return [(start, float(end), tier, shown) for (start, _, tier, shown), end in zip(chosen, ends, strict=True)]
 
 
-def _check_clock(
+def _check_trial_times(
     starts: np.ndarray, ends: np.ndarray, bounds: tuple[float, float], rate: float, where: Path, findings: Findings
 ) -> None:
     doubt = doubt_about_trials(starts, ends, start=bounds[0], end=bounds[1], rate=rate)

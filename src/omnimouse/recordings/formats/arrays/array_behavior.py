@@ -100,10 +100,10 @@ def _named_signals(behavior: Any, names: Sequence[str]) -> dict[str, np.ndarray]
                 "channels=[...] with a name for each column, or a mapping from names to arrays."
             )
         table = {name: np.asanyarray(array[:, column]) for column, name in enumerate(names)}
-    return {name: _signal(values, f"behavior {name!r}") for name, values in table.items()}
+    return {name: _as_channel(values, f"behavior {name!r}") for name, values in table.items()}
 
 
-def _signal(values: Any, label: str) -> np.ndarray:
+def _as_channel(values: Any, label: str) -> np.ndarray:
     """One channel as a vector of numbers; None or pandas.NA among them say that there is none."""
     nested = columns_of(values)
     if nested is not None and len(nested) != 1:

@@ -11,7 +11,7 @@ from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.data.channel_names import NAMES, plain_name, similar_channels
 from omnimouse.recordings.data.findings import Findings, Kind, listed
 from omnimouse.recordings.formats.arrays.trials import TrialTime
-from omnimouse.recordings.nwb.nwb_file import kind_of, walk
+from omnimouse.recordings.nwb.nwb_file import neurodata_type, walk
 from omnimouse.recordings.nwb.nwb_trials import read_trials
 from omnimouse.recordings.nwb.series import Series, all_series, broken_links, find_series
 from omnimouse.recordings.nwb_mapping import AUTO, NONE, NwbMapping
@@ -96,7 +96,7 @@ def find_sources(nwb: Any, mapping: NwbMapping, where: Path, found: Findings) ->
     sources = NwbSources(
         responses=responses,
         behavior=behavior,
-        video=_video(nwb, series, mapping.video),
+        video=_presented(nwb, series, mapping.video),
         trials=trials,
         trials_path=path,
         unused=[each for each in series if each.role == "behavior" and each.group not in used],
@@ -141,10 +141,10 @@ def _responses(nwb: Any, series: list[Series], path: str) -> Series:
     )
 
 
-def _key(series: Series) -> str:
+def _path_in_one_style(series: Series) -> str:
     """Type and name of a series' container, and its own name, in one style."""
     parent = series.group.parent
-    names = (kind_of(parent), parent.name.rsplit("/", 1)[-1])
+    names = (neurodata_type(parent), parent.name.rsplit("/", 1)[-1])
     own = plain_name(series.path.rsplit("/", 1)[-1])
     return "/".join((*(re.sub(r"[^a-z0-9]+", "_", name.lower()) for name in names), own))
 
@@ -152,7 +152,7 @@ def _key(series: Series) -> str:
 def _best(series: list[Series], patterns: tuple[str, ...], what: str) -> Series | None:
     """The one series that fits the first pattern that any fits."""
     for pattern in patterns:
-        fitting = [each for each in series if re.fullmatch(pattern, _key(each))]
+        fitting = [each for each in series if re.fullmatch(pattern, _path_in_one_style(each))]
         if len(fitting) > 1:
             described = "; ".join(map(_described, fitting))
             raise ValueError(
@@ -182,7 +182,7 @@ def _behavior(nwb: Any, series: list[Series], mapped: dict[str, str]) -> dict[st
     return dict(sorted(found.items(), key=lambda item: order.index(item[0])))
 
 
-def _video(nwb: Any, series: list[Series], path: str) -> Series | None:
+def _presented(nwb: Any, series: list[Series], path: str) -> Series | None:
     if path == NONE:
         return None
     if path != AUTO:
