@@ -27,14 +27,14 @@ from omnimouse.training.shared.identity import (
 )
 
 if TYPE_CHECKING:
-    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
+    from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 
 NOTED_LATER = ("recording.", "architecture", "trained", "animal_vector")
 """How entries of a fine-tune's identity begin that checkpoints of earlier versions lack."""
 
 
 def finetune_identity(
-    model: OmniMouseModel,
+    model: OmniMouseNetwork,
     key: str,
     recipe: FinetuneRecipe,
     windows: Windows,
@@ -81,7 +81,7 @@ def finetune_identity(
     return identity
 
 
-def _animal_vector(model: OmniMouseModel, windows: Windows, key: str) -> torch.Tensor:
+def _animal_vector(model: OmniMouseNetwork, windows: Windows, key: str) -> torch.Tensor:
     """The animal vector that a session has, or will have when it is added."""
     if key in model.session_keys:
         return model.sessions.animal(key).detach().cpu()

@@ -37,7 +37,7 @@ from omnimouse.training.shared.forward import ECHO_SECONDS, StopRequest, forward
 from omnimouse.training.shared.optimizers import ParameterGroup
 
 if TYPE_CHECKING:
-    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
+    from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 
 HISTORY_FILE = "history.jsonl"
 
@@ -79,7 +79,7 @@ class TrainingRun:
         progress: whether to show a progress bar.
     """
 
-    model: OmniMouseModel
+    model: OmniMouseNetwork
     accelerator: Accelerator | OneDevice
     session: str
     recipe: FinetuneRecipe

@@ -26,7 +26,7 @@ from omnimouse.support.spreading import spread
 from omnimouse.training.shared.data import cut_batch
 
 if TYPE_CHECKING:
-    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
+    from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
     from omnimouse.recordings import Windows
 
 MATCHING_TASK = "stimulus+behavior"
@@ -38,7 +38,7 @@ _KEY = "neurons-to-match"
 
 @torch.no_grad()
 def match_neurons(
-    model: OmniMouseModel,
+    model: OmniMouseNetwork,
     key: str,
     windows: Windows,
     *,
@@ -93,7 +93,7 @@ def match_neurons(
     return correlation.gather(1, best[:, None])[:, 0].numpy()
 
 
-def _known_vectors(model: OmniMouseModel, key: str) -> Tensor:
+def _known_vectors(model: OmniMouseNetwork, key: str) -> Tensor:
     """Neuron vectors of the other sessions, `[K, E]`."""
     others = [other for other in model.session_keys if other != key]
     if not others:
@@ -105,7 +105,7 @@ def _known_vectors(model: OmniMouseModel, key: str) -> Tensor:
     return vectors[torch.tensor(spread(len(vectors), MAX_KNOWN))]
 
 
-def _add_known(model: OmniMouseModel, key: str, known: Tensor) -> None:
+def _add_known(model: OmniMouseNetwork, key: str, known: Tensor) -> None:
     """Adds a passing session of known neurons, with the session's own session and animal vectors."""
     state = model.session_state(key)
     bias = inverse_softplus(torch.ones(len(known)), model.config.softplus_beta).float()
@@ -115,7 +115,7 @@ def _add_known(model: OmniMouseModel, key: str, known: Tensor) -> None:
 
 
 def _predict_known(
-    model: OmniMouseModel, windows: Windows, mask: Mask, batches: Iterable[list[int]]
+    model: OmniMouseNetwork, windows: Windows, mask: Mask, batches: Iterable[list[int]]
 ) -> tuple[Tensor, Tensor]:
     """Predictions of known neurons `[T, K]` and recorded responses `[T, N]`, float32 on the CPU."""
     predictions, responses = [], []

@@ -10,10 +10,10 @@ from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
 from omnimouse.training.shared.optimizers import ParameterGroup, build_group
 
 if TYPE_CHECKING:
-    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
+    from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 
 
-def open_core_parameters(model: OmniMouseModel) -> dict[str, nn.Parameter]:
+def open_core_parameters(model: OmniMouseNetwork) -> dict[str, nn.Parameter]:
     """Returns what an open core trains: everything that belongs to no session and requires gradients, by name.
 
     That is the whole core, unless parts of it were frozen before: after `peft.get_peft_model`, only the layers that
@@ -32,7 +32,7 @@ def open_core_parameters(model: OmniMouseModel) -> dict[str, nn.Parameter]:
     return found
 
 
-def build_optimizers(model: OmniMouseModel, recipe: FinetuneRecipe, session: str) -> dict[str, ParameterGroup]:
+def build_optimizers(model: OmniMouseNetwork, recipe: FinetuneRecipe, session: str) -> dict[str, ParameterGroup]:
     """Builds one optimizer for the session's tables and, when the core is open, one for the core.
 
     The animal vector is among the session's parameters unless the recipe says otherwise.

@@ -15,8 +15,8 @@ from omnimouse.evaluation.scores import TaskScore
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.mask_fitting import fit_masks
 from omnimouse.model.masks import Mask, as_mask
+from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
-from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.support.spreading import spread
 from omnimouse.training.pretraining.corpus_recordings import OpenRecordings, SessionInfo, matching_sessions
 from omnimouse.training.pretraining.pretraining_recipe import AUTO, EVALUATION_TIERS, PretrainingRecipe
@@ -103,7 +103,7 @@ class CorpusEvaluation:
         self.max_windows, self.batch_size = max_windows, batch_size
 
     def __call__(
-        self, model: OmniMouseModel, accelerator: Accelerator, processes: Processes
+        self, model: OmniMouseNetwork, accelerator: Accelerator, processes: Processes
     ) -> dict[str, dict[str, Any]]:
         """Scores and averages over the sessions of all processes, each session with the same weight.
 
@@ -128,7 +128,7 @@ class CorpusEvaluation:
             result[name] = {**means, "n_sessions": round(pairs[0][1])}
         return result
 
-    def _score(self, model: OmniMouseModel, accelerator: Accelerator, key: str) -> dict[str, TaskScore]:
+    def _score(self, model: OmniMouseNetwork, accelerator: Accelerator, key: str) -> dict[str, TaskScore]:
         """Scores one session: mask -> score, of the masks that it can serve."""
         with self.recordings.lend(key) as windows:
             fitted, _ = fit_masks(self.masks, windows.recording.n_neurons, model.config, windows.missing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from omnimouse.pretrained.omnimouse_model import OmniMouseModel
+from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 
 BRANCH_SCALE = 0.1
 """Of the output maps of blocks: how much a block adds to what passes it at first."""
@@ -15,7 +15,7 @@ POSITION_SCALE = 0.5
 
 
 @torch.no_grad()
-def open_stimulus_path(model: OmniMouseModel) -> None:
+def open_stimulus_path(model: OmniMouseNetwork) -> None:
     """Changes the first weights of a core in place so that the stimulus reaches the predictions from the first step.
 
     The released initialisation leaves video tokens small beside what the blocks add to them, and nearly blind to where

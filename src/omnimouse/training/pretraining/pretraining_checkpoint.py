@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.sessions import TENSORS
-from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.support.tensor_files import hash_tensors
 from omnimouse.training.pretraining.corpus_sessions import pack_session, restore_session, session_spec
 from omnimouse.training.pretraining.setup import PretrainingRun, build_model
@@ -54,7 +54,7 @@ def check_continues(checkpoint: RunCheckpoint, run: PretrainingRun) -> None:
         )
 
 
-def _copy_core(model: OmniMouseModel, stored: Mapping[str, torch.Tensor]) -> None:
+def _copy_core(model: OmniMouseNetwork, stored: Mapping[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in model.core_state_dict().items():
             tensor.copy_(stored[name])

@@ -15,10 +15,10 @@ from omnimouse.recordings import Windows
 from omnimouse.recordings.views.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from omnimouse.pretrained.omnimouse_model import OmniMouseModel
+    from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 
 
-def architecture(model: OmniMouseModel) -> dict[str, Any]:
+def architecture(model: OmniMouseNetwork) -> dict[str, Any]:
     """Returns all fields of a model's configuration that are its own, those of the losses included."""
     config = json.loads(model.config.to_json_string(use_diff=False))
     return {name: config[name] for name in sorted(type(model.config).__annotations__) if name in config}
