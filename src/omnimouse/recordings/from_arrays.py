@@ -1,7 +1,11 @@
 """A recording from plain arrays: numpy, memory maps, h5py or zarr datasets, at any rates and frame sizes.
 
 Responses and video stay where they are and are read window by window; behaviour, a few MB, is read at once. Nothing is
-written. Shape letters: T response samples, N neurons, F displayed frames, K stored frames, H and W their pixels.
+written. A model knows behaviour by the names pupil_size, pupil_size_derivative, gaze_x, gaze_y and running_speed. If
+video or trials come on the clock of a rig, so must the responses: `times={"responses": began + np.arange(T) / rate}`.
+Trials that reach beyond the next one's start by rounding, up to 1 ms, are cut back to it.
+
+Shape letters: T response samples, N neurons, F displayed frames, K stored frames, H and W their pixels.
 """
 
 from __future__ import annotations
@@ -61,10 +65,11 @@ def recording_from_arrays(
 ) -> Recording:
     """Makes a recording of arrays, for every use that a session folder has; nothing is copied or written.
 
-    What was not recorded is left out. Infinite, masked and fill values (-9999, 1e20) are read as NaN.
+    What was not recorded is left out. Infinite, masked and fill values (-9999, 1e20) are read as NaN. The derivative of
+    the pupil size is computed where only the size is given.
 
     Args:
-        responses: `[T, N]`, deconvolved activity or counts, of numpy, torch, pandas, h5py, zarr, dask or xarray.
+        responses: `[T, N]`, deconvolved activity or counts from 0 on; numpy, torch, pandas, h5py, zarr, dask, xarray.
             Suite2p's `spks.npy` has neurons first, and regions that are no cells: pass `spks[iscell[:, 0] > 0].T`.
         rate: Hz of the responses (from 0 s), or a mapping from "responses", "video", "behavior" or a channel's name to
             Hz, counted from their begin. What has neither rate nor times has their clock if it has as many rows.
@@ -73,12 +78,13 @@ def recording_from_arrays(
             mean a channel ("running", "Pupil X (px)") are read as it; others are warned about and not used.
         times: seconds `[T]` of the responses, or a mapping as `rate` has, on the one clock of all devices and trials.
             May jitter; gaps of behaviour are missing values, in those of the responses no trial may lie.
-        video_index: `[F]`, the row of `video` that each displayed frame shows, negative for a blank.
+        video_index: `[F]`, the row of `video` that each displayed frame shows, negative for a blank: for movies that
+            are shown several times. Rate and times of "video" are then those of the displayed frames.
         video_range: black and white; default 0 and 255, where a movie between 0 and 1 is refused.
         blank_level: grey level of blanks, 0 to 255.
         channels: names of the columns where `behavior` is an array.
         trials: (start, end, tier) or (start, end, tier, condition) each, in seconds; or a table with such columns, or
-            "duration" (`trials.COLUMNS` has more names). Time in no trial is not used.
+            "duration" (`trials.COLUMNS` has more names). Time in no trial is not used; placeholders are no condition.
         split: tier -> share of the time, where no trials are given; default: train .8, validation .1, final_test .1.
         block_seconds: length of the blocks of a split, at least 2; a tenth of the recording where that is shorter.
         unit_ids: `[N]` identities of the neurons.
