@@ -16,6 +16,7 @@ import omnimouse
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor
 from omnimouse.hub import names as hub
 
+MODULES = {name: module for module, names in omnimouse._PLACES.items() for name in names.split()}
 HEAVY = ("torch", "transformers", "numpy", "huggingface_hub", "safetensors", "yaml")
 TINY = hub.PACKAGED_FOLDER / "omnimouse-tiny"
 
@@ -33,11 +34,11 @@ def test_importing_the_package_loads_no_library():
 
 
 def test_every_public_name_is_there_and_none_is_a_module():
-    assert set(omnimouse._MODULES) == set(omnimouse.__all__)
+    assert set(MODULES) == set(omnimouse.__all__)
     assert set(omnimouse.__all__) <= set(dir(omnimouse))
     modules = {module.name for module in pkgutil.iter_modules(omnimouse.__path__)}
     assert not modules & set(omnimouse.__all__), "an import of the module would hide the name"
-    for name, module in omnimouse._MODULES.items():
+    for name, module in MODULES.items():
         assert getattr(omnimouse, name) is getattr(importlib.import_module(f"omnimouse.{module}"), name)
     assert omnimouse.evaluate.__name__ == "evaluate" and callable(omnimouse.evaluation.predict)
 

@@ -6,15 +6,12 @@ classes when its Auto classes are imported (`pretrained/auto_classes.py`).
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from omnimouse.pretrained import auto_classes
+from omnimouse.support.lazy_names import lazy_names
 from omnimouse.support.version import __version__ as __version__
 
 TYPE_CHECKING = False  # what type checkers take for True, without importing typing
 if TYPE_CHECKING:
-    from typing import Any
-
     from omnimouse.evaluation import evaluate_static, write_static_submission
     from omnimouse.evaluation.evaluate import evaluate
     from omnimouse.evaluation.predict import predict
@@ -37,22 +34,18 @@ if TYPE_CHECKING:
     from omnimouse.training import WindowCollator, anneal, train
     from omnimouse.training.finetuning.finetune import finetune
 
-_MODULES = {
-    name: module
-    for module, names in {
-        "evaluation": "evaluate evaluate_static predict write_static_submission",
-        "model.configuration_omnimouse": "OmniMouseConfig",
-        "model.masks": "EVALUATION_MASKS TASKS TRAINING_MASKS Mask",
-        "model.modeling_omnimouse": "OmniMouseOutput",
-        "model.processing_omnimouse": "OmniMouseProcessor",
-        "pretrained.omnimouse_model": "OmniMouseModel",
-        "pretrained.published.conversion": "convert",
-        "pretrained.source_kinds": "session_keys",
-        "recordings": "Recording Windows import_nwb open_recording recording_from_arrays save_recording",
-        "recordings.simulation.simulated": "simulate_recording",
-        "training": "WindowCollator anneal finetune train",
-    }.items()
-    for name in names.split()
+_PLACES = {
+    "evaluation": "evaluate evaluate_static predict write_static_submission",
+    "model.configuration_omnimouse": "OmniMouseConfig",
+    "model.masks": "EVALUATION_MASKS TASKS TRAINING_MASKS Mask",
+    "model.modeling_omnimouse": "OmniMouseOutput",
+    "model.processing_omnimouse": "OmniMouseProcessor",
+    "pretrained.omnimouse_model": "OmniMouseModel",
+    "pretrained.published.conversion": "convert",
+    "pretrained.source_kinds": "session_keys",
+    "recordings": "Recording Windows import_nwb open_recording recording_from_arrays save_recording",
+    "recordings.simulation.simulated": "simulate_recording",
+    "training": "WindowCollator anneal finetune train",
 }
 """Where each public name comes from. No module of this package has the name of one of them."""
 
@@ -85,19 +78,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Loads a public name, or a module of the package (`omnimouse.recordings`), when it is first used."""
-    if name in _MODULES:
-        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = value
-        return value
-    if not name.startswith("_"):
-        try:
-            return import_module(f"{__name__}.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"{__name__}.{name}":
-                raise
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _PLACES)
 
 
 def __dir__() -> list[str]:

@@ -20,6 +20,7 @@ from omnimouse.cli.options import (
     repeated,
     switch,
 )
+from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
 
 DEFAULT_CORE = "omnimouse-tiny"
 
@@ -94,29 +95,33 @@ A run that was interrupted goes on where it stopped when the same command is giv
         flag="--output",
         required=True,
     )
-    steps: int = option("optimizer steps of the whole run", "N", 1000, type=count)
-    batch_size: int = option("windows per step", "N", 8, type=count)
-    session_learning_rate: float = option("peak rate of the session adapter", "RATE", 3e-3)
+    steps: int = option("optimizer steps of the whole run", "N", FinetuneRecipe.steps, type=count)
+    batch_size: int = option("windows per step", "N", FinetuneRecipe.batch_size, type=count)
+    session_learning_rate: float = option(
+        "peak rate of the session adapter", "RATE", FinetuneRecipe.session_learning_rate
+    )
     train_core: bool = switch("also train the core, and save the whole model")
-    core_learning_rate: float = option("peak rate of the core", "RATE", 1e-4)
+    core_learning_rate: float = option("peak rate of the core", "RATE", FinetuneRecipe.core_learning_rate)
     masks: list[str] | None = option("tasks to train on, with commas between", "NAMES", type=names)
-    train_tiers: list[str] = option("tiers to train on", "NAMES", "train", type=names)
+    train_tiers: list[str] = option("tiers to train on", "NAMES", ",".join(FinetuneRecipe.train_tiers), type=names)
     validation_tier: str | None = option(
         "tier that decides which weights are kept; none keeps the last ones; auto: the tier validation, or where there "
         "is none a tenth of the training trials, held out by stimulus",
         "NAME",
-        "auto",
+        FinetuneRecipe.validation_tier,
         type=name_or_none,
     )
     patience: int | None = option("stop after so many validations without improvement", "N", type=count)
-    seed: int = option("decides windows and masks of every step", "N", 0)
+    seed: int = option("decides windows and masks of every step", "N", FinetuneRecipe.seed)
     resume: bool = switch("go on from the checkpoint in the output folder, if there is one", True)
     start_from: Literal["auto", "match", "mean"] = option(
         "where new neurons begin: each at the core's known neuron that predicts it best (match), or all at the average "
         "neuron (mean); auto: match if the core comes with sessions",
-        default="auto",
+        default=FinetuneRecipe.start_from,
     )
-    mixed_precision: Literal["auto", "bf16", "no"] = option("auto: bf16 where the device has it", default="auto")
+    mixed_precision: Literal["auto", "bf16", "no"] = option(
+        "auto: bf16 where the device has it", default=FinetuneRecipe.mixed_precision
+    )
 
 
 class OfRecipe(WithJson):
