@@ -20,7 +20,7 @@ from stand_in import random_sessions
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, evaluate, finetune, open_recording, simulate_recording
 from omnimouse.evaluation.scores import Scores
-from omnimouse.model.sessions import SessionSpec
+from omnimouse.model.session_tables.sessions import SessionSpec
 
 TASKS = ("stimulus+behavior", "population+stimulus+behavior", "forecasting+stimulus+behavior", "behavior+stimulus")
 DTYPES = ("float32", "bfloat16")

@@ -30,7 +30,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from omnimouse.model import attention, tokens
 from omnimouse.model.attention import Group, Layout, n_rows, plan_attention
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.masks import as_mask
+from omnimouse.model.masking.masks import as_mask
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
 SESSION = "benchmark"

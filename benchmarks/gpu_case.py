@@ -27,7 +27,7 @@ from torch import Tensor
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, evaluate, finetune, predict, simulate_recording, train
 from omnimouse.model import attention, tokens
-from omnimouse.model.masks import TRAINING_MASKS, Mask, as_mask
+from omnimouse.model.masking.masks import TRAINING_MASKS, Mask, as_mask
 from omnimouse.published import model_from_state_dict
 from omnimouse.training.finetuning import loop
 from omnimouse.training.runs.flops import training_flops

@@ -6,6 +6,8 @@ classes when its Auto classes are imported (`pretrained/auto_classes.py`).
 
 from __future__ import annotations
 
+import sys
+
 from omnimouse.pretrained import auto_classes
 from omnimouse.support.lazy_names import lazy_names
 from omnimouse.support.version import __version__ as __version__
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from omnimouse.evaluation.evaluate import evaluate
     from omnimouse.evaluation.predict import predict
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-    from omnimouse.model.masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask
+    from omnimouse.model.masking.masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask
     from omnimouse.model.modeling_omnimouse import OmniMouseOutput
     from omnimouse.model.processing_omnimouse import OmniMouseProcessor
     from omnimouse.pretrained.omnimouse_model import OmniMouseModel
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "evaluation": "evaluate evaluate_static predict write_static_submission",
     "model.configuration_omnimouse": "OmniMouseConfig",
-    "model.masks": "EVALUATION_MASKS TASKS TRAINING_MASKS Mask",
+    "model.masking.masks": "EVALUATION_MASKS TASKS TRAINING_MASKS Mask",
     "model.modeling_omnimouse": "OmniMouseOutput",
     "model.processing_omnimouse": "OmniMouseProcessor",
     "pretrained.omnimouse_model": "OmniMouseModel",
@@ -87,3 +89,6 @@ def __dir__() -> list[str]:
 
 # At the end, since our classes are imported at once where the Auto classes are there already.
 auto_classes.follow()
+
+# Where LoRAs of version 0.1.0 say that the class lies: peft imports it from there.
+sys.modules[f"{__name__}.modeling_omnimouse"] = sys.modules[__name__]

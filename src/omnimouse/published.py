@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnimouse.model.initial_vectors import InitialVectors
-from omnimouse.model.sessions import SessionSpec
+from omnimouse.model.session_tables.initial_vectors import InitialVectors
+from omnimouse.model.session_tables.sessions import SessionSpec
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.pretrained.published.architecture import config_from_hyperparameters
 from omnimouse.pretrained.published.checkpoint_files import session_specs
 from omnimouse.pretrained.published.models import build_core, check_tensors, open_published
-from omnimouse.pretrained.published.names import clean_name, sort_tensors
+from omnimouse.pretrained.published.published_names import clean_name, sort_tensors
 
 __all__ = ["load_checkpoint", "model_from_state_dict"]
 

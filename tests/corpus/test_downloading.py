@@ -20,13 +20,7 @@ from omnimouse.cli.main import main
 from omnimouse.corpus import download_plan, downloading
 from omnimouse.corpus.download_plan import WORK_FOLDER, plan_download, size_text
 from omnimouse.corpus.downloading import download_sessions
-from omnimouse.corpus.manifest import (
-    CORPUS_REPO,
-    choose_sessions,
-    collection,
-    corpus_sessions,
-    filter_sessions,
-)
+from omnimouse.corpus.manifest import CORPUS_REPO, choose_sessions, collection, corpus_sessions, filter_sessions
 from omnimouse.support import tar_files
 from omnimouse.support.tar_files import extract_tar
 

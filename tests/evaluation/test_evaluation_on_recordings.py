@@ -9,7 +9,7 @@ import torch
 from omnimouse.evaluation import evaluate, predict, write_report
 from omnimouse.evaluation.rotation import Rotation
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.masks import TASKS
+from omnimouse.model.masking.masks import TASKS
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.recordings import Windows

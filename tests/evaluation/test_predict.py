@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from omnimouse.evaluation import Predictions, evaluate, predict
-from omnimouse.model.masks import TASKS, Mask
+from omnimouse.model.masking.masks import TASKS, Mask
 
 SILENT = {"progress": False}
 

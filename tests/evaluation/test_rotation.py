@@ -12,7 +12,7 @@ from small_models import SMALL
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor, Windows, recording_from_arrays
 from omnimouse.evaluation import evaluate, predict
 from omnimouse.evaluation.rotation import Rotation, in_file_order, in_order
-from omnimouse.model.masks import EVALUATION_MASKS, TASKS, Mask
+from omnimouse.model.masking.masks import EVALUATION_MASKS, TASKS, Mask
 from omnimouse.recordings import mean_responses
 
 N_NEURONS, KEY = 13, "turn-1-1"

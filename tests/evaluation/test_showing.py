@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from omnimouse.evaluation import Predictions, Scores, StaticScores, TaskScore
-from omnimouse.model.masks import EVALUATION_MASKS
+from omnimouse.model.masking.masks import EVALUATION_MASKS
 from omnimouse.training import FinetuneResult
 from omnimouse.training.finetuning.training_tiers import HELD_OUT, TrainingTiers
 

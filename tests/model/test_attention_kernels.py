@@ -13,10 +13,11 @@ from torch.backends import cuda
 from torch.nn.attention import SDPBackend
 
 from omnimouse import OmniMouseConfig, OmniMouseModel
-from omnimouse.model import attention, attention_kernels, kernel_trials, video
-from omnimouse.model.attention_kernels import attend, attend_by_switches, passes
-from omnimouse.model.kernel_trials import plain_attention
-from omnimouse.model.masks import TRAINING_MASKS
+from omnimouse.model import attention, video
+from omnimouse.model.kernels import attention_kernels, kernel_trials
+from omnimouse.model.kernels.attention_kernels import attend, attend_by_switches, passes
+from omnimouse.model.kernels.kernel_trials import plain_attention
+from omnimouse.model.masking.masks import TRAINING_MASKS
 
 SWITCHES = ("flash", "mem_efficient", "math", "cudnn")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from omnimouse import EVALUATION_MASKS, TASKS, TRAINING_MASKS, Mask, OmniMouseConfig
-from omnimouse.model.mask_fitting import fit_masks
-from omnimouse.model.masks import as_mask, build_tasks
+from omnimouse.model.masking.mask_fitting import fit_masks
+from omnimouse.model.masking.masks import as_mask, build_tasks
 
 DATA = Path(__file__).parents[1] / "data" / "reference"
 NAMES = [field.name for field in fields(Mask)]

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from omnimouse import Mask, OmniMouseModel
-from omnimouse.pretrained.published.names import ANIMAL, SESSION, our_name
+from omnimouse.pretrained.published.published_names import ANIMAL, SESSION, our_name
 from omnimouse.published import model_from_state_dict
 
 DATA = Path(__file__).parents[1] / "data" / "reference"

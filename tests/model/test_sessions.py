@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 from omnimouse import OmniMouseModel, session_keys
 from omnimouse.hub.sources import HubOptions, Source
-from omnimouse.model.initial_vectors import inverse_softplus
+from omnimouse.model.session_tables.initial_vectors import inverse_softplus
 
 
 def predict(model, key, neurons):

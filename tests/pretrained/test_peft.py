@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from small_models import SMALL
 
@@ -224,3 +224,16 @@ def test_a_model_folder_takes_a_lora_only_merged(tmp_path):
     merged = OmniMouseModel.from_pretrained(tmp_path, sessions="all")
     torch.testing.assert_close(predict(merged), expected, equal_nan=True)
     assert merged.core_hash() != plain
+
+
+@pytest.mark.parametrize("library", ["omnimouse", "omnimouse.modeling_omnimouse"])
+def test_peft_finds_the_class_that_a_lora_names_whenever_it_was_written(tmp_path, library):
+    model = build()
+    model.save_pretrained(tmp_path / "core")
+    folder = save_lora(add_lora(OmniMouseModel.from_pretrained(tmp_path / "core", sessions="all")), tmp_path / "lora")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["auto_mapping"] == {"base_model_class": "OmniMouseModel", "parent_library": "omnimouse"}
+    config["auto_mapping"]["parent_library"] = library
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    opened = AutoPeftModel.from_pretrained(folder, import_allowlist=[library])
+    assert type(opened.get_base_model()) is OmniMouseModel

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from omnimouse import Mask, OmniMouseModel, OmniMouseProcessor, Windows, evaluate, finetune, open_recording, predict
-from omnimouse.model.mask_fitting import without_modalities
-from omnimouse.model.masks import TRAINING_MASKS, as_mask
+from omnimouse.model.masking.mask_fitting import without_modalities
+from omnimouse.model.masking.masks import TRAINING_MASKS, as_mask
 from omnimouse.recordings import check_recording
 
 NAMES = ("pupil_size", "pupil_size_derivative", "gaze_x", "gaze_y", "running_speed")

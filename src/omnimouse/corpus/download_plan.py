@@ -15,7 +15,7 @@ from huggingface_hub.hf_api import RepoFile
 from omnimouse.corpus.manifest import CORPUS_REPO, choose_sessions, corpus_sessions
 from omnimouse.hub.errors import explained
 from omnimouse.hub.sources import hub_api
-from omnimouse.model.session_names import short_key
+from omnimouse.model.session_tables.session_names import short_key
 from omnimouse.recordings.formats.experanto.session_folder import looks_like_experanto
 
 CORPUS_FOLDER = "experiments"

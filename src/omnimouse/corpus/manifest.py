@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omnimouse.model.session_names import matches_glob, same_animal, short_key
+from omnimouse.model.session_tables.session_names import matches_glob, same_animal, short_key
 from omnimouse.support.files import read_mapping
 from omnimouse.support.validation import from_mapping
 

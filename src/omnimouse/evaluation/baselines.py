@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from omnimouse.model.masks import ResolvedMask
+    from omnimouse.model.masking.masks import ResolvedMask
     from omnimouse.recordings import Windows
     from omnimouse.recordings.simulation.simulated import Truth
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from omnimouse.evaluation.accumulate import TaskRun, score_windows
 from omnimouse.evaluation.inputs import Inputs, Task, evaluating, prepare_inputs
 from omnimouse.evaluation.scores import Scores
-from omnimouse.model.mask_fitting import NotRecordedError, fit_mask, without_modalities
-from omnimouse.model.masks import Mask, as_mask, build_tasks
+from omnimouse.model.masking.mask_fitting import NotRecordedError, fit_mask, without_modalities
+from omnimouse.model.masking.masks import Mask, as_mask, build_tasks
 from omnimouse.recordings import Recording, mean_responses
 from omnimouse.recordings.simulation.simulated import load_truth
 from omnimouse.support.compute_devices import Device, resolve_device

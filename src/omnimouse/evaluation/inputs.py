@@ -16,9 +16,9 @@ from torch import Tensor
 from omnimouse.evaluation.rotation import Rotation
 from omnimouse.evaluation.simulated_cores import say_if_only_simulated
 from omnimouse.evaluation.tiers import SCORED_TIERS, choose_tier, notes_on_tier, use_in_training
-from omnimouse.model.core_and_sessions import scored_core
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor, session_processor
-from omnimouse.model.sessions import hash_unit_ids
+from omnimouse.model.session_tables.core_and_sessions import scored_core
+from omnimouse.model.session_tables.sessions import hash_unit_ids
 from omnimouse.recordings import Recording, Windows, open_recording
 from omnimouse.support.compute_devices import computing_on
 from omnimouse.support.progress import progress_bar
@@ -26,7 +26,7 @@ from omnimouse.support.tensor_files import hash_tensors
 
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-    from omnimouse.model.masks import Mask, ResolvedMask
+    from omnimouse.model.masking.masks import Mask, ResolvedMask
     from omnimouse.model.modeling_omnimouse import OmniMouseNetwork, OmniMouseOutput
 
 

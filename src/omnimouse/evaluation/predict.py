@@ -19,7 +19,7 @@ import torch
 from omnimouse.evaluation.evaluate import name_tasks
 from omnimouse.evaluation.inputs import Answer, Inputs, Task, as_recording, cut_windows, evaluating, prepare_inputs
 from omnimouse.evaluation.rotation import in_file_order
-from omnimouse.model.mask_fitting import fit_mask
+from omnimouse.model.masking.mask_fitting import fit_mask
 from omnimouse.recordings.pooling import response_scale
 from omnimouse.support.compute_devices import Device, resolve_device
 from omnimouse.support.files import atomic_path
@@ -28,7 +28,7 @@ from omnimouse.support.text_tables import html_table
 
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-    from omnimouse.model.masks import Mask
+    from omnimouse.model.masking.masks import Mask
     from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
     from omnimouse.model.processing_omnimouse import OmniMouseProcessor
     from omnimouse.recordings import Recording

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from omnimouse.model.masks import Mask
+    from omnimouse.model.masking.masks import Mask
 
 
 @dataclass(frozen=True)

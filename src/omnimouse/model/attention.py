@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from omnimouse.model.attention_kernels import attend
+from omnimouse.model.kernels.attention_kernels import attend
 
 
 @dataclass(frozen=True)

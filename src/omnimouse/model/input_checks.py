@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.mask_rules import Mask
+from omnimouse.model.masking.mask_rules import Mask
 
 
 def check_inputs(

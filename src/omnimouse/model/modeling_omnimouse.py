@@ -18,11 +18,11 @@ from transformers.utils.generic import ModelOutput
 
 from omnimouse.model.attention import CrossAttentionBlock, SelfAttentionBlock
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.core_and_sessions import CoreAndSessions
 from omnimouse.model.input_checks import check_inputs, choose_neurons, recorded_channels
 from omnimouse.model.losses import window_losses
-from omnimouse.model.masks import Mask, as_mask
-from omnimouse.model.sessions import SessionTables
+from omnimouse.model.masking.masks import Mask, as_mask
+from omnimouse.model.session_tables.core_and_sessions import CoreAndSessions
+from omnimouse.model.session_tables.sessions import SessionTables
 from omnimouse.model.tokens import Identity, PlanCache, Tokens, WindowPlan, gather_neurons, initialize_linear
 from omnimouse.model.video import VideoEncoder
 

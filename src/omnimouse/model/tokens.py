@@ -20,7 +20,7 @@ from transformers import initialization as init
 
 from omnimouse.model.attention import Group, Layout, Run, n_rows, plan_attention, rotary_table
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.mask_rules import Piece, ResolvedMask
+from omnimouse.model.masking.mask_rules import Piece, ResolvedMask
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnimouse.model.initial_vectors import inverse_softplus
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor, processor_fields
-from omnimouse.model.sessions import SessionSpec, hash_unit_ids
+from omnimouse.model.session_tables.initial_vectors import inverse_softplus
+from omnimouse.model.session_tables.sessions import SessionSpec, hash_unit_ids
 from omnimouse.recordings.recording import Recording
 from omnimouse.recordings.windows import mean_responses
 

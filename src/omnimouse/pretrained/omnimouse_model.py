@@ -16,9 +16,9 @@ from omnimouse.hub.uploading import UploadOptions
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor, session_processor
-from omnimouse.model.session_names import match_keys
-from omnimouse.model.sessions import AnimalConflict
-from omnimouse.pretrained.cards.writer import CardOptions
+from omnimouse.model.session_tables.session_names import match_keys
+from omnimouse.model.session_tables.sessions import AnimalConflict
+from omnimouse.pretrained.cards.card_writer import CardOptions
 from omnimouse.pretrained.model_folder import whole_state, write_model_folder
 from omnimouse.pretrained.new_sessions import add_session
 from omnimouse.pretrained.opening import Opener, Sessions, attach_sessions
@@ -32,6 +32,7 @@ from omnimouse.support.compute_devices import Device, resolve_device
 
 class OmniMouseModel(OmniMouseNetwork):
     __doc__ = OmniMouseNetwork.__doc__
+    __module__ = "omnimouse"  # which a LoRA stores, so that peft finds the class wherever its file goes
 
     def __init__(self, config: OmniMouseConfig):
         super().__init__(config)

@@ -21,8 +21,8 @@ from omnimouse.hub.sources import HubOptions, Source, fetch_files
 from omnimouse.hub.uploading import Target, UploadOptions
 from omnimouse.model.core_identity import core_sha256, stored_settings
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
+from omnimouse.pretrained.cards.card_writer import CardOptions, check_scores, write_session_card
 from omnimouse.pretrained.cards.facts import CARD_FILE, is_public_name
-from omnimouse.pretrained.cards.writer import CardOptions, check_scores, write_session_card
 from omnimouse.pretrained.measured import SCORES_FILE
 from omnimouse.pretrained.model_folder import refuse_injected, write_model_folder
 from omnimouse.pretrained.session_adapters import save_adapter

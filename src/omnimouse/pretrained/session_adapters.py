@@ -12,7 +12,7 @@ from omnimouse.hub.names import PACKAGED_CORES, PACKAGED_FOLDER
 from omnimouse.hub.sources import Source
 from omnimouse.model.core_identity import core_settings, settings_differences, stored_settings
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
-from omnimouse.model.sessions import AnimalConflict
+from omnimouse.model.session_tables.sessions import AnimalConflict
 from omnimouse.pretrained.session_files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,

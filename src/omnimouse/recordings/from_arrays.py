@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
-from omnimouse.model.session_names import animal_of
+from omnimouse.model.session_tables.session_names import animal_of
 from omnimouse.recordings.checks.check import check_open_recording
 from omnimouse.recordings.data.findings import Finding, Findings
 from omnimouse.recordings.data.plausible import doubt_about_ids, identity

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from omnimouse import open_recording, recording_from_arrays
-from omnimouse.model.session_names import animal_of
+from omnimouse.model.session_tables.session_names import animal_of
 
 
 @pytest.mark.parametrize(

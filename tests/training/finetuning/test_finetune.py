@@ -16,7 +16,7 @@ import torch
 
 from omnimouse import OmniMouseModel, OmniMouseProcessor, evaluate
 from omnimouse.cli.describe import describe_path, to_text
-from omnimouse.model.masks import TASKS, TRAINING_MASKS
+from omnimouse.model.masking.masks import TASKS, TRAINING_MASKS
 from omnimouse.training import FinetuneRecipe
 from omnimouse.training import finetune as finetune_function
 from omnimouse.training.finetuning import loop

@@ -25,8 +25,8 @@ from omnimouse import (
 from omnimouse.cli.main import main
 from omnimouse.evaluation import Scores
 from omnimouse.evaluation.report import write_report
-from omnimouse.model.mask_fitting import NotRecordedError, fit_mask
-from omnimouse.model.masks import TRAINING_MASKS, Mask
+from omnimouse.model.masking.mask_fitting import NotRecordedError, fit_mask
+from omnimouse.model.masking.masks import TRAINING_MASKS, Mask
 from omnimouse.pretrained.measured import measured_scores
 from omnimouse.training.pretraining.corpus_recordings import find_sessions
 from omnimouse.training.pretraining.pretraining_recipe import RecordingsRecipe

@@ -11,8 +11,8 @@ import torch
 
 from omnimouse import OmniMouseConfig, OmniMouseModel
 from omnimouse.corpus.manifest import collection
-from omnimouse.model.initial_vectors import inverse_softplus
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
+from omnimouse.model.session_tables.initial_vectors import inverse_softplus
 from omnimouse.recordings import mean_responses, open_recording
 from omnimouse.recordings.simulation.simulated import simulate_recording
 from omnimouse.training.pretraining.corpus_recordings import OpenRecordings, find_sessions

@@ -9,7 +9,7 @@ import pytest
 from accelerate import Accelerator
 
 from omnimouse import OmniMouseProcessor, Windows, evaluate
-from omnimouse.model.masks import TASKS
+from omnimouse.model.masking.masks import TASKS
 from omnimouse.training.pretraining.corpus_evaluation import CorpusEvaluation
 from omnimouse.training.runs.distributed import Processes
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from omnimouse import OmniMouseConfig, Windows, open_recording, simulate_recording, train
-from omnimouse.model.masks import as_mask
+from omnimouse.model.masking.masks import as_mask
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings.simulation.simulated import load_truth, truth_folder
 from omnimouse.training.pretraining.expected_targets import expect_responses

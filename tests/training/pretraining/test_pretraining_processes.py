@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from training import processes
 
 from omnimouse import OmniMouseModel
-from omnimouse.model.mask_fitting import fit_masks
+from omnimouse.model.masking.mask_fitting import fit_masks
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import open_recording
 from omnimouse.training.pretraining.corpus_order import assign_sessions, corpus_plan, session_at, step_seed

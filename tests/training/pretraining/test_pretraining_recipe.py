@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import yaml
 
-from omnimouse.model.masks import EVALUATION_MASKS, Mask
+from omnimouse.model.masking.masks import EVALUATION_MASKS, Mask
 from omnimouse.support.validation import to_mapping
 from omnimouse.training.pretraining.pretraining_recipe import VALIDATION_MASKS, PretrainingRecipe, load_recipe
 

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from omnimouse import OmniMouseConfig, OmniMouseModel
-from omnimouse.model.masks import TASKS
+from omnimouse.model.masking.masks import TASKS
 from omnimouse.training.runs.flops import forward_flops, identity_flops, training_flops
 
 N_NEURONS, POPULATION = 24, 20

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from omnimouse import OmniMouseConfig, OmniMouseModel
-from omnimouse.model.masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS
+from omnimouse.model.masking.masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS
 from omnimouse.training.runs.distributed import GradientSum, Processes
 from omnimouse.training.runs.monitor import STEP_NUMBERS, Monitor, count_tokens, duration, mask_family
 from omnimouse.training.runs.run_folder import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from omnimouse.model.masks import TASKS, TRAINING_MASKS
+from omnimouse.model.masking.masks import TASKS, TRAINING_MASKS
 from omnimouse.training.finetuning.preparation import validation_masks
 from omnimouse.training.shared.data import (
     BatchPlan,

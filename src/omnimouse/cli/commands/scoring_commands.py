@@ -10,7 +10,7 @@ from omnimouse.cli.model_options import Evaluate, Predict, WithModel
 from omnimouse.cli.output import Said
 from omnimouse.evaluation.static.evaluate_static import STATIC_TASKS
 from omnimouse.hub.sources import HubOptions, find
-from omnimouse.model.session_names import short_key
+from omnimouse.model.session_tables.session_names import short_key
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.pretrained.session_files import AdapterConfig, is_adapter
 from omnimouse.recordings import Recording, is_static, open_recording

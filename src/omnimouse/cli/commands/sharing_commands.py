@@ -10,7 +10,7 @@ from omnimouse.cli.model_options import Convert, Info, Push
 from omnimouse.cli.output import Said
 from omnimouse.hub.names import PUBLISHED_CORES
 from omnimouse.model.configuration_omnimouse import PRESETS
-from omnimouse.model.masks import TASKS
+from omnimouse.model.masking.masks import TASKS
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.pretrained.published.conversion import convert as convert_checkpoint
 from omnimouse.pretrained.session_files import AdapterConfig, is_adapter

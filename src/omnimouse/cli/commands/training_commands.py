@@ -17,7 +17,7 @@ from omnimouse.cli.demo import next_steps, run_demo
 from omnimouse.cli.model_options import DEFAULT_CORE, Anneal, Demo, DemoSettings, Finetune, Scaling, Train
 from omnimouse.cli.output import Said, hint
 from omnimouse.evaluation.tiers import choose_tier
-from omnimouse.model.session_names import match_keys
+from omnimouse.model.session_tables.session_names import match_keys
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.pretrained.source_kinds import session_keys
 from omnimouse.recordings import Recording, open_recording

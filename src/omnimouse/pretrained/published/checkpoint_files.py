@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from omnimouse.hub.sources import RANK_FILE
-from omnimouse.model.sessions import SessionSpec
-from omnimouse.pretrained.published.names import SortedTensors, clean_name, our_name, sort_tensors
+from omnimouse.model.session_tables.sessions import SessionSpec
+from omnimouse.pretrained.published.published_names import SortedTensors, clean_name, our_name, sort_tensors
 
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
 

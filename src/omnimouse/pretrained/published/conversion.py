@@ -24,10 +24,10 @@ from huggingface_hub import constants
 from omnimouse.hub.names import PUBLISHED_CORES, missing_note
 from omnimouse.hub.sources import RANK_FILE, HubOptions, Source, cache_folder, find, list_files
 from omnimouse.model.core_identity import core_settings
-from omnimouse.model.initial_vectors import InitialVectors
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
-from omnimouse.pretrained.cards.writer import CardOptions
+from omnimouse.model.session_tables.initial_vectors import InitialVectors
+from omnimouse.pretrained.cards.card_writer import CardOptions
 from omnimouse.pretrained.model_folder import write_model_folder
 from omnimouse.pretrained.published.checkpoint_files import rank_files, warn_of_missing_sessions
 from omnimouse.pretrained.published.models import build_core, open_published

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from omnimouse.model.configuration_omnimouse import PRESETS, OmniMouseConfig
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
-from omnimouse.model.sessions import SessionSpec
+from omnimouse.model.session_tables.sessions import SessionSpec
 from omnimouse.pretrained.published.architecture import config_from_tensors
 from omnimouse.pretrained.published.checkpoint_files import RankFiles, survey, warn_of_missing_sessions
-from omnimouse.pretrained.published.names import SESSION_NAMES, SortedTensors, all_names
+from omnimouse.pretrained.published.published_names import SESSION_NAMES, SortedTensors, all_names
 
 Network = TypeVar("Network", bound=OmniMouseNetwork)
 

@@ -11,7 +11,11 @@ from omnimouse.hub.sources import HubOptions
 from omnimouse.recordings.data.findings import Finding, Findings
 from omnimouse.recordings.data.recording_data import SessionParts
 from omnimouse.recordings.formats.dataset_form.dataset_repo import fetch_metadata, fetch_session, names_repo
-from omnimouse.recordings.formats.dataset_form.dataset_tables import load_dataset_form, looks_like_dataset, sessions_in
+from omnimouse.recordings.formats.dataset_form.dataset_tables import (
+    load_dataset_form,
+    looks_like_dataset,
+    sessions_in,
+)
 from omnimouse.recordings.formats.experanto.session_folder import load_experanto, looks_like_experanto
 from omnimouse.recordings.formats.sensorium.folder import load_sensorium, looks_like_sensorium
 from omnimouse.recordings.formats.zipped import unpacked_session

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from omnimouse.model.session_names import animal_of
+from omnimouse.model.session_tables.session_names import animal_of
 from omnimouse.recordings.nwb.nwb_file import name_in
 
 _SUBJECT = re.compile(r"^sub-([^_/]+)", re.IGNORECASE)

@@ -17,7 +17,12 @@ from omnimouse.support.outputs import check_output
 from omnimouse.support.progress import say
 from omnimouse.support.text_tables import html_table
 from omnimouse.support.version import __version__
-from omnimouse.training.finetuning.finetune_checkpoint import Checkpoint, TrainingState, load_parameters, restore_groups
+from omnimouse.training.finetuning.finetune_checkpoint import (
+    Checkpoint,
+    TrainingState,
+    load_parameters,
+    restore_groups,
+)
 from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe, whole_recipe
 from omnimouse.training.finetuning.loop import HISTORY_FILE, TrainingRun, run_steps
 from omnimouse.training.finetuning.preparation import prepare_finetune
@@ -27,7 +32,7 @@ from omnimouse.training.shared.checkpoint import remove_checkpoints, sole_user, 
 from omnimouse.training.shared.forward import only_trainable
 
 if TYPE_CHECKING:
-    from omnimouse.model.masks import Mask
+    from omnimouse.model.masking.masks import Mask
     from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from omnimouse.training.shared.recipe import (
 )
 
 if TYPE_CHECKING:
-    from omnimouse.model.masks import Mask
+    from omnimouse.model.masking.masks import Mask
     from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 
 AUTO = "auto"

@@ -18,21 +18,14 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from omnimouse.model.masks import Mask
+from omnimouse.model.masking.masks import Mask
 from omnimouse.recordings import Windows
 from omnimouse.support.progress import progress_bar
 from omnimouse.training.finetuning.finetune_checkpoint import TrainingState, copy_parameters, save_checkpoint
 from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
 from omnimouse.training.shared.accelerators import OneDevice
 from omnimouse.training.shared.checkpoint import append_history
-from omnimouse.training.shared.data import (
-    BatchPlan,
-    MaskChoice,
-    batch_plan,
-    cut_batch,
-    planned_batches,
-    torch_seed,
-)
+from omnimouse.training.shared.data import BatchPlan, MaskChoice, batch_plan, cut_batch, planned_batches, torch_seed
 from omnimouse.training.shared.forward import ECHO_SECONDS, StopRequest, forward_batch, seeded_torch
 from omnimouse.training.shared.optimizers import ParameterGroup
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from omnimouse.evaluation.inputs import Needs
-from omnimouse.model.initial_vectors import inverse_softplus
-from omnimouse.model.mask_fitting import without_modalities
-from omnimouse.model.masks import Mask, as_mask
-from omnimouse.model.sessions import SessionSpec
+from omnimouse.model.masking.mask_fitting import without_modalities
+from omnimouse.model.masking.masks import Mask, as_mask
+from omnimouse.model.session_tables.initial_vectors import inverse_softplus
+from omnimouse.model.session_tables.sessions import SessionSpec
 from omnimouse.support.progress import progress_bar
 from omnimouse.support.spreading import spread
 from omnimouse.training.shared.data import cut_batch

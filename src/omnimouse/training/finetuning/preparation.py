@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from accelerate import Accelerator
 
 from omnimouse.evaluation.simulated_cores import say_if_only_simulated
-from omnimouse.model.mask_fitting import fit_masks
-from omnimouse.model.masks import Mask, as_mask
+from omnimouse.model.masking.mask_fitting import fit_masks
+from omnimouse.model.masking.masks import Mask, as_mask
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, Windows, is_static
 from omnimouse.support.spreading import spread

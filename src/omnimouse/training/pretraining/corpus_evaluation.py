@@ -13,8 +13,8 @@ from omnimouse.evaluation.accumulate import TaskRun, score_windows
 from omnimouse.evaluation.inputs import Task
 from omnimouse.evaluation.scores import TaskScore
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.mask_fitting import fit_masks
-from omnimouse.model.masks import Mask, as_mask
+from omnimouse.model.masking.mask_fitting import fit_masks
+from omnimouse.model.masking.masks import Mask, as_mask
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.support.spreading import spread

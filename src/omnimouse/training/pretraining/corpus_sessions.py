@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from omnimouse.model.initial_vectors import inverse_softplus
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
-from omnimouse.model.session_names import match_keys, same_animal
-from omnimouse.model.sessions import TENSORS, SessionSpec
+from omnimouse.model.session_tables.initial_vectors import inverse_softplus
+from omnimouse.model.session_tables.session_names import match_keys, same_animal
+from omnimouse.model.session_tables.sessions import TENSORS, SessionSpec
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.pretrained.session_files import read_index, read_tensors
 from omnimouse.recordings import open_recording

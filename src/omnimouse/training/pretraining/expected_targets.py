@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from omnimouse.model.mask_rules import ResolvedMask
+from omnimouse.model.masking.mask_rules import ResolvedMask
 from omnimouse.recordings import Windows
 from omnimouse.recordings.pooling import response_scale
 from omnimouse.recordings.simulation.simulated import Truth, load_truth, truth_folder

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
-from omnimouse.model.sessions import TENSORS
+from omnimouse.model.session_tables.sessions import TENSORS
 from omnimouse.support.tensor_files import hash_tensors
 from omnimouse.training.pretraining.corpus_sessions import pack_session, restore_session, session_spec
 from omnimouse.training.pretraining.setup import PretrainingRun, build_model

@@ -14,16 +14,9 @@ from typing import Any, Literal
 
 from omnimouse.corpus.manifest import collection
 from omnimouse.model.configuration_omnimouse import PRESETS, OmniMouseConfig
-from omnimouse.model.masks import EVALUATION_MASKS, Mask
+from omnimouse.model.masking.masks import EVALUATION_MASKS, Mask
 from omnimouse.model.processing_omnimouse import PROFILES
-from omnimouse.support.validation import (
-    from_mapping,
-    is_count,
-    require,
-    require_counts,
-    require_numbers,
-    to_mapping,
-)
+from omnimouse.support.validation import from_mapping, is_count, require, require_counts, require_numbers, to_mapping
 from omnimouse.support.yaml_fields import override, read_yaml, to_yaml
 from omnimouse.training.shared.recipe import (
     PUBLISHED_CORE_OPTIMIZER,

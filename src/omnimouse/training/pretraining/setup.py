@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.masks import Mask
+from omnimouse.model.masking.masks import Mask
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.support.outputs import check_output

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.masks import Mask
+from omnimouse.model.masking.masks import Mask
 from omnimouse.training.runs.trackers import Tracker, log_to
 from omnimouse.training.shared.checkpoint import append_history
 

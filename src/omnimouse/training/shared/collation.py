@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.masks import Mask
+from omnimouse.model.masking.masks import Mask
 from omnimouse.recordings import Windows
 from omnimouse.training.shared.data import STREAM_MASK, STREAM_NEURONS, choose_masks, draw, shuffled_neurons
 

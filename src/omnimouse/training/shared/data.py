@@ -21,8 +21,8 @@ import torch
 
 from omnimouse.evaluation.inputs import Needs
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.mask_fitting import fit_masks
-from omnimouse.model.masks import TRAINING_MASKS, Mask, as_mask
+from omnimouse.model.masking.mask_fitting import fit_masks
+from omnimouse.model.masking.masks import TRAINING_MASKS, Mask, as_mask
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, Windows, mean_responses
 

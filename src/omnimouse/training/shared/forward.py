@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from omnimouse.model.masks import Mask
+from omnimouse.model.masking.masks import Mask
 from omnimouse.training.shared.accelerators import OneDevice
 from omnimouse.training.shared.optimizers import ParameterGroup
 

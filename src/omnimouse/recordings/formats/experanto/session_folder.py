@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.model.session_names import animal_of
+from omnimouse.model.session_tables.session_names import animal_of
 from omnimouse.recordings.data.device_clocks import clock_is_sound
 from omnimouse.recordings.data.devices import MissingDevice
 from omnimouse.recordings.data.findings import Finding, Findings, listed, merged

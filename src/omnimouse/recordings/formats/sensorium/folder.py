@@ -11,14 +11,7 @@ from omnimouse.recordings.data.findings import Findings, Kind
 from omnimouse.recordings.data.recording_data import SessionParts
 from omnimouse.recordings.formats.sensorium import clip_scan, meta, still_scan
 from omnimouse.recordings.formats.sensorium.clips import KINDS, ClipDevice, Clips, ClipScreen, lay_out
-from omnimouse.recordings.formats.sensorium.stills import (
-    HELD,
-    SLOT,
-    STILL_KINDS,
-    StillDevice,
-    Stills,
-    lay_out_stills,
-)
+from omnimouse.recordings.formats.sensorium.stills import HELD, SLOT, STILL_KINDS, StillDevice, Stills, lay_out_stills
 
 DERIVED = Kind(
     "info", "pupil_size_derivative", "a stored channel",

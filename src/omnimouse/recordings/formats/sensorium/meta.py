@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omnimouse.model.session_names import animal_of
+from omnimouse.model.session_tables.session_names import animal_of
 from omnimouse.recordings.data.findings import Findings, listed
 from omnimouse.recordings.data.missing import usable
 from omnimouse.recordings.data.plausible import identity

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.backends import cuda
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from omnimouse.model.kernel_trials import Kernel, is_right, plain_attention
+from omnimouse.model.kernels.kernel_trials import Kernel, is_right, plain_attention
 
 FUSED = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
 """Kernels of CUDA that may be used beside the plain one, if they pass."""

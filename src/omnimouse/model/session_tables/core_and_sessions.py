@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.core_identity import core_settings, core_sha256, join_hashes, split_injected
-from omnimouse.model.initial_vectors import InitialVectors
-from omnimouse.model.sessions import SessionSpec, SessionTables, without_sessions
+from omnimouse.model.session_tables.initial_vectors import InitialVectors
+from omnimouse.model.session_tables.sessions import SessionSpec, SessionTables, without_sessions
 from omnimouse.model.tokens import Identity
 from omnimouse.support.tensor_files import hash_tensors
 

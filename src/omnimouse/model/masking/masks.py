@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.mask_rules import Mask, Piece, ResolvedMask
+from omnimouse.model.masking.mask_rules import Mask, Piece, ResolvedMask
 
 __all__ = ["EVALUATION_MASKS", "TASKS", "TRAINING_MASKS", "Mask", "Piece", "ResolvedMask", "as_mask", "build_tasks"]
 
@@ -21,7 +21,7 @@ __all__ = ["EVALUATION_MASKS", "TASKS", "TRAINING_MASKS", "Mask", "Piece", "Reso
 def _released_masks() -> dict[str, dict[str, Mask]]:
     """The masks of the release by suite and name, from the table beside this file, in its order."""
     suites: dict[str, dict[str, Mask]] = defaultdict(dict)
-    with files("omnimouse.model").joinpath("release_masks.csv").open(encoding="utf-8") as file:
+    with files("omnimouse.model.masking").joinpath("release_masks.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             suite, name = row.pop("suite"), row.pop("name")
             values: dict[str, Any] = {column: int(n) if n.isdecimal() else n for column, n in row.items()}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.mask_rules import Mask
+from omnimouse.model.masking.mask_rules import Mask
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnimouse.model.sessions import TENSORS, SessionSpec
+from omnimouse.model.session_tables.sessions import TENSORS, SessionSpec
 
 
 def inverse_softplus(x: Tensor, beta: float) -> Tensor:

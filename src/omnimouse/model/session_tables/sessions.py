@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from omnimouse.model.session_names import match_keys, same_animal
+from omnimouse.model.session_tables.session_names import match_keys, same_animal
 
 TENSORS = ("neuron_embedding", "neuron_bias", "session_embedding", "animal_embedding")
 

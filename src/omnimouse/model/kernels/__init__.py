@@ -1,0 +1,1 @@
+"""Kernels of attention on accelerators, each tried before it is used."""
