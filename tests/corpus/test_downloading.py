@@ -17,12 +17,11 @@ from loopback_hub import reading
 
 from omnimouse import open_recording, simulate_recording
 from omnimouse.cli.main import main
-from omnimouse.corpus import download_plan, downloading
+from omnimouse.corpus import download_plan, downloading, tar_files
 from omnimouse.corpus.download_plan import WORK_FOLDER, plan_download, size_text
 from omnimouse.corpus.downloading import download_sessions
 from omnimouse.corpus.manifest import CORPUS_REPO, choose_sessions, collection, corpus_sessions, filter_sessions
-from omnimouse.support import tar_files
-from omnimouse.support.tar_files import extract_tar
+from omnimouse.corpus.tar_files import extract_tar
 
 NAMES = [session.published_key for session in corpus_sessions()[:4]]
 KEYS = [session.key for session in corpus_sessions()[:4]]

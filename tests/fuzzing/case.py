@@ -16,6 +16,7 @@ from pathlib import Path
 from fuzzing.mutations import archive_bytes, mutate
 from fuzzing.sessions import HEIGHT, READERS, SENSORIUM_NAME, WIDTH, write_tree
 from omnimouse import OmniMouseProcessor
+from omnimouse.corpus.tar_files import extract_tar
 from omnimouse.recordings import (
     Recording,
     Windows,
@@ -28,7 +29,6 @@ from omnimouse.recordings import (
 from omnimouse.recordings.checks.open_questions import question_lines
 from omnimouse.recordings.formats.sensorium.clips import ClipScreen
 from omnimouse.recordings.views import overview
-from omnimouse.support.tar_files import extract_tar
 
 
 class ViolationError(Exception):

@@ -39,12 +39,12 @@ from omnimouse.corpus.download_plan import (
     tar_place,
 )
 from omnimouse.corpus.manifest import CORPUS_REPO
+from omnimouse.corpus.tar_files import CHUNK, extract_tar
 from omnimouse.hub.errors import explained
 from omnimouse.hub.sources import hub_api
 from omnimouse.recordings.formats.experanto.session_folder import looks_like_experanto
 from omnimouse.support.files import hash_like
 from omnimouse.support.progress import progress_bar
-from omnimouse.support.tar_files import CHUNK, extract_tar
 
 RETRIES = 5
 """How often a transfer is taken up again before it has brought anything new."""
