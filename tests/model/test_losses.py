@@ -3,19 +3,19 @@
 import torch
 
 from omnimouse import OmniMouseConfig
-from omnimouse.model.losses import clamped_squared_error, poisson_loss, window_losses
+from omnimouse.model.losses import clamped_squared_error, poisson_elements, window_losses
 
 
 def test_losses_and_their_clamps():
     p, y = torch.tensor([0.5, 1e-9, 1e4]), torch.tensor([2.0, 1e3, 0.0])
     expected = torch.stack([p[0] - 2 * torch.log(p[0] + 1e-5), torch.tensor(100.0), torch.tensor(100.0)]).mean()
-    torch.testing.assert_close(poisson_loss(p, y, epsilon=1e-5, clamp=100.0), expected)
+    torch.testing.assert_close(poisson_elements(p, y, epsilon=1e-5, clamp=100.0).mean(), expected)
     assert float(clamped_squared_error(torch.tensor([0.0, 9.0]), torch.tensor([2.0, 0.0]), clamp=10.0)) == 7.0
 
 
 def test_a_prediction_of_zero_has_a_finite_loss():
     p, y = torch.zeros(2), torch.tensor([1.0, 3.0])
-    loss = poisson_loss(p, y, epsilon=1e-5, clamp=100.0)
+    loss = poisson_elements(p, y, epsilon=1e-5, clamp=100.0).mean()
     torch.testing.assert_close(loss, -2 * torch.log(torch.tensor(1e-5)))
 
 

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omnimouse.model.losses import poisson_elements
+
 RESPONSE_VARIANCE_FLOOR = math.sqrt(torch.finfo(torch.float64).eps)
 """Below this variance (1.49e-8) a neuron has no correlation: torchmetrics' rule, sqrt(eps) of its float64 state."""
 
@@ -176,7 +178,7 @@ def poisson_loss_sum(
         (sum, number of samples); their ratio is the model's `response_loss` over the same samples.
     """
     p, y = predictions.double(), targets.double()
-    loss = (p - y * torch.log(p + epsilon)).clamp(-clamp, clamp)
+    loss = poisson_elements(p, y, epsilon=epsilon, clamp=clamp)
     if valid is not None:
         loss = loss[valid.to(loss.device).expand(loss.shape)]
     return float(loss.sum()), loss.numel()

@@ -270,11 +270,14 @@ class OmniMouseConfig(PreTrainedConfig):
 
     def validate_positive(self) -> None:
         """Every size, rate and count must be positive."""
-        zero_allowed = {"num_registers", "num_local_layers", "num_global_layers", "guard_samples", "skip_samples"}
-        for name, field in architecture_fields().items():
+        zero_allowed = {
+            "num_registers", "num_local_layers", "num_global_layers", "guard_samples", "skip_samples",
+            "response_loss_epsilon",
+        }  # fmt: skip
+        for name in architecture_fields():
             value = getattr(self, name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if "int" in str(field.type) and is_number and name != "video_drop_path_rate":
+            if is_number and name != "video_drop_path_rate":
                 low = 0 if name in zero_allowed else 1 if isinstance(value, int) else 1e-12
                 _check(value >= low and math.isfinite(value), f"{name} must be at least {low}, got {value}.")
 
@@ -313,6 +316,8 @@ class OmniMouseConfig(PreTrainedConfig):
         for name in ("video_patch_kernel", "video_patch_stride", "video_patch_padding"):
             value = getattr(self, name)
             _check(len(value) == 3, f"{name} must have 3 entries (frames, rows, columns), got {list(value)}.")
+            low = 0 if name == "video_patch_padding" else 1
+            _check(min(value) >= low, f"{name} must have entries of at least {low}, got {list(value)}.")
         depths, rate, names = list(self.video_depths), self.video_drop_path_rate, list(self.behavior_channels)
         two = len(depths) == 2 and min(depths) >= 1
         _check(two, f"video_depths must be two positive numbers of blocks, got {depths}.")

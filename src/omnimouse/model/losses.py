@@ -1,6 +1,8 @@
 """What a forward pass is trained on: pure functions of predictions and targets.
 
-Another loss is another function here and its line in `window_losses`; its numbers are fields of `OmniMouseConfig`.
+Another loss is another function here and its line in `window_losses`; its numbers are fields of `OmniMouseConfig`. What
+goes with the Poisson loss elsewhere: the readout's softplus (`OmniMouseNetwork._read_out`), its inverse where biases
+start (`initial_vectors`), and the same loss summed over windows (`poisson_loss_sum` of `evaluation/metrics.py`).
 Shape letters: B batch, L target samples, Q target neurons.
 """
 
@@ -12,10 +14,9 @@ from torch import Tensor
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 
 
-def poisson_loss(predictions: Tensor, targets: Tensor, *, epsilon: float, clamp: float) -> Tensor:
-    """Mean of `p - y ln(p + epsilon)`, each element clamped to plus or minus `clamp`."""
-    loss = predictions - targets * torch.log(predictions + epsilon)
-    return loss.clamp(-clamp, clamp).mean()
+def poisson_elements(predictions: Tensor, targets: Tensor, *, epsilon: float, clamp: float) -> Tensor:
+    """`p - y ln(p + epsilon)` of each sample, clamped to plus or minus `clamp`."""
+    return (predictions - targets * torch.log(predictions + epsilon)).clamp(-clamp, clamp)
 
 
 def clamped_squared_error(predictions: Tensor, targets: Tensor, *, clamp: float) -> Tensor:
@@ -43,7 +44,7 @@ def window_losses(
     if responses is not None:
         predictions, targets, counts = responses
         numbers = {"epsilon": config.response_loss_epsilon, "clamp": config.response_loss_clamp}
-        losses["response_loss"] = poisson_loss(predictions[:, counts], targets[:, counts], **numbers)
+        losses["response_loss"] = poisson_elements(predictions[:, counts], targets[:, counts], **numbers).mean()
         terms.append(losses["response_loss"])
     if behavior is not None:
         predictions, targets, channels = behavior

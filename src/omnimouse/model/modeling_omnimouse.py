@@ -71,7 +71,7 @@ class OmniMouseNetwork(CoreAndSessions):
     It knows no file: `OmniMouseModel` is this network with loading, saving and sharing.
 
     ```
-    responses [B,60,P] --conv--> response tokens ----+            video [B,1,60,36,64]
+    responses [B,60,P] -linear-> response tokens ----+            video [B,1,60,36,64]
     behaviour [B,5,40] --------> behaviour tokens ---+                   |
                                                      | keys        video encoder
       latents x 6 + registers --> ENCODER (1 cross-attention block)      |
@@ -87,7 +87,7 @@ class OmniMouseNetwork(CoreAndSessions):
     ```
 
     The core (all of the above) is shared by all mice. A session adds one vector and one bias per neuron, a session
-    vector and its animal's vector. A model starts without sessions:
+    vector and its animal's vector. A model starts without sessions; `OmniMouseModel` adds them:
 
     ```python
     model = OmniMouseModel(OmniMouseConfig.from_preset("5m"))
@@ -138,8 +138,8 @@ class OmniMouseNetwork(CoreAndSessions):
 
         Args:
             session: Key of a session in the model.
-            responses: `[B, samples, N]` standardised responses of all neurons of the session, 30 Hz. Only the visible
-                part is an input; the rest serves as targets. May be `None` when the mask hides responses.
+            responses: `[B, samples, N]` responses of all neurons of the session, in units of their stds, 30 Hz. Only
+                the visible part is an input; the rest serves as targets. May be `None` when the mask hides responses.
             video: `[B, 1, frames, height, width]` normalised grey, 30 Hz. May be `None` when the mask hides it.
             behavior: `[B, channels, samples]` standardised, 20 Hz. May be `None` unless the mask shows it. A channel
                 that is NaN throughout the batch was not recorded: it gets no token and no loss, and the others are read

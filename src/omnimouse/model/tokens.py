@@ -37,7 +37,9 @@ class WindowPlan:
     """Everything that a forward pass needs to know about times: computed once per mask, population size and device."""
 
     mask: ResolvedMask
-    encoder: AttentionPlan | None  # latents and registers to response and behaviour tokens; None where either lack
+    encoder: (
+        AttentionPlan | None
+    )  # latents and registers to response and behaviour tokens; None where there are no latents or no tokens
     fusion_local: AttentionPlan
     fusion_global: AttentionPlan
     decoder: AttentionPlan  # queries to the fused sequence

@@ -132,8 +132,9 @@ class Mask:
             ),
             video_steps=_video_steps(self, config),
         )
-        for what in _misfits(resolved, config):
-            raise ValueError(f"{what} in {self}, for {n_neurons} neurons.")
+        misfit = next(_misfits(resolved, config), None)
+        if misfit is not None:
+            raise ValueError(f"{misfit} in {self}, for {n_neurons} neurons.")
         if not resolved.targets and not resolved.decodes_behavior:
             raise ValueError(
                 f"Nothing to predict: no target is left in a population of {n_neurons} neurons ({n_visible} visible, "
@@ -274,16 +275,16 @@ def _video_steps(mask: Mask, config: OmniMouseConfig) -> tuple[int, int]:
 def _misfits(resolved: ResolvedMask, config: OmniMouseConfig) -> Iterator[str]:
     """In what a mask does not fit the window, or cannot be cut into tokens."""
     mask, samples, skip = resolved.mask, config.num_response_samples, config.skip_samples
-    for name, start, length, limit in (
-        ("prefix", mask.prefix_start, mask.prefix_length, samples),
-        ("context", mask.context_start, mask.context_length, samples),
-        ("target", mask.target_start, mask.target_length, samples),
-        ("video", mask.frames_start, mask.n_frames, config.num_frames),
+    for name, start, length, limit, unit in (
+        ("prefix", mask.prefix_start, mask.prefix_length, samples, "samples"),
+        ("context", mask.context_start, mask.context_length, samples, "samples"),
+        ("target", mask.target_start, mask.target_length, samples, "samples"),
+        ("video", mask.frames_start, mask.n_frames, config.num_frames, "frames"),
     ):
         if start + length > limit:
-            yield f"The {name} ends at {start + length} but the window has {limit} samples, "
+            yield f"The {name} ends at {start + length} but the window has {limit} {unit},"
     if mask.target_length and mask.target_start < skip:
-        yield f"target_start is {mask.target_start}; targets may not begin before {skip}, "
+        yield f"target_start is {mask.target_start}; targets may not begin before {skip},"
     if mask.n_frames and resolved.video_steps[0] == resolved.video_steps[1]:
         n, stride = mask.n_frames, config.video_patch_stride[0]
         yield f"The {n} visible frames hold no whole step of {stride} frames; show more frames, or n_frames=0,"

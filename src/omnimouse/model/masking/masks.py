@@ -45,8 +45,9 @@ def build_tasks(config: OmniMouseConfig) -> dict[str, Mask]:
     """Builds the user-level tasks for a configuration's window: the second half of the window is predicted.
 
     For the released window (60 samples) this is `TASKS`. A plain task name says what is predicted (`behavior`,
-    `forecasting`, `population`) or shown (`stimulus`); `+x` shows x as well. `population` tasks show a random quarter
-    of the neurons and predict the rest, the proportion of the release (1,024 and 3,072).
+    `forecasting`, `population`) or shown (`stimulus`); `+x` shows x as well. Behaviour that is not shown is decoded
+    too. `population` tasks show a random quarter of the neurons and predict the rest, the proportion of the release
+    (1,024 and 3,072).
 
     Raises:
         ValueError: The window is too short for a prefix, a guard and a target.

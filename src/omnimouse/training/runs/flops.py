@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from omnimouse.model.attention import Group, feed_forward_width
 from omnimouse.model.configuration_omnimouse import MASK_UNIT, OmniMouseConfig
 from omnimouse.model.tokens import WindowPlan
+from omnimouse.model.video import LAYOUTS
 
 BACKWARD = 2
 """The backward pass computes two products for each of the forward pass: towards inputs and towards weights."""
@@ -98,7 +99,7 @@ def _patches(plan: WindowPlan, config: OmniMouseConfig) -> int:
     """Video patches that are computed; the published layout computes hidden ones too."""
     steps, rows, columns = config.video_patch_grid
     first, last = plan.mask.video_steps
-    return (steps if config.video_attention_layout == "published" else last - first) * rows * columns
+    return (steps if LAYOUTS[config.video_attention_layout].sees_hidden_frames else last - first) * rows * columns
 
 
 def _video_flops(plan: WindowPlan, config: OmniMouseConfig) -> int:
