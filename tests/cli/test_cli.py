@@ -515,3 +515,9 @@ def test_options_of_scoring_reach_it(recording_folder, finetuned, tmp_path, monk
     command = [name, recording_folder, "--session-adapter", finetuned / "adapter", *flags, *more]
     found = _called(monkeypatch, name, command)
     assert {option: found[option.replace("-", "_")] for option in options} == options
+
+
+def test_help_names_a_default_of_zero(capsys):
+    with pytest.raises(SystemExit):
+        main(["finetune", "--help"])
+    assert "windows and masks of every step (default: 0)" in " ".join(capsys.readouterr().out.split())

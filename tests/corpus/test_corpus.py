@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from omnimouse.corpus.manifest import collection, collection_names, corpus_sessions
+from omnimouse.corpus import collection, collection_names, corpus_sessions
 from omnimouse.model.session_tables.session_names import short_key
 
 SESSIONS = {session.key: session for session in corpus_sessions()}

@@ -96,13 +96,17 @@ class OnRecording(Command):
 
 
 _LAST = ("device", "cpu", "json", "debug")
-"""Options that help names last."""
+"""Options that help names last; those that have to be given come first."""
 
 
 def add_options(parser: argparse.ArgumentParser, command: type[Command]) -> None:
     """Adds the fields of a command to its parser."""
     hints = get_type_hints(command)
-    for field in sorted(dataclasses.fields(command), key=lambda field: field.name in _LAST):
+
+    def place(field: dataclasses.Field[Any]) -> tuple[bool, bool]:
+        return field.name in _LAST, not (field.metadata.get("positional") or field.metadata.get("required"))
+
+    for field in sorted(dataclasses.fields(command), key=place):
         settings = {**_of_type(hints[field.name], field.default), **field.metadata}
         settings["default"] = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         if settings.pop("positional", False):
