@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
+from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe, whole_recipe
 from omnimouse.training.finetuning.parameters import build_optimizers
 from omnimouse.training.shared.recipe import (
     PUBLISHED_CORE_OPTIMIZER,
@@ -81,6 +81,8 @@ def test_half_precision_parameters_are_refused(trained):
         (lambda: ScheduleRecipe(decay_steps=1.5), "decay_steps is 1.5"),
         (lambda: FinetuneRecipe(steps=True), "steps is True"),
         (lambda: FinetuneRecipe(steps=1, seed=-1), "seed is -1"),
+        (lambda: FinetuneRecipe(train_core="yes"), "train_core is 'yes'; expected True or False"),
+        (lambda: FinetuneRecipe(include_blanks=None), "include_blanks is None"),
         (lambda: FinetuneRecipe(steps=1, mixed_precision="fp16"), "mixed_precision is 'fp16'"),
         (lambda: FinetuneRecipe(steps=3, warmup_steps=2, decay_steps=2), "2 warm-up and 2 decay steps"),
     ],
@@ -88,3 +90,10 @@ def test_half_precision_parameters_are_refused(trained):
 def test_refusals(build, words):
     with pytest.raises(ValueError, match=words.replace(".", r"\.")):
         build()
+
+
+def test_what_is_no_recipe_is_refused_by_its_name():
+    assert FinetuneRecipe(train_core=1).train_core is True
+    for recipe in (3, {"steps": 3}, "recipe.yaml"):
+        with pytest.raises(TypeError, match=r"expected a FinetuneRecipe\. Give single numbers by name"):
+            whole_recipe(recipe, {})

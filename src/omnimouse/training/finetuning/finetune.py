@@ -125,7 +125,7 @@ def finetune(
         model: a model with a trained core; a `PeftModel` stands for the model inside it.
         recording: an open recording or its folder.
         recipe: how to train; default: `FinetuneRecipe()`, whose docstring lists all fields.
-        steps, masks, seed, train_core, settings: fields of the recipe to replace.
+        steps, masks, seed, train_core, settings: fields of the recipe to replace; None leaves the first four alone.
         output_dir: folder for `history.jsonl` and checkpoints, of one run at a time; default: neither is written.
         resume: "auto" (or True) goes on from the checkpoint in `output_dir` if there is one; False begins anew.
         device: "cpu", "cuda", "cuda:1", "mps" or a `torch.device`; default: an accelerator if there is one.

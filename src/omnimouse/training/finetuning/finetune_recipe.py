@@ -36,6 +36,7 @@ sees one mouse would be driven away from what the others taught it before the ne
 _COUNTS = (
     "steps", "batch_size", "checkpoint_every", "validate_every", "max_validation_windows", "patience", "stride",
 )  # fmt: skip
+_FLAGS = ("train_core", "train_animal", "include_blanks", "validation_all_neurons")
 _CHOICES = {"mixed_precision": ("auto", "no", "bf16"), "start_from": ("auto", "match", "mean")}
 
 
@@ -120,6 +121,13 @@ class FinetuneRecipe:
             value, least = getattr(self, name), 0 if name == "seed" else 1
             if not (is_count(value, least) or (value is None and defaults[name] is None)):
                 raise ValueError(f"{name} is {value!r}; expected a whole number, {least} or more.")
+        for name in _FLAGS:
+            value = getattr(self, name)
+            if value is None and defaults[name] is None:
+                continue
+            if isinstance(value, str) or value not in (0, 1):
+                raise ValueError(f"{name} is {value!r}; expected True or False.")
+            object.__setattr__(self, name, bool(value))
         for name, (first, second, third) in _CHOICES.items():
             if getattr(self, name) not in _CHOICES[name]:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {first!r}, {second!r} or {third!r}.")
@@ -177,9 +185,11 @@ def whole_recipe(recipe: FinetuneRecipe | None, settings: Mapping[str, Any]) -> 
     """A recipe with some fields replaced.
 
     Raises:
-        TypeError: a setting that is no field; the message says which may have been meant.
+        TypeError: `recipe` is none; a setting that is no field (the message says which may have been meant).
         ValueError: see `FinetuneRecipe`.
     """
+    if recipe is not None and not isinstance(recipe, FinetuneRecipe):
+        raise TypeError(f"recipe is {recipe!r}; expected a FinetuneRecipe. Give single numbers by name, as steps=1000.")
     known = [field.name for field in fields(FinetuneRecipe)]
     for name in settings:
         if name not in known:
