@@ -15,6 +15,7 @@ from omnimouse.model.core_identity import settings_hash
 from omnimouse.model.session_tables.session_names import match_keys, short_key
 from omnimouse.model.session_tables.sessions import TENSORS, SessionSpec
 from omnimouse.support.files import read_json, read_mapping, write_json
+from omnimouse.support.spreading import listed
 from omnimouse.support.tensor_files import open_tensors, write_tensors
 from omnimouse.support.validation import from_mapping
 
@@ -108,8 +109,8 @@ def select_sessions(index: Iterable[str], wanted: str | Sequence[str] | None, wh
             if len(matches) > 1:
                 raise ValueError(f"{where} has several sessions {pattern!r}: {', '.join(matches)}. Name one in full.")
         if not matches:
-            listing = ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "") if keys else "no sessions at all"
-            raise ValueError(f"{where} has no session {pattern!r}. It has: {listing}.")
+            there = listed(keys) or "no sessions at all"
+            raise ValueError(f"{where} has no session {pattern!r}. It has: {there}.")
         chosen.update(matches)
     return sorted(chosen)
 

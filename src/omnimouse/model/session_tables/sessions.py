@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from omnimouse.model.session_tables.session_names import match_keys, same_animal
+from omnimouse.support.spreading import listed
 
 TENSORS = ("neuron_embedding", "neuron_bias", "session_embedding", "animal_embedding")
 
@@ -82,12 +83,6 @@ def aligned(tensor: Tensor) -> Tensor:
     return tensor.clone() if askew else tensor
 
 
-def listing(keys: Iterable[str], most: int = 8) -> str:
-    """The first few keys, and whether there are more."""
-    shown = list(keys)
-    return ", ".join(shown[:most]) + ", ..." * (len(shown) > most)
-
-
 def _module_name(key: str) -> str:
     """A name that `ModuleDict` accepts, reversibly: no dots, and never a reserved name."""
     return "s_" + key.replace("_", "__").replace(".", "_d")
@@ -116,7 +111,7 @@ class SessionTables(nn.Module):
     def __repr__(self) -> str:
         neurons = sum(spec.n_neurons for spec in self.specs.values())
         told = f"sessions: {len(self.specs)}, animals: {len(self.animals)}, neurons: {neurons:,}"
-        return f"SessionTables({told}{'; ' * bool(self.specs)}{listing(self.specs)})"
+        return f"SessionTables({told}{'; ' * bool(self.specs)}{listed(self.specs)})"
 
     def keys(self) -> list[str]:
         return list(self.specs)
@@ -141,7 +136,7 @@ class SessionTables(nn.Module):
             raise ValueError(f"The model has several sessions {key!r}: {', '.join(matches)}. Name one in full.")
         raise ValueError(
             f"The model has no session {key!r}. "
-            + (f"It has: {listing(self.specs)}. " if self.specs else "It has no sessions yet. ")
+            + (f"It has: {listed(self.specs)}. " if self.specs else "It has no sessions yet. ")
             + "Add one with model.add_session(recording), or load one with model.load_session(folder)."
         )
 

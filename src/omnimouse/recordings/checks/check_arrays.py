@@ -16,10 +16,11 @@ from omnimouse.recordings.checks.array_summary import ArraySummary, summarize
 from omnimouse.recordings.checks.check_labels import check_neurons_files
 from omnimouse.recordings.data.device_clocks import USUAL_OVERSHOOT
 from omnimouse.recordings.data.devices import SequenceDevice
-from omnimouse.recordings.data.findings import Finding, Findings, Kind, listed
+from omnimouse.recordings.data.findings import Finding, Findings, Kind
 from omnimouse.recordings.data.missing import usable
 from omnimouse.recordings.data.plausible import PASS_ACTIVITY, doubt_about_negatives, doubt_about_times
 from omnimouse.recordings.data.reading import open_array
+from omnimouse.support.spreading import listed
 
 USUAL_COLUMNS = {"eye_tracker": "4 (pupil size, its derivative, gaze x, gaze y)", "treadmill": "1 (running speed)"}
 

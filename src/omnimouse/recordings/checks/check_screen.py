@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse.recordings.checks.check_pixels import Pixels, check_contrast
-from omnimouse.recordings.data.findings import Finding, Findings, Kind, listed, merged
+from omnimouse.recordings.data.findings import Finding, Findings, Kind, merged
 from omnimouse.recordings.data.plausible import identity
 from omnimouse.recordings.data.reading import open_array, read_fields, shown
 from omnimouse.recordings.data.recording_data import UNUSED_TIER
 from omnimouse.recordings.data.screen import Screen, Trial
+from omnimouse.support.spreading import listed
 
 KNOWN_TIERS = (
     "train", "validation", "oracle", "test", "final_test", "final_test_1", "final_test_2", "final_test_3",

@@ -87,9 +87,3 @@ def merged(faults: Iterable[Finding]) -> Findings:
         more = f" (and {len(others)} more files like it)" if others else ""
         findings.append(replace(first, found=first.found + more, what_to_do=[first, *others][-1].what_to_do))
     return findings
-
-
-def listed(items: Iterable[object], limit: int) -> str:
-    """The first of some items, and dots where there are more."""
-    texts = [str(item) for item in items]
-    return ", ".join(texts[:limit]) + (", ..." if len(texts) > limit else "")

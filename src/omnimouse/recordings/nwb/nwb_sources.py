@@ -9,12 +9,13 @@ from typing import Any
 
 from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
 from omnimouse.recordings.data.channel_names import NAMES, plain_name, similar_channels
-from omnimouse.recordings.data.findings import Findings, Kind, listed
+from omnimouse.recordings.data.findings import Findings, Kind
 from omnimouse.recordings.formats.arrays.trials import TrialTime
 from omnimouse.recordings.nwb.nwb_file import neurodata_type, walk
 from omnimouse.recordings.nwb.nwb_trials import read_trials
 from omnimouse.recordings.nwb.series import Series, all_series, broken_links, find_series
 from omnimouse.recordings.nwb_mapping import AUTO, NONE, NwbMapping
+from omnimouse.support.spreading import listed
 
 _DECONVOLVED = re.compile(r"deconv|spike|event|inferred", re.IGNORECASE)
 CHANNEL_NAMES: dict[str, tuple[str, ...]] = {

@@ -14,6 +14,7 @@ import numpy as np
 
 from omnimouse.recordings.data.plausible import doubt_about_duration, doubt_about_rate, doubt_about_times
 from omnimouse.recordings.nwb.nwb_file import attribute, child, is_dataset, neurodata_type, path_of, text_of, walk
+from omnimouse.support.spreading import listed
 
 _PART = re.compile(r"(.*)\[\s*(\d+)\s*(,\s*:\s*)?\]")
 _IMAGING = ("TwoPhotonSeries", "OnePhotonSeries")
@@ -187,10 +188,9 @@ def check_stored(values: Any) -> None:
         names = {source.file_name for source in values.virtual_sources() if "%b" not in source.file_name} - {"."}
         gone = sorted(name for name in names if not (here / name).exists() and not Path(name).exists())
         if gone:
-            listed = ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else "")
             raise ValueError(
-                f"{path_of(values)}: its values lie in other files, of which {len(gone)} cannot be read ({listed}). "
-                "Put them where they belong."
+                f"{path_of(values)}: its values lie in other files, of which {len(gone)} cannot be read "
+                f"({listed(gone, 5)}). Put them where they belong."
             )
     elif not values.external and values.size:
         n_chunks, written = 1, int(values.id.get_storage_size() > 0)

@@ -18,6 +18,7 @@ from omnimouse.model.session_tables.sessions import hash_unit_ids
 from omnimouse.recordings import Windows, open_recording
 from omnimouse.recordings.channels import missing_modalities
 from omnimouse.recordings.formats.dataset_form.dataset_tables import looks_like_dataset
+from omnimouse.support.spreading import listed
 from omnimouse.training.pretraining.pretraining_recipe import RecordingsRecipe
 from omnimouse.training.shared.data import open_windows
 
@@ -155,10 +156,7 @@ def matching_sessions(keys: Iterable[str], patterns: Iterable[str], where: str) 
     for pattern in patterns:
         found = {key for key in keys if matches_glob(key, pattern)}
         if not found:
-            raise ValueError(
-                f"{where} names {pattern}, which no session matches; the sessions are "
-                f"{', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}."
-            )
+            raise ValueError(f"{where} names {pattern}, which no session matches; the sessions are {listed(keys)}.")
         matched |= found
     return matched
 

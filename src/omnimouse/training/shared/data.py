@@ -25,6 +25,7 @@ from omnimouse.model.masking.mask_fitting import fit_masks
 from omnimouse.model.masking.masks import TRAINING_MASKS, Mask, as_mask
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, Windows, mean_responses
+from omnimouse.support.spreading import listed
 
 Masks = Mask | str | Sequence[Mask | str]
 """What callers pass for masks: one, or several, each also by its name."""
@@ -242,7 +243,7 @@ def finite_means(recording: Recording, processor: OmniMouseProcessor, tiers: tup
     means = mean_responses(recording, processor, tiers=tiers)
     silent = np.flatnonzero(~np.isfinite(means))
     if len(silent):
-        named = ", ".join(str(neuron) for neuron in silent[:10]) + (", ..." if len(silent) > 10 else "")
+        named = listed(silent, 10)
         raise ValueError(
             f"Recording {recording.path} has no finite response in tiers {', '.join(tiers)} for {len(silent)} of "
             f"its {recording.n_neurons} neurons: neurons {named} (counted from 0). Leave these neurons out of the "

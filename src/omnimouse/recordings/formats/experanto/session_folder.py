@@ -12,7 +12,7 @@ import numpy as np
 from omnimouse.model.session_tables.session_names import animal_of
 from omnimouse.recordings.data.device_clocks import clock_is_sound
 from omnimouse.recordings.data.devices import MissingDevice
-from omnimouse.recordings.data.findings import Finding, Findings, listed, merged
+from omnimouse.recordings.data.findings import Finding, Findings, merged
 from omnimouse.recordings.data.plausible import identity
 from omnimouse.recordings.data.reading import (
     RECOPY,
@@ -26,6 +26,7 @@ from omnimouse.recordings.data.reading import (
 from omnimouse.recordings.data.recording_data import SEQUENCE_DEVICES, SessionParts
 from omnimouse.recordings.data.screen import NoVideo, Screen, Trial
 from omnimouse.recordings.formats.experanto.session_devices import load_device
+from omnimouse.support.spreading import listed
 
 MODALITIES = ("video", "image", "blank", "invalid")
 TRIAL_FILE = re.compile(r"\d{5}\.yml")

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from omnimouse.recordings.data.findings import Findings, listed, merged
+from omnimouse.recordings.data.findings import Findings, merged
 from omnimouse.recordings.data.missing import usable
 from omnimouse.recordings.data.reading import RECOPY, open_array
 from omnimouse.recordings.formats.sensorium import meta
 from omnimouse.recordings.formats.sensorium.clips import KINDS, pupil_derivative
 from omnimouse.recordings.formats.sensorium.meta import Moments
+from omnimouse.support.spreading import listed
 
 TRIAL_FILE = re.compile(r"(0|[1-9]\d*)\.npy")
 WINDOW_FRAMES = 60

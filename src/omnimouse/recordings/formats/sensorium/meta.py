@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from omnimouse.model.session_tables.session_names import animal_of
-from omnimouse.recordings.data.findings import Findings, listed
+from omnimouse.recordings.data.findings import Findings
 from omnimouse.recordings.data.missing import usable
 from omnimouse.recordings.data.plausible import identity
 from omnimouse.recordings.data.reading import RECOPY, map_array, open_array, read_fields, shown
+from omnimouse.support.spreading import listed
 
 FOLDER_NAME = re.compile(r"(?:dynamic|static)(?P<key>(?P<animal>[^-]+)-[^-]+-[^-]+)-")
 
