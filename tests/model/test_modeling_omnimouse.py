@@ -123,6 +123,35 @@ def test_spatial_video_features_of_some_steps_equal_those_of_all():
     torch.testing.assert_close(everything[:, 10:20], some)
 
 
+def test_encoded_video_stands_for_the_video_of_masks_that_show_the_same_frames():
+    model, inputs = build(), windows()
+    rest = {name: values for name, values in inputs.items() if name != "video"}
+    with torch.no_grad():
+        for layout in ("spatial", "published"):
+            model = build(video_attention_layout=layout)
+            features = model.encode_video(inputs["video"], "stimulus")
+            for mask in ("stimulus", "population+stimulus", "forecasting+stimulus+behavior"):
+                found = model("mouse-1-1", **rest, mask=mask, video_features=features, all_neurons=True)
+                expected = model("mouse-1-1", **inputs, mask=mask, all_neurons=True)
+                assert torch.equal(found.loss, expected.loss), (layout, mask)
+
+
+def test_encoded_video_is_refused_where_it_does_not_belong():
+    model, inputs = build(), windows()
+    features = model.encode_video(inputs["video"], "stimulus")
+    rest = {name: values for name, values in inputs.items() if name != "video"}
+    with pytest.raises(ValueError, match="pass one of both"):
+        model("mouse-1-1", **inputs, mask="stimulus", video_features=features)
+    with pytest.raises(ValueError, match="pass one of both"):
+        model("mouse-1-1", **rest, mask="forecasting", video_features=features)
+    with pytest.raises(ValueError, match="video_features should have shape"):
+        model("mouse-1-1", **rest, mask="stimulus", video_features=features[:, 1:])
+    with pytest.raises(ValueError, match="shows no video"):
+        model.encode_video(inputs["video"], "forecasting")
+    with pytest.raises(ValueError, match="^video should have shape"):
+        model.encode_video(inputs["video"][:, 0], "stimulus")
+
+
 def test_query_projection_runs_once_per_neuron():
     model, inputs = build(), windows()
     rows = []

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.masking.mask_rules import Mask
+from omnimouse.model.masking.mask_rules import Mask, video_steps
 
 
 def check_inputs(
@@ -21,12 +21,20 @@ def check_inputs(
     *,
     n_neurons: int,
     device: torch.device,
-    session: str,
+    session: str | None,
 ) -> int:
     """Refuses inputs of `OmniMouseModel.forward`, by name, that the mask needs and that are missing, or that are
     misshapen or elsewhere than the model's device, and returns the batch size B."""
     needed = {"responses": mask.shows_responses, "video": mask.shows_video, "behavior": mask.encodes_behavior}
+    if inputs.get("video_features") is not None:
+        needed["video"] = False
+        if inputs["video"] is not None or not mask.shows_video:
+            raise ValueError(
+                "video_features stand for the video of a mask that shows it; pass one of both, or neither."
+            )
+    first, last = video_steps(mask, config)
     shapes = {
+        "video_features": ((last - first) * config.video_tokens_per_step, 2 * config.video_hidden_size),
         "responses": (config.num_response_samples, n_neurons),
         "video": (1, config.num_frames, config.frame_height, config.frame_width),
         "behavior": (len(config.behavior_channels), config.num_behavior_samples),
@@ -34,13 +42,14 @@ def check_inputs(
     batch = None
     for name, value in inputs.items():
         if value is None:
-            if needed[name]:
+            if needed.get(name):
                 raise ValueError(f"The mask shows {name} but {name}=None. Pass {name} or choose another task.")
             continue
         if value.ndim != len(shapes[name]) + 1 or tuple(value.shape[1:]) != shapes[name]:
             expected = ", ".join(map(str, ("B", *shapes[name])))
             raise ValueError(
-                f"Session {session!r}: {name} should have shape [{expected}], got {list(value.shape)}."
+                ("" if session is None else f"Session {session!r}: ")
+                + f"{name} should have shape [{expected}], got {list(value.shape)}."
                 + (" Is this the session's own recording?" if name == "responses" else "")
             )
         if value.device != device:

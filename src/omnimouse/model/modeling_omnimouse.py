@@ -20,6 +20,7 @@ from omnimouse.model.attention import CrossAttentionBlock, SelfAttentionBlock
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.input_checks import check_inputs, choose_neurons, recorded_channels
 from omnimouse.model.losses import window_losses
+from omnimouse.model.masking.mask_rules import video_steps
 from omnimouse.model.masking.masks import Mask, as_mask
 from omnimouse.model.session_tables.core_and_sessions import CoreAndSessions
 from omnimouse.model.session_tables.sessions import SessionTables
@@ -133,6 +134,7 @@ class OmniMouseNetwork(CoreAndSessions):
         all_neurons: bool = False,
         return_dict: bool | None = None,
         return_loss: bool = True,
+        video_features: Tensor | None = None,
     ) -> OmniMouseOutput | tuple[Any, ...]:
         """Predicts what the mask hides in a batch of windows of one session.
 
@@ -150,13 +152,14 @@ class OmniMouseNetwork(CoreAndSessions):
             all_neurons: Take every neuron in the session's order instead.
             return_dict: `False` returns a tuple of what is not `None`.
             return_loss: Whether to compute the losses; `transformers.Trainer` evaluates by it.
+            video_features: What `encode_video` gave for these windows and this mask, in place of `video`.
 
         Raises:
             ValueError: Unknown session or task, a needed input is missing or misshapen, or the mask leaves nothing to
                 predict for this population.
         """
         n_neurons, window_mask = self.sessions.check(session).n_neurons, as_mask(mask, self.config)
-        inputs = {"responses": responses, "video": video, "behavior": behavior}
+        inputs = {"responses": responses, "video": video, "behavior": behavior, "video_features": video_features}
         batch = check_inputs(inputs, window_mask, self.config, n_neurons=n_neurons, device=self._place, session=session)
         ids = choose_neurons(n_neurons, batch, neuron_ids, all_neurons, self.config.max_population, self._place)
         channels = recorded_channels(window_mask, behavior, session)
@@ -164,11 +167,37 @@ class OmniMouseNetwork(CoreAndSessions):
 
         identity, meta = self._embed(session, ids, batch)
         x = self._encode(responses, behavior, identity, meta, plan, ids)
-        x = self._fuse(x, video, plan)
+        if plan.mask.shows_video and video_features is None and video is not None:
+            video_features = self.encode_video(video, window_mask)
+        x = self._fuse(x, video_features, plan)
         x = self._decode(x, identity, meta, plan)
         out = self._read_out(x, session, plan, ids)
         self._compare(out, responses, behavior, plan, return_loss)
         return out.to_tuple() if return_dict is False else out
+
+    def encode_video(self, video: Tensor, mask: Mask | str) -> Tensor:
+        """Encodes what a mask shows of a video, for `forward(video_features=...)`.
+
+        Features depend on the video, the core, and the mask's `frames_start` and `n_frames` alone: masks that agree in
+        these may share them, and so may sessions.
+
+        Args:
+            video: `[B, 1, frames, height, width]` normalised grey.
+            mask: a `Mask` that shows video, a task name, or `suite/name` of an evaluation mask.
+
+        Returns:
+            `[B, steps * tokens per step, 2 * video_hidden_size]`.
+
+        Raises:
+            ValueError: unknown task, one that shows no video, or a video of another size or on another device.
+        """
+        shown = as_mask(mask, self.config)
+        if not shown.shows_video:
+            raise ValueError(f"There is nothing to encode: {shown} shows no video. Pass a mask with n_frames above 0.")
+        check_inputs({"video": video}, shown, self.config, n_neurons=1, device=self._place, session=None)
+        frames = (shown.frames_start, shown.frames_start + shown.n_frames)
+        video = video.to(self.video_projection.weight.dtype)
+        return self.video_encoder(video, frames, video_steps(shown, self.config))
 
     def window_plan(self, mask: Mask | str, population: int, channels: tuple[int, ...] | None = None) -> WindowPlan:
         """Returns rows, times and attention of a window for a mask and a population of so many neurons; cached.
@@ -212,13 +241,10 @@ class OmniMouseNetwork(CoreAndSessions):
         context = self.tokens.context(responses, behavior, identity, meta, plan, ids)
         return self.encoder(latents, context, layer.query_rotary, layer.key_rotary, layer.groups)
 
-    def _fuse(self, x: Tensor, video: Tensor | None, plan: WindowPlan) -> Tensor:
+    def _fuse(self, x: Tensor, video_features: Tensor | None, plan: WindowPlan) -> Tensor:
         """The fused sequence of latents, registers and video tokens, `[B, rows, D]`."""
-        if plan.mask.shows_video and video is not None:
-            mask = plan.mask.mask
-            frames = (mask.frames_start, mask.frames_start + mask.n_frames)
-            features = self.video_encoder(video.to(self.video_projection.weight.dtype), frames, plan.mask.video_steps)
-            x = torch.cat((x, self.video_projection(features)), dim=1)
+        if video_features is not None:
+            x = torch.cat((x, self.video_projection(video_features.to(self.video_projection.weight.dtype))), dim=1)
         for index, block in enumerate(self.fusion):
             layer = plan.fusion_global if self.config.is_global_layer(index) else plan.fusion_local
             x = block(x, layer.query_rotary, layer.groups)

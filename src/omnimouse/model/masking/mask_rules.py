@@ -130,7 +130,7 @@ class Mask:
             latent_steps=tuple(
                 step for step in range(config.num_latent_steps) if self.context_start <= step * size < context_stop
             ),
-            video_steps=_video_steps(self, config),
+            video_steps=video_steps(self, config),
         )
         misfit = next(_misfits(resolved, config), None)
         if misfit is not None:
@@ -264,7 +264,8 @@ def _targets(mask: Mask, n_visible: int, first: int, last: int, config: OmniMous
     return _pieces(Piece(n_visible, last, max(start, a), min(b, stop)), Piece(first, last, b, stop))
 
 
-def _video_steps(mask: Mask, config: OmniMouseConfig) -> tuple[int, int]:
+def video_steps(mask: Mask, config: OmniMouseConfig) -> tuple[int, int]:
+    """Time steps of the video encoder that a mask shows, `[first, last)`."""
     stride, steps = config.video_patch_stride[0], config.video_patch_grid[0]
     if mask.n_frames == config.num_frames:
         return 0, steps
