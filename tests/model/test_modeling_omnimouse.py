@@ -148,7 +148,7 @@ def test_encoded_video_is_refused_where_it_does_not_belong():
         model("mouse-1-1", **rest, mask="stimulus", video_features=features[:, 1:])
     with pytest.raises(ValueError, match="shows no video"):
         model.encode_video(inputs["video"], "forecasting")
-    with pytest.raises(ValueError, match="^video should have shape"):
+    with pytest.raises(ValueError, match=r"^video should have shape"):
         model.encode_video(inputs["video"][:, 0], "stimulus")
 
 
