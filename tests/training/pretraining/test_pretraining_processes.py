@@ -26,7 +26,7 @@ STEPS, EVERY = 50, 10
 CORE_TOLERANCE = 1e-6
 """Of core weights against the reference; measured: 0 on 1, 2 and 4 processes."""
 
-TIMES = ("seconds", "tokens_per_second", "seconds_left", "memory_gib")
+TIMES = ("seconds", "steps_per_second", "tokens_per_second", "first_steps", "seconds_left", "memory_gib")
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from torch import nn
 
 from omnimouse import OmniMouseConfig, OmniMouseModel
 from omnimouse.model.masking.masks import EVALUATION_MASKS, TASKS, TRAINING_MASKS
+from omnimouse.training.runs import monitor as monitor_module
 from omnimouse.training.runs.distributed import GradientSum, Processes
-from omnimouse.training.runs.monitor import STEP_NUMBERS, Monitor, count_tokens, duration, mask_family
+from omnimouse.training.runs.monitor import STEP_NUMBERS, Monitor, count_tokens, duration, mask_family, training_line
 from omnimouse.training.runs.run_folder import (
     RunFolder,
     clear_run,
@@ -183,11 +184,30 @@ def test_sums_go_on_over_a_checkpoint(tmp_path):
     sums = json.loads(json.dumps(first.sums))
     run(Monitor(tmp_path / "parts.jsonl", log_every=4, last=6, progress=False, sums=sums), range(4, 7))
     whole, parts = (read_history(tmp_path / name) for name in ("whole.jsonl", "parts.jsonl"))
-    times = ("seconds", "tokens_per_second", "seconds_left", "memory_gib")
+    times = ("seconds", "steps_per_second", "tokens_per_second", "first_steps", "seconds_left", "memory_gib")
     assert [{k: v for k, v in row.items() if k not in times} for row in whole] == [
         {k: v for k, v in row.items() if k not in times} for row in parts
     ]
     assert [row["step"] for row in whole] == [4, 6] and whole[0]["memory_gib"] > 0
+
+
+def test_first_steps_are_timed_apart(tmp_path, monkeypatch):
+    """What is met for the first time is planned and compiled; evaluation and checkpoints are no part of a step."""
+    clock = iter([0.0, 0.0, 7.0, 9.0, 9.0, 109.0, 113.0, 113.0]).__next__
+    monkeypatch.setattr(monitor_module.time, "perf_counter", clock)
+    monitor = Monitor(tmp_path / "history.jsonl", log_every=2, last=4, progress=False)
+    monkeypatch.setattr(Monitor, "seconds", 1.0)
+    monitor.mark()
+    numbers = {**dict.fromkeys(STEP_NUMBERS, 0.0), "behavior/count": 1.0, "tokens": 8.0}
+    monitor.note(1, {**numbers, "first": 1.0}, {}, 1.0)
+    monitor.note(2, numbers, {}, 1.0)
+    (row,) = read_history(tmp_path / "history.jsonl")
+    assert row["first_steps"] == {"count": 1, "seconds": 7} and row["steps_per_second"] == 0.5
+    assert row["tokens_per_second"] == 4
+    monitor.mark()
+    monitor.note(3, numbers, {}, 1.0)
+    assert monitor._speed[False] == [2, 6, 16]
+    assert "0.5 steps/s" in training_line(row, 4) and "first steps: 1, 7.0 s" in training_line(row, 4)
 
 
 def test_durations():

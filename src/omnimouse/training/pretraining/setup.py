@@ -80,6 +80,7 @@ class PretrainingRun:
         animals: animal -> optimizer of its vector.
         gradients: averages over processes.
         identity: what a checkpoint must have in common with a run that continues from it.
+        met: masks and populations that were trained in this sitting, see `STEP_NUMBERS`.
 
     Raises:
         ValueError: anything in the recipe or the recordings that cannot work.
@@ -97,6 +98,7 @@ class PretrainingRun:
     ) -> None:
         self.recipe, self.folder, self.accelerator, self.rate, self.last = recipe, folder, accelerator, rate, last
         self.processes = processes = Processes(accelerator)
+        self.met: set[tuple[Mask, int]] = set()
         with processes.together("set the run up"):
             self.sessions = find_sessions(recipe.recordings, warn=processes.is_main)
             for info in self.sessions.values():

@@ -161,6 +161,8 @@ def _backward(run: PretrainingRun, batch: StepBatch, numbers: dict[str, float]) 
             numbers[f"{kind}/sum"], numbers[f"{kind}/count"] = value.item(), 1.0
     numbers["session_norm"] = norm
     n_windows, population = plan.neuron_ids.shape
+    numbers["first"] = float((mask, population) not in run.met)
+    run.met.add((mask, population))
     numbers["tokens"] = n_windows * count_tokens(mask, population, run.model.config)
     layout, n_neurons = run.model.window_plan(mask, population), run.owned[plan.session].n_neurons
     numbers["flops"] = training_flops(layout, run.model.config, n_windows=n_windows, n_neurons=n_neurons)

@@ -235,6 +235,7 @@ def _run_steps(run: PretrainingRun, monitor: Monitor, step: int) -> int:
         return step
     with StopRequest(grace_seconds=ECHO_SECONDS) as stop:
         stream = load_steps(run, step)
+        monitor.mark()
         try:
             for batch in stream:
                 result = pretraining_step(run, step, batch, wants_to_stop=stop.signal_number is not None)
@@ -246,6 +247,7 @@ def _run_steps(run: PretrainingRun, monitor: Monitor, step: int) -> int:
                 stopping = result.numbers["stop"] > 0
                 if stopping or step == last or step % checkpoint_every == 0:
                     save_run(run, step, seconds=monitor.seconds, log=monitor.sums)
+                monitor.mark()
                 if stopping and step < last:
                     stop.leave()
         finally:

@@ -33,13 +33,15 @@ LOSSES = ("response_loss", "behavior_loss")
 STEP_NUMBERS = (
     "problem",
     "stop",
+    "first",
     "tokens",
     "flops",
     "session_norm",
     *(f"{family}/{what}" for family in FAMILIES for what in ("loss", "count")),
     *(f"{kind}/{what}" for kind in LOSSES for what in ("sum", "count")),
 )
-"""What every process says of a step, to be added up; see `GradientSum.exchange`."""
+"""What every process says of a step, to be added up; see `GradientSum.exchange`. "first" counts steps of a mask and
+population that a process had not met yet: those plan, try kernels and compile, and so are timed apart."""
 
 
 def mask_family(mask: Mask) -> str:
@@ -100,14 +102,20 @@ class Monitor:
         self.trackers, self.progress = list(trackers), progress and history is not None
         self.sums: dict[str, float] = dict(sums or {})
         self._earlier, self._begun = seconds, time.perf_counter()
-        # Speed is that of this sitting, from its second step on: the first one compiles and opens files.
+        # Speed is that of this sitting; what is left is told from its second step on, as the first opens files.
         self._timed: tuple[int, float] | None = None
-        self._tokens = 0.0
+        self._mark = self._begun
+        # Steps, seconds and tokens of ordinary steps and of first steps.
+        self._speed = {False: [0.0, 0.0, 0.0], True: [0.0, 0.0, 0.0]}
 
     @property
     def seconds(self) -> float:
         """Time spent on the run, over all its sittings."""
         return self._earlier + time.perf_counter() - self._begun
+
+    def mark(self) -> None:
+        """Lets the time of the next step begin now: evaluating and writing are no part of it."""
+        self._mark = time.perf_counter()
 
     def say(self, text: str) -> None:
         """Prints a line, in the main process."""
@@ -123,11 +131,15 @@ class Monitor:
             rates: learning rates of the step.
             core_norm: norm of the core's mean gradient, before it was clipped.
         """
-        for name, value in {**numbers, "core_norm": core_norm, "steps": 1.0}.items():
+        summed = {name: value for name, value in numbers.items() if name != "first"}
+        for name, value in {**summed, "core_norm": core_norm, "steps": 1.0}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
-        self._tokens += numbers["tokens"]
+        now, speed = time.perf_counter(), self._speed[numbers["first"] > 0]
+        for place, value in enumerate((1.0, now - self._mark, numbers["tokens"])):
+            speed[place] += value
+        self._mark = now
         if self._timed is None:
-            self._timed, self._tokens = (step, time.perf_counter()), 0.0
+            self._timed = (step, now)
         if step % self.log_every == 0 or step == self.last:
             self._write(self._row(step, rates))
             self.sums = {}
@@ -142,7 +154,7 @@ class Monitor:
         sums = self.sums
         total, count = (sum(sums[f"{name}/{what}"] for name in FAMILIES) for what in ("loss", "count"))
         elapsed, steps = (time.perf_counter() - self._timed[1], step - self._timed[0]) if self._timed else (0.0, 0)
-        is_known = steps > 0 and elapsed > 0
+        (n_plain, plain, tokens), (n_first, first, _) = self._speed[False], self._speed[True]
         return {
             "kind": "training",
             "step": step,
@@ -155,8 +167,10 @@ class Monitor:
             "flops": sums["flops"],
             # What differs from run to run.
             "seconds": self.seconds,
-            "tokens_per_second": self._tokens / elapsed if is_known else None,
-            "seconds_left": elapsed / steps * (self.last - step) if is_known else None,
+            "steps_per_second": n_plain / plain if plain else None,
+            "tokens_per_second": tokens / plain if plain else None,
+            "first_steps": {"count": n_first, "seconds": first},
+            "seconds_left": elapsed / steps * (self.last - step) if steps and elapsed else None,
             "memory_gib": peak_memory() / 2**30,
         }
 
@@ -181,8 +195,12 @@ def training_line(row: Mapping[str, Any], last: int) -> str:
     """One row of training as a line of text."""
     families = ", ".join(f"{name} {loss:.3f}" for name, loss in row["losses"].items() if loss is not None)
     text = f"step {row['step']:,}/{last:,}  loss {row['loss']:.4f} ({families})"
-    if row["tokens_per_second"] is not None:
-        text += f"  {row['tokens_per_second']:,.0f} tokens/s  {duration(row['seconds_left'])} left"
+    if row.get("steps_per_second"):  # rows of earlier versions lack it
+        text += f"  {row['steps_per_second']:.3g} steps/s  {row['tokens_per_second']:,.0f} tokens/s"
+    if row.get("first_steps", {}).get("count"):
+        text += f"  first steps: {row['first_steps']['count']:.0f}, {row['first_steps']['seconds']:.1f} s"
+    if row["seconds_left"] is not None:
+        text += f"  {duration(row['seconds_left'])} left"
     return f"{text}  {row['memory_gib']:.1f} GiB"
 
 
