@@ -108,8 +108,15 @@ class FakeModel:
     def eval(self):
         self.training = False
 
-    def __call__(self, session, responses=None, video=None, behavior=None, *, mask, neuron_ids=None, all_neurons=False):
+    def encode_video(self, video, mask):
+        return video  # a fake that sees no video needs no features either
+
+    def __call__(
+        self, session, responses=None, video=None, behavior=None, *, mask, neuron_ids=None, all_neurons=False,
+        video_features=None,
+    ):  # fmt: skip
         assert not self.training and torch.is_inference_mode_enabled()
+        video = video if video_features is None else video_features
         self.calls.append({"responses": responses, "video": video, "behavior": behavior, "mask": mask})
         assert all_neurons == (neuron_ids is None)
         size = len(next(x for x in (responses, video, behavior) if x is not None))

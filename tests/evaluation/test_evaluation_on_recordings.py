@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -114,3 +117,45 @@ def test_report_of_a_real_evaluation(model, recording, scores, tmp_path):
     shown = predict(model, recording, "stimulus", tier="train", max_windows=4, **SILENT)
     text = write_report(tmp_path / "report.html", title="t", scores=scores, predictions=shown).read_text()
     assert text.count("<img") == 2 + sum(task.score is not None for task in scores.tasks.values())
+
+
+def test_video_is_encoded_once_per_window_and_scores_are_those_of_each_task_alone(model, recording, monkeypatch):
+    """Tasks with the same frames share features, where they are put to the same windows; no bit changes by it."""
+    late = {"frames_start": 30, "n_frames": 30}
+    masks = {name: TASKS[name] for name in ("stimulus", "population", "forecasting+stimulus+behavior")}
+    masks |= {"again": TASKS["stimulus"], "late": replace(TASKS["stimulus"], **late)}
+    masks |= {"behavior": TASKS["behavior+stimulus"], "late too": replace(TASKS["behavior+stimulus"], **late)}
+    real, encode, forward = Windows.batch, OmniMouseModel.encode_video, OmniMouseModel.forward
+    encoded, asked = [], []
+
+    def spoiled(windows, indices):
+        """The second window has no behaviour, the third no video."""
+        batch = real(windows, indices)
+        for row, index in enumerate(indices):
+            if index in (2, 5):
+                batch["behavior" if index == 2 else "video"][row] = torch.nan
+        return batch
+
+    def counted(self, video, mask):
+        encoded.append(len(video))
+        return encode(self, video, mask)
+
+    def noted(self, session, *args, **kwargs):
+        asked.append(kwargs["mask"])
+        return forward(self, session, *args, **kwargs)
+
+    monkeypatch.setattr(Windows, "batch", spoiled)
+    monkeypatch.setattr(OmniMouseModel, "encode_video", counted)
+    monkeypatch.setattr(OmniMouseModel, "forward", noted)
+    settings = {"tier": "train", "max_windows": 6, "batch_size": 3, "stride": 3, **SILENT}
+    monkeypatch.setattr(Windows, "__len__", lambda windows: 6)
+    with pytest.warns(UserWarning, match="windows with NaN left out"):
+        together = evaluate(model, recording, masks, **settings)
+    # Two batches; both kinds of frames of all windows, and those of fewer where a task needs behaviour that is NaN.
+    assert encoded == [3, 2, 3, 2, 2]
+    assert len(asked) == 2 * 6
+    for name, mask in masks.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            alone = evaluate(model, recording, {name: mask}, **settings)
+        assert alone.to_dict()["tasks"][name] == together.to_dict()["tasks"][name]

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 
 from omnimouse.evaluation import baselines
-from omnimouse.evaluation.inputs import Answer, Batch, Task, cut_windows
+from omnimouse.evaluation.inputs import (
+    Answer,
+    Batch,
+    SharedVideo,
+    Task,
+    VideoSource,
+    cut_windows,
+    encode_windows,
+    shared_order,
+)
 from omnimouse.evaluation.metrics import (
     Moments,
     behavior_loss_sum,
@@ -219,8 +228,12 @@ def score_windows(
     batch_size: int,
     truth: Truth | None = None,
     progress: bool = False,
+    video_source: VideoSource = encode_windows,
 ) -> None:
-    """Adds windows of session `key` to the scores of several tasks; each window is cut once and serves all of them.
+    """Adds windows of session `key` to the scores of several tasks, which share all that they have in common.
+
+    Each window is cut once, its video encoded once for all tasks that show the same frames of it, and a mask that goes
+    by several names is asked once.
 
     Args:
         model: in eval mode; gradients and precision are up to the caller.
@@ -231,8 +244,13 @@ def score_windows(
         batch_size: windows per forward pass, and in memory at a time.
         truth: expected responses of a simulated recording.
         progress: show a progress bar.
+        video_source: where video features come from.
     """
+    together = [[runs[index] for index in same] for same in shared_order([run.task for run in runs])]
     for batch in cut_windows(windows, indices, batch_size, progress=progress, label="evaluate"):
         expected = {} if truth is None else baselines.expected_responses(truth, windows, batch.indices)
-        for run in runs:
-            run.update(batch, run.task.ask(model, key, batch), expected)
+        video = SharedVideo(model, batch, video_source)
+        for same in together:
+            answer = same[0].task.ask(model, key, batch, video)
+            for run in same:
+                run.update(batch, answer, expected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -215,6 +215,39 @@ def cut_windows(
             bar.update(len(chosen))
 
 
+VideoSource = Callable[["OmniMouseNetwork", Batch, Tensor, "Mask"], Tensor]
+"""Gives `model.encode_video` of those windows of a batch (bool [B]) for a mask, on the model's device."""
+
+
+def encode_windows(model: OmniMouseNetwork, batch: Batch, rows: Tensor, mask: Mask) -> Tensor:
+    """The source that computes them."""
+    return model.encode_video(batch.arrays["video"][rows].to(model.device), mask)
+
+
+class SharedVideo:
+    """Video features of the windows of a batch, for tasks that show the same frames of the same windows.
+
+    Only those asked for last are kept: ask tasks in the order of `shared_order`.
+
+    Args:
+        model: the model.
+        batch: the windows.
+        source: where features come from.
+    """
+
+    def __init__(self, model: OmniMouseNetwork, batch: Batch, source: VideoSource = encode_windows) -> None:
+        self.model, self.batch, self.source = model, batch, source
+        self._kept: tuple[Any, Tensor] | None = None
+
+    def features(self, rows: Tensor, mask: Mask) -> Tensor:
+        """Features of the windows `rows` (bool [B]) under a mask."""
+        shown = (mask.frames_start, mask.n_frames, tuple(rows.tolist()))
+        if self._kept is None or self._kept[0] != shown:
+            self._kept = None  # before the next are made: two are never held at once
+            self._kept = (shown, self.source(self.model, self.batch, rows, mask))
+        return self._kept[1]
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a model makes of the windows of a batch that a task can be put to.
@@ -273,14 +306,21 @@ class Task:
         """Position of the first neuron that is ever a target."""
         return 0 if self.rotation else self.resolved.first_target_neuron
 
-    def ask(self, model: OmniMouseNetwork, key: str, batch: Batch) -> Answer | None:
-        """One forward pass over the windows that are finite where the task needs values; None if there is none."""
+    def ask(self, model: OmniMouseNetwork, key: str, batch: Batch, video: SharedVideo | None = None) -> Answer | None:
+        """One forward pass over the windows that are finite where the task needs values; None if there is none.
+
+        With `video`, features that other tasks have asked for are not computed again.
+        """
         rows = torch.ones(len(batch.indices), dtype=torch.bool)
         for name in self.needs.inputs:
             rows &= batch.finite[name]
         if not rows.any():
             return None
-        part = {name: batch.arrays[name][rows].to(model.device) for name in self.needs.passed}
+        shared = video if "video" in self.needs.passed else None
+        names = [name for name in self.needs.passed if shared is None or name != "video"]
+        part = {name: batch.arrays[name][rows].to(model.device) for name in names}
+        if shared is not None:
+            part["video_features"] = shared.features(rows, self.mask)
         starts, ids = batch.starts[rows.numpy()], None
         if self.rotation is not None:
             ids = self.rotation.neuron_ids(starts)
@@ -295,6 +335,20 @@ class Task:
             f"({', '.join(self.needs.inputs)}); usual causes are INVALID trials and missing samples of the eye trace, "
             "which the processor profile 'strict' excludes"
         )
+
+
+def shared_order(tasks: Sequence[Task]) -> list[list[int]]:
+    """Which of some tasks of a session, by number, are put to a batch together: those of one mask, which have one
+    answer; and after each other, those that show the same frames of the same windows."""
+    masks: dict[Mask, list[int]] = {}
+    for index, task in enumerate(tasks):
+        masks.setdefault(task.mask, []).append(index)
+
+    def shown(same: list[int]) -> tuple[int, int, tuple[str, ...]]:
+        task = tasks[same[0]]
+        return task.mask.frames_start, task.mask.n_frames, task.needs.inputs
+
+    return sorted(masks.values(), key=shown)
 
 
 def run_model(
