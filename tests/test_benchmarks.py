@@ -1,4 +1,4 @@
-"""The benchmark for GPUs runs at toy size on a CPU, and nothing that befalls a case stops the others."""
+"""The benchmark for GPUs runs at toy size on a CPU, and nothing that befalls a case stops the others; kernel counts."""
 
 import json
 import subprocess
@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from small_models import SMALLEST
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -20,6 +22,39 @@ def gpu(monkeypatch):
     yield gpu
     for name in ("gpu", "machine"):
         sys.modules.pop(name)
+
+
+@pytest.fixture
+def kernel_counts(monkeypatch):
+    """The module `benchmarks/kernel_counts.py`."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import kernel_counts
+
+    yield kernel_counts
+    sys.modules.pop("machine", None)  # not the module itself: its operations are registered once per process
+
+
+def test_counts_of_a_step_are_those_of_its_operations(kernel_counts):
+    x, w = torch.ones(3, 4), torch.ones(4, 5, requires_grad=True)
+    with kernel_counts.Counting() as counting:
+        y = (x @ w).t()[:2]
+        assert y.sum().item() == 0  # a synchronisation, and no number
+    assert counting.counts.kernels == {"mm": 1, "sum": 1} and counting.counts.synchronisations == 1
+    assert counting.counts.moved == 4 * (12 + 20 + 15) + 4 * (6 + 1)
+    assert counting.peak == 4 * (15 + 1)
+
+
+def test_the_model_is_counted_and_the_table_keeps_other_runs(kernel_counts, tmp_path):
+    sizes = {"batch": 2, "n_neurons": 12, "population": 8, **SMALLEST}
+    first, again = (kernel_counts.count_step("tiny", "forecasting+stimulus+behavior", **sizes) for _ in range(2))
+    assert first == again
+    assert first["forward"].kernels["attention"] == first["backward"].kernels["attention_backward"] > 3
+    assert 0 < first["saved"] < first["peak"]
+    row = kernel_counts.as_row("tiny", "forecasting", "before", first)
+    kernel_counts.write(tmp_path / "counts.json", "before", [row], ["toy"])
+    kernel_counts.write(tmp_path / "counts.json", "after", [{**row, "run": "after"}], ["toy"])
+    table = (tmp_path / "counts.md").read_text()
+    assert "| tiny | forecasting | before |" in table and "| tiny | forecasting | after |" in table
 
 
 def test_the_whole_script_runs_on_a_cpu(tmp_path):
