@@ -212,7 +212,7 @@ def test_evaluation_scores_the_eight_masks_as_far_as_populations_serve_them(smal
     assert scores["validation/all_response_only"]["score"] is None
     assert scores["validation/all_response_only"]["behavior_loss"] > 0
     told = capsys.readouterr().err
-    assert "tokens/s" in told and "left" in told and "GiB" in told and "evaluation: video_behavior" in told
+    assert "first steps: 6, " in told and "left" in told and "GiB" in told and "evaluation: video_behavior" in told
 
 
 def test_evaluation_of_named_sessions(small_recipe, tmp_path):

@@ -136,16 +136,20 @@ def test_parameters_without_a_gradient_get_zeros_and_untouched_animals_none(alon
     sums = GradientSum(alone, core, animals, ["a", "b", "elsewhere"], identity_size=4, n_extra=2)
     core[0].grad = torch.arange(4.0).view(2, 2)
     animals["b"].grad = torch.arange(4.0)
-    assert sums.fill(active=True, animal="b")
-    reduced = sums.exchange([5.0, 6.0])
+    assert sums.fill(active=True, animal="b").isfinite()
+    sums.exchange([5.0, torch.tensor(6.0)])  # the second yet on the device
+    reduced = sums.read(torch.tensor(7.0))
+    assert reduced.core_norm == 7.0
     assert reduced.n_active == 1 and reduced.animals == {"b"} and reduced.extra == [5.0, 6.0]
     assert torch.equal(core[0].grad, torch.arange(4.0).view(2, 2)) and torch.equal(core[1].grad, torch.zeros(3))
     assert torch.equal(animals["b"].grad, torch.arange(4.0)) and animals["a"].grad is None
     core[0].grad = torch.full((2, 2), float("nan"))
-    assert not sums.fill(active=True, animal="b")
+    assert not sums.fill(active=True, animal="b").isfinite()
     # A process without a session adds nothing, and has no weight.
     core[0].grad = None
-    assert sums.fill(active=False, animal=None) and sums.exchange([0.0, 0.0]).n_active == 0
+    assert sums.fill(active=False, animal=None) == 0
+    sums.exchange([0.0, 0.0])
+    assert sums.read(torch.tensor(0.0)).n_active == 0
     assert all(torch.equal(parameter.grad, torch.zeros_like(parameter)) for parameter in core)
 
 

@@ -26,7 +26,7 @@ from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
 from omnimouse.training.shared.accelerators import OneDevice
 from omnimouse.training.shared.checkpoint import append_history
 from omnimouse.training.shared.data import BatchPlan, MaskChoice, batch_plan, cut_batch, planned_batches, torch_seed
-from omnimouse.training.shared.forward import ECHO_SECONDS, StopRequest, forward_batch, seeded_torch
+from omnimouse.training.shared.forward import ECHO_SECONDS, StopRequest, forward_batch, read_numbers, seeded_torch
 from omnimouse.training.shared.optimizers import ParameterGroup
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def finetune_step(run: TrainingRun, plan: BatchPlan, batch: Mapping[str, torch.T
     Raises:
         ValueError: when the loss or a gradient is NaN or infinite; the weights have not moved then.
     """
-    rates, norms = {}, {}
+    rates = {}
     for name, group in run.groups.items():
         rates[name] = run.recipe.schedule.learning_rate(group.recipe.learning_rate, plan.step, run.recipe.steps)
         group.set_learning_rate(rates[name])
@@ -121,28 +121,27 @@ def finetune_step(run: TrainingRun, plan: BatchPlan, batch: Mapping[str, torch.T
     mask = run.choice.masks[plan.mask_index]
     with seeded_torch(torch_seed(run.recipe.seed, plan.step), run.accelerator.device):
         output, objective = forward_batch(run.model, run.accelerator, run.session, batch, mask, plan.neuron_ids)
-        loss = objective.item()
-        if not math.isfinite(loss):
-            run.refuse(plan, f"The loss is {loss}")
         run.accelerator.backward(objective)
+    numbers = {"loss": objective, "response_loss": output.response_loss, "behavior_loss": output.behavior_loss}
     for name, group in run.groups.items():
-        norms[name] = float(run.accelerator.clip_grad_norm_(group.parameters.values(), group.recipe.max_grad_norm))
-        if not math.isfinite(norms[name]):
-            run.refuse(plan, f"The gradient norm of the {name} is {norms[name]}")
+        norm = run.accelerator.clip_grad_norm_(group.parameters.values(), group.recipe.max_grad_norm)
+        numbers[f"gradient norm of the {name}"] = norm
+    found = read_numbers(numbers)
+    for name, number in found.items():
+        if number is not None and not math.isfinite(number):
+            run.refuse(plan, f"The {name} is {number}")
     for group in run.groups.values():
         group.optimizer.step()
         group.optimizer.zero_grad(set_to_none=True)
     return {
         "step": plan.step + 1,
-        "loss": loss,
-        "response_loss": None if output.response_loss is None else output.response_loss.item(),
-        "behavior_loss": None if output.behavior_loss is None else output.behavior_loss.item(),
+        **{name: found[name] for name in ("loss", "response_loss", "behavior_loss")},
         "validation_loss": None,
         "validation_losses": None,
         "seconds": None,
         "mask": run.choice.names[plan.mask_index],
         "learning_rate": rates,
-        "gradient_norm": norms,
+        "gradient_norm": {name: found[f"gradient norm of the {name}"] for name in run.groups},
     }
 
 
@@ -152,17 +151,20 @@ def validate(run: TrainingRun, validation: Validation) -> dict[str, float]:
     Raises:
         ValueError: when a loss is not finite.
     """
-    totals = dict.fromkeys(validation.masks, 0.0)
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in validation.masks}
+    sizes = []
     run.model.eval()
     with torch.no_grad():
         for start in range(0, len(validation.indices), run.recipe.batch_size):
             rows = slice(start, start + run.recipe.batch_size)
             batch = cut_batch(validation.windows, validation.indices[rows], needs=validation.needs)
             ids = None if validation.neuron_ids is None else validation.neuron_ids[rows]
+            sizes.append(len(validation.indices[rows]))
             for name, mask in validation.masks.items():
-                _, loss = forward_batch(run.model, run.accelerator, run.session, batch, mask, ids)
-                totals[name] += loss.item() * len(validation.indices[rows])
-    losses = {name: total / len(validation.indices) for name, total in totals.items()}
+                found[name].append(forward_batch(run.model, run.accelerator, run.session, batch, mask, ids)[1])
+    means = torch.stack([torch.stack(values) for values in found.values()]).tolist()
+    totals = [sum(loss * size for loss, size in zip(row, sizes, strict=True)) for row in means]
+    losses = {name: total / sum(sizes) for name, total in zip(found, totals, strict=True)}
     if not all(math.isfinite(loss) for loss in losses.values()):
         raise ValueError(
             f"A validation loss of session {run.session!r} is not finite: {losses}. Lower the learning rate, or run "

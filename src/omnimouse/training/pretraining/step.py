@@ -95,22 +95,22 @@ def pretraining_step(
             above the limit. The weights have not moved then, and the batch is written down in the run's folder.
     """
     rates = _set_rates(run, step)
-    numbers = dict.fromkeys(STEP_NUMBERS, 0.0)
-    numbers["stop"] = float(wants_to_stop)
-    problem = str(batch) if isinstance(batch, ValueError) else None
+    # Those of the device are read once, when all is computed: `run.gradients.read`.
+    numbers: dict[str, float | torch.Tensor] = dict.fromkeys(STEP_NUMBERS, 0.0)
+    numbers |= {"stop": float(wants_to_stop), "problem": float(isinstance(batch, ValueError))}
     trained = batch if isinstance(batch, StepBatch) else None
-    if trained is not None:
-        problem = _backward(run, trained, numbers)
-    animal = None if trained is None or problem else run.owned[trained.plan.session].animal_id
-    if not run.gradients.fill(active=bool(run.owned), animal=animal):
-        problem = "A gradient of the core is not finite"
-    numbers["problem"] = float(problem is not None)
-    reduced = run.gradients.exchange([numbers[name] for name in STEP_NUMBERS])
-    added = dict(zip(STEP_NUMBERS, reduced.extra, strict=True))
-    core_norm = _clip(run.core)
-    if not added["problem"] and not math.isfinite(core_norm):
-        problem, added["problem"] = f"The norm of the core's mean gradient is {core_norm}", 1.0
-    if added["problem"]:
+    parts = None if trained is None else _backward(run, trained, numbers)
+    animal = None if trained is None else run.owned[trained.plan.session].animal_id
+    total = run.gradients.fill(active=bool(run.owned), animal=animal)
+    vital = None if parts is None else torch.stack((*(part.to(total.dtype) for part in parts), total))
+    if vital is not None:
+        numbers["problem"] = 1.0 - (vital.isfinite().all() & (vital[0] <= run.recipe.loss_limit)).to(vital.dtype)
+    run.gradients.exchange([numbers[name] for name in STEP_NUMBERS])
+    reduced = run.gradients.read(_clip(run.core))
+    added, core_norm = dict(zip(STEP_NUMBERS, reduced.extra, strict=True)), reduced.core_norm
+    if added["problem"] or not math.isfinite(core_norm):
+        norm = f"The norm of the core's mean gradient is {core_norm}"
+        problem = _problem(run, batch, vital) if added["problem"] else norm
         _refuse(run, step, trained, problem)
     animals = [run.animals[name] for name in sorted(reduced.animals & run.animals.keys())]
     for group in animals:
@@ -132,33 +132,42 @@ def _set_rates(run: PretrainingRun, step: int) -> dict[str, float]:
     return rates
 
 
-def _clip(group: ParameterGroup) -> float:
-    """Clips the gradient of a group and returns its norm before."""
-    return float(clip_grad_norm_(list(group.parameters.values()), group.recipe.max_grad_norm))
+def _clip(group: ParameterGroup) -> torch.Tensor:
+    """Clips the gradient of a group and returns its norm before, yet unread."""
+    return clip_grad_norm_(list(group.parameters.values()), group.recipe.max_grad_norm)
 
 
-def _backward(run: PretrainingRun, batch: StepBatch, numbers: dict[str, float]) -> str | None:
-    """Computes the gradients of one batch, clips the session's, and fills in `numbers`; returns what is wrong."""
+def _problem(run: PretrainingRun, batch: StepBatch | ValueError | None, vital: torch.Tensor | None) -> str | None:
+    """What is wrong with this process's batch, by its loss, norm of the session's gradient and sum of the core's."""
+    if vital is None:
+        return str(batch) if isinstance(batch, ValueError) else None
+    loss, norm, total = vital.tolist()
+    if not math.isfinite(loss):
+        return f"The loss is {loss}"
+    if loss > run.recipe.loss_limit:
+        return f"The loss is {loss:.4g}, above loss_limit ({run.recipe.loss_limit:.4g})"
+    if not math.isfinite(norm):
+        return f"The gradient norm of the session's tables is {norm}"
+    return None if math.isfinite(total) else "A gradient of the core is not finite"
+
+
+def _backward(
+    run: PretrainingRun, batch: StepBatch, numbers: dict[str, float | torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes the gradients of a batch, clips the session's, fills in `numbers`; returns loss and norm, yet unread."""
     plan = batch.plan
     mask = run.masks.usable[plan.session][plan.mask_index]
     run.model.train()
     with seeded_torch(step_seed(run.recipe.seed, plan.step, run.processes.rank), run.accelerator.device):
-        output, objective = forward_batch(run.model, run.accelerator, plan.session, batch.arrays, mask, plan.neuron_ids)
-        loss = objective.item()
-        if not math.isfinite(loss):
-            return f"The loss is {loss}"
-        if loss > run.recipe.loss_limit:
-            return f"The loss is {loss:.4g}, above loss_limit ({run.recipe.loss_limit:.4g})"
-        run.accelerator.backward(objective)
+        output, loss = forward_batch(run.model, run.accelerator, plan.session, batch.arrays, mask, plan.neuron_ids)
+        run.accelerator.backward(loss)
     norm = _clip(run.tables[plan.session])
-    if not math.isfinite(norm):
-        return f"The gradient norm of the session's tables is {norm}"
     family = mask_family(mask)
     numbers[f"{family}/loss"], numbers[f"{family}/count"] = loss, 1.0
     for kind in ("response_loss", "behavior_loss"):
         value = getattr(output, kind)
         if value is not None:
-            numbers[f"{kind}/sum"], numbers[f"{kind}/count"] = value.item(), 1.0
+            numbers[f"{kind}/sum"], numbers[f"{kind}/count"] = value, 1.0
     numbers["session_norm"] = norm
     n_windows, population = plan.neuron_ids.shape
     numbers["first"] = float((mask, population) not in run.met)
@@ -166,7 +175,7 @@ def _backward(run: PretrainingRun, batch: StepBatch, numbers: dict[str, float]) 
     numbers["tokens"] = n_windows * count_tokens(mask, population, run.model.config)
     layout, n_neurons = run.model.window_plan(mask, population), run.owned[plan.session].n_neurons
     numbers["flops"] = training_flops(layout, run.model.config, n_windows=n_windows, n_neurons=n_neurons)
-    return None
+    return loss.detach(), norm
 
 
 def _refuse(run: PretrainingRun, step: int, batch: StepBatch | None, problem: str | None) -> None:

@@ -75,11 +75,13 @@ class Processes:
 
 @dataclass(frozen=True)
 class Reduced:
-    """Processes that trained, animals that any of them has a gradient for, and the numbers beside, added up."""
+    """What is read of a step: processes that trained, animals that any of them has a gradient for, the numbers beside,
+    added up, and the norm of the core's mean gradient."""
 
     n_active: int
     animals: frozenset[str]
     extra: list[float]
+    core_norm: float
 
 
 class GradientSum:
@@ -114,11 +116,12 @@ class GradientSum:
         lengths = [*sizes, n_animals * identity_size, n_animals, 1, n_extra]
         self._flat = torch.zeros(sum(lengths), dtype=kind, device=core[0].device)
         *parts, vectors, self._counts, self._active, self._extra = self._flat.split(lengths)
+        self._means, self._told = self._flat[: sum(sizes)], self._flat[-sum(lengths[-3:]) :]
         self._core = [(parameter, part.view_as(parameter)) for parameter, part in zip(core, parts, strict=True)]
         self._vectors = vectors.view(n_animals, identity_size)
 
-    def fill(self, *, active: bool, animal: str | None) -> bool:
-        """Takes this process's gradients in, and returns whether all of them are finite.
+    def fill(self, *, active: bool, animal: str | None) -> torch.Tensor:
+        """Takes this process's gradients in, and returns a number that is finite if all of them are, yet unread.
 
         Args:
             active: whether this process has a session to train.
@@ -126,29 +129,39 @@ class GradientSum:
         """
         self._flat.zero_()
         self._active.fill_(float(active))
-        if animal is None:
-            return True
-        for parameter, part in self._core:
-            if parameter.grad is not None:
-                part.copy_(parameter.grad)
-        gradient = self.animals[animal].grad
-        if gradient is not None:
-            index = self.animal_ids.index(animal)
-            self._vectors[index].copy_(gradient)
-            self._counts[index] = 1.0
-        # A sum is not finite when any term is not.
-        return bool(torch.isfinite(self._flat.sum()))
+        if animal is not None:
+            given = [(part, parameter.grad) for parameter, part in self._core if parameter.grad is not None]
+            torch._foreach_copy_([part for part, _ in given], [gradient for _, gradient in given])
+            gradient = self.animals[animal].grad
+            if gradient is not None:
+                index = self.animal_ids.index(animal)
+                self._vectors[index].copy_(gradient)
+                self._counts[index].fill_(1.0)
+        return self._flat.sum()
 
-    def exchange(self, extra: Sequence[float]) -> Reduced:
-        """Adds up over processes and puts the means into `grad` of the core and of the animals held here."""
-        self._extra.copy_(torch.tensor(list(extra), dtype=self._flat.dtype))
+    def exchange(self, extra: Sequence[float | torch.Tensor]) -> None:
+        """Adds up over processes and puts the means into `grad` of the core; `read` says the rest.
+
+        Numbers beside may lie on the device: nothing is waited for.
+        """
+        told = torch.tensor([0.0 if isinstance(n, torch.Tensor) else n for n in extra], dtype=self._flat.dtype)
+        self._extra.copy_(told, non_blocking=True)
+        for place, number in zip(self._extra, extra, strict=True):
+            if isinstance(number, torch.Tensor):
+                place.copy_(number.detach())
         self.processes.add(self._flat)
-        n_active = round(float(self._active))
+        self._means.div_(self._active.clamp(min=1.0))
         for parameter, part in self._core:
-            parameter.grad = (part / max(n_active, 1)).to(parameter.dtype)
-        counts = dict(zip(self.animal_ids, self._counts.tolist(), strict=True))
+            parameter.grad = part.to(parameter.dtype)
+
+    def read(self, core_norm: torch.Tensor) -> Reduced:
+        """Waits for the device, once, and puts the means into `grad` of the animals held here."""
+        numbers: list[float] = torch.cat((self._told, core_norm.detach().to(self._told.dtype)[None])).tolist()
+        n_animals = len(self.animal_ids)
+        counts = dict(zip(self.animal_ids, numbers, strict=False))
         for total, (name, count) in zip(self._vectors, counts.items(), strict=True):
             if name in self.animals:
                 vector = self.animals[name]
                 vector.grad = (total / count).to(vector.dtype) if count else None
-        return Reduced(n_active, frozenset(name for name in counts if counts[name]), self._extra.tolist())
+        animals = frozenset(name for name in counts if counts[name])
+        return Reduced(round(numbers[n_animals]), animals, numbers[n_animals + 1 : -1], numbers[-1])

@@ -124,8 +124,15 @@ def forward_batch(
     """
     device = accelerator.device
     moved = {name: array.to(device, non_blocking=True) for name, array in batch.items()}
-    ids = None if neuron_ids is None else torch.from_numpy(neuron_ids).to(device)
+    ids = None if neuron_ids is None else torch.from_numpy(neuron_ids)  # checked on the host; the model moves them
     with accelerator.autocast():
         output = model(session, **moved, mask=mask, neuron_ids=ids, all_neurons=ids is None)
     assert output.loss is not None  # the batch holds all that the mask predicts
     return output, output.loss
+
+
+def read_numbers(numbers: Mapping[str, torch.Tensor | None]) -> dict[str, float | None]:
+    """Numbers of the device as Python's, in one transfer: host and device wait for each other once."""
+    known = {name: number.detach().float() for name, number in numbers.items() if number is not None}
+    found = dict(zip(known, torch.stack(list(known.values())).tolist(), strict=True))
+    return {name: found.get(name) for name in numbers}
