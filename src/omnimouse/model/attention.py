@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from omnimouse.model.kernels.attention_kernels import attend
+from omnimouse.model.kernels.row_pieces import groups_within, in_pieces, spans_within
 
 
 @dataclass(frozen=True)
@@ -248,9 +249,22 @@ class CrossAttentionBlock(GradientCheckpointingLayer):
         dtype = self.attention_norm.weight.dtype  # under autocast the residual stream stays in full precision
         x, context = x.to(dtype), context.to(dtype)
         query = rms_normalize(split_heads(self.query(self.attention_norm(x)), self.heads), self.eps)
-        key, value = split_heads(self.key_value(self.context_norm(context)), 2 * self.heads).chunk(2, dim=1)
-        key = rotate(rms_normalize(key, self.eps), context_rotary)
-        if spans is not None:
-            x, query = select_rows(x, spans, dim=1), select_rows(query, spans, dim=2)
-        x = x + self.output(windowed_attention(rotate(query, query_rotary), key, value, plan))
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        spans = [(0, x.shape[1])] if spans is None else spans
+
+        def keys_and_values(start: int, stop: int) -> tuple[Tensor, Tensor]:
+            part = self.key_value(self.context_norm(context[:, start:stop]))
+            key, value = split_heads(part, 2 * self.heads).chunk(2, dim=1)
+            return rotate(rms_normalize(key, self.eps), context_rotary[:, start:stop]), value
+
+        def answers(start: int, stop: int) -> tuple[Tensor]:
+            part = spans_within(spans, start, stop)
+            rows, asked = (
+                select_rows(x, part, dim=1),
+                rotate(select_rows(query, part, dim=2), query_rotary[:, start:stop]),
+            )
+            rows = rows + self.output(windowed_attention(asked, key, value, groups_within(plan, start, stop)))
+            return (rows + self.feed_forward(self.feed_forward_norm(rows)),)
+
+        row_bytes = 4 * len(x) * (6 * x.shape[-1] + 3 * self.feed_forward.up.out_features)
+        key, value = in_pieces(keys_and_values, context.shape[1], row_bytes, 2, x.device)
+        return in_pieces(answers, sum(last - first for first, last in spans), row_bytes, 1, x.device)[0]

@@ -1,0 +1,87 @@
+"""Rows of attention in pieces where no gradient is wanted: the same numbers, in memory that budgets bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+    from omnimouse.model.masking.mask_rules import ResolvedMask
+
+WORKING_BYTES = {"cpu": 256 << 20}
+"""Bytes that intermediate results of rows may take at a time, by kind of device."""
+
+WORKING_BYTES_ELSEWHERE = 2 << 30
+"""The same for accelerators, which need more rows at a time to be busy."""
+
+WHOLE_BYTES = {"cpu": 1 << 30}
+"""Bytes that what is there for all rows may take at a time: tokens, their keys and values, decoded queries."""
+
+WHOLE_BYTES_ELSEWHERE = 16 << 30
+"""The same for accelerators."""
+
+_Group = TypeVar("_Group")
+
+
+def in_pieces(
+    compute: Callable[[int, int], tuple[Tensor, ...]], rows: int, row_bytes: int, dim: int, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Joins what is computed of the rows `[start, stop)`, as many at a time as the budget allows.
+
+    Args:
+        compute: of a first row and the one after the last, gives tensors that hold these rows along `dim`.
+        rows: how many there are.
+        row_bytes: of intermediate results of one.
+        dim: the dimension of the rows in the results.
+        device: where they are computed.
+
+    Returns:
+        The tensors that `compute(0, rows)` gives, up to rounding; those themselves where a gradient is wanted.
+    """
+    step = max(1, WORKING_BYTES.get(device.type, WORKING_BYTES_ELSEWHERE) // max(1, row_bytes))
+    if torch.is_grad_enabled() or rows <= step:
+        return compute(0, rows)
+    whole: tuple[Tensor, ...] = ()
+    for start in range(0, rows, step):
+        parts = compute(start, min(start + step, rows))
+        if not whole:
+            whole = tuple(part.new_empty((*part.shape[:dim], rows, *part.shape[dim + 1 :])) for part in parts)
+        for out, part in zip(whole, parts, strict=True):
+            out.narrow(dim, start, part.shape[dim]).copy_(part)
+    return whole
+
+
+def groups_within(groups: Sequence[_Group], start: int, stop: int) -> tuple[_Group, ...]:
+    """The groups of an attention plan cut to the query rows `[start, stop)`, counted from there."""
+    cut = ((max(group.start, start), min(group.stop, stop), group) for group in groups)  # type: ignore[attr-defined]
+    return tuple(replace(group, start=a - start, stop=b - start) for a, b, group in cut if a < b)  # type: ignore[type-var]
+
+
+def spans_within(spans: Sequence[tuple[int, int]], start: int, stop: int) -> list[tuple[int, int]]:
+    """The stretches of rows that make up the rows `[start, stop)` of what `spans` make up."""
+    found, row = [], 0
+    for first, last in spans:
+        a, b = max(start, row), min(stop, row + last - first)
+        if a < b:
+            found.append((first + a - row, first + b - row))
+        row += last - first
+    return found
+
+
+def windows_at_once(mask: ResolvedMask, config: OmniMouseConfig, device: torch.device) -> int:
+    """How many windows a forward pass without gradients takes within `WHOLE_BYTES`, at least one."""
+    w, s = config.response_token_window, config.response_token_stride
+    shown = sum((piece.last - piece.first) * ((piece.stop - piece.start - w) // s + 1) for piece in mask.segments)
+    asked = sum((piece.last - piece.first) * (piece.stop - piece.start) // s for piece in mask.targets)
+    steps = mask.video_steps[1] - mask.video_steps[0]
+    fused = config.num_latents * len(mask.latent_steps) + config.num_registers + steps * config.video_tokens_per_step
+    # Tokens stand beside what they are added up from, then beside their keys and values; queries beside predictions.
+    floats = config.hidden_size * (4 * shown + 2 * asked + 12 * fused)
+    # Before they are pooled, video tokens are four times as many and half as wide.
+    floats += 2 * config.video_hidden_size * 12 * 2 * steps * config.video_tokens_per_step
+    return max(1, WHOLE_BYTES.get(device.type, WHOLE_BYTES_ELSEWHERE) // (4 * floats))
