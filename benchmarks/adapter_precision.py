@@ -20,7 +20,7 @@ from stand_in import random_sessions
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, evaluate, finetune, open_recording, simulate_recording
 from omnimouse.evaluation.scores import Scores
-from omnimouse.model.session_tables.sessions import SessionSpec
+from omnimouse.model.session_tables.session_specs import SessionSpec
 
 TASKS = ("stimulus+behavior", "population+stimulus+behavior", "forecasting+stimulus+behavior", "behavior+stimulus")
 DTYPES = ("float32", "bfloat16")
@@ -53,7 +53,7 @@ def measure_sizes(neurons: int, work: Path) -> list[list[str]]:
     for size in (64, 128, 256):
         model = OmniMouseModel(OmniMouseConfig.from_preset("tiny", identity_size=size))
         ((spec, tensors),) = random_sessions([SessionSpec("stand-in", neurons, "animal")], size)
-        model.sessions.add(spec, tensors, device="cpu")
+        model.sessions.add_all([(spec, tensors)], device="cpu")
         cells = [
             folder_bytes(model.save_session("stand-in", work / f"{size}-{dtype}", dtype=dtype)) for dtype in DTYPES
         ]

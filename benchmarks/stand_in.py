@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor
 from omnimouse.corpus.manifest import corpus_sessions
-from omnimouse.model.session_tables.sessions import SessionSpec
+from omnimouse.model.session_tables.session_specs import SessionSpec
 from omnimouse.pretrained.published.published_names import all_names
 from omnimouse.pretrained.session_files import write_index, write_session
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from omnimouse.model.session_tables.initial_vectors import InitialVectors
-from omnimouse.model.session_tables.sessions import SessionSpec
+from omnimouse.model.session_tables.session_specs import SessionSpec
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.pretrained.published.architecture import config_from_hyperparameters
 from omnimouse.pretrained.published.checkpoint_files import session_specs

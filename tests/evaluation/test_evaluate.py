@@ -15,7 +15,7 @@ from omnimouse.evaluation import evaluate
 from omnimouse.evaluation.evaluate import spread
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.masking.masks import TASKS, Mask
-from omnimouse.model.session_tables.sessions import hash_unit_ids
+from omnimouse.model.session_tables.session_specs import hash_unit_ids
 from omnimouse.support.tensor_files import hash_tensors
 
 SILENT = {"progress": False}

@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard, metadata_load
 
 from omnimouse import OmniMouseConfig
-from omnimouse.model.session_tables.sessions import SessionSpec
+from omnimouse.model.session_tables.session_specs import SessionSpec
 from omnimouse.pretrained.cards.facts import (
     CardFacts,
     ModelFacts,

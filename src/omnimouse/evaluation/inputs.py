@@ -18,7 +18,7 @@ from omnimouse.evaluation.simulated_cores import say_if_only_simulated
 from omnimouse.evaluation.tiers import SCORED_TIERS, choose_tier, notes_on_tier, use_in_training
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor, session_processor
 from omnimouse.model.session_tables.core_and_sessions import scored_core
-from omnimouse.model.session_tables.sessions import hash_unit_ids
+from omnimouse.model.session_tables.session_specs import hash_unit_ids
 from omnimouse.recordings import Recording, Windows, open_recording
 from omnimouse.support.compute_devices import computing_on
 from omnimouse.support.progress import progress_bar

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from omnimouse.model.configuration_omnimouse import OmniMouseConfig, architecture_fields
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.support.files import read_mapping
 from omnimouse.support.tensor_files import hash_tensors
 
@@ -42,7 +42,7 @@ def core_settings(config: OmniMouseConfig | Mapping[str, Any]) -> dict[str, Any]
         config: a configuration, or the content of a `config.json`.
     """
     given = config.to_dict() if isinstance(config, OmniMouseConfig) else config
-    usual = {name: _plain(field.default) for name, field in architecture_fields().items()}
+    usual = {name: _plain(field.default) for name, field in OmniMouseConfig.architecture_fields().items()}
     found = {n: _plain(given[n]) if n in given else usual[n] for n in usual if n not in CHANGES_NO_PREDICTION}
     if found["num_key_value_heads"] == found["num_attention_heads"]:
         found["num_key_value_heads"] = None  # which stands for as many
@@ -78,7 +78,7 @@ def join_hashes(*hashes: str) -> str:
 
 def settings_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """Names the settings in which two cores differ, as `softplus_beta 0.1 there, 3 here`; empty if in none."""
-    usual = {name: _plain(field.default) for name, field in architecture_fields().items()}
+    usual = {name: _plain(field.default) for name, field in OmniMouseConfig.architecture_fields().items()}
     pairs = {n: [s.get(n, usual.get(n, "nothing")) for s in (theirs, ours)] for n in sorted({*theirs, *ours})}
     return "; ".join(f"{name} {there} there, {here} here" for name, (there, here) in pairs.items() if there != here)
 

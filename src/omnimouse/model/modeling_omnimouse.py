@@ -18,13 +18,14 @@ from transformers.utils.generic import ModelOutput
 
 from omnimouse.model.attention import CrossAttentionBlock, SelfAttentionBlock
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.initial_weights import draw_weights
 from omnimouse.model.input_checks import check_inputs, choose_neurons, recorded_channels
 from omnimouse.model.losses import window_losses
 from omnimouse.model.masking.mask_rules import video_steps
 from omnimouse.model.masking.masks import Mask, as_mask
 from omnimouse.model.session_tables.core_and_sessions import CoreAndSessions
-from omnimouse.model.session_tables.sessions import SessionTables
-from omnimouse.model.tokens import Identity, PlanCache, Tokens, WindowPlan, gather_neurons, initialize_linear
+from omnimouse.model.session_tables.session_surgery import SessionTables
+from omnimouse.model.tokens import Identity, PlanCache, Tokens, WindowPlan, gather_neurons
 from omnimouse.model.video import VideoEncoder
 
 if TYPE_CHECKING:  # the network knows no file, and a processor finds its own
@@ -299,15 +300,7 @@ class OmniMouseNetwork(CoreAndSessions):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Truncated normal of std `fan_in^-0.5` for maps and `dim^-0.5` for vectors; 0.02 in the video encoder."""
-        # Parents are visited after their children, and `initialization` skips only what was loaded.
-        if isinstance(module, VideoEncoder | Tokens):
-            module.initialize()
-        elif isinstance(module, Identity):
-            init.zeros_(module.initial)
-        elif isinstance(module, OmniMouseNetwork):
-            init.trunc_normal_(module.behavior_readout, std=self.config.hidden_size**-0.5)
-        elif isinstance(module, nn.RMSNorm):
-            init.ones_(module.weight)
-        elif isinstance(module, nn.Linear):
-            initialize_linear(module)
+        if module is self:
+            init.trunc_normal_(self.behavior_readout, std=self.config.hidden_size**-0.5)
+        else:
+            draw_weights(module)

@@ -24,7 +24,7 @@ from transformers.feature_extraction_utils import FeatureExtractionMixin
 
 from omnimouse.hub.sources import HubOptions, find
 from omnimouse.model.configuration_omnimouse import BEHAVIOR_CHANNELS
-from omnimouse.model.session_tables.sessions import SessionTables
+from omnimouse.model.session_tables.session_surgery import SessionTables
 
 _RULE_TABLE: dict[str, tuple[tuple[Any, ...], Any, Any, Any]] = {
     # rule: its choices, and what it is in "published", "experanto-main" and "strict"

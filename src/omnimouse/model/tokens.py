@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
-from transformers import initialization as init
 
 from omnimouse.model.attention import Group, Layout, Run, n_rows, plan_attention, rotary_table
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
@@ -172,13 +171,6 @@ def gather_neurons(responses: Tensor, ids: Tensor) -> Tensor:
     return responses.gather(2, repeat(ids, "b p -> b samples p", samples=responses.shape[1]))
 
 
-def initialize_linear(module: nn.Linear, std: float | None = None) -> None:
-    """Weights from a truncated normal, of std `fan_in^-0.5` by default; biases 0."""
-    init.trunc_normal_(module.weight, std=module.in_features**-0.5 if std is None else std)
-    if module.bias is not None:
-        init.zeros_(module.bias)
-
-
 class Identity(nn.Module):
     """Maps neuron, session and animal vectors to hidden size: `neuron_identity = W_u e_u + meta`,
     `meta = W_s e_s + W_a e_a`, each map with a bias.
@@ -217,13 +209,6 @@ class Tokens(nn.Module):
         self.behavior_channels = nn.Parameter(torch.empty(channels, size))
         self.missing_modalities = nn.Parameter(torch.empty(3, size))
         self.latents = nn.Parameter(torch.empty(config.num_latents + config.num_registers, size))
-
-    def initialize(self) -> None:
-        """Draws the weights: see `OmniMouseNetwork._init_weights`."""
-        for parameter in (self.behavior_channels, self.missing_modalities, self.latents):
-            init.trunc_normal_(parameter, std=parameter.shape[-1] ** -0.5)
-        initialize_linear(self.behavior)
-        initialize_linear(self.response, std=0.02)
 
     def context(
         self,

@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
-from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from omnimouse.model.attention import GatedFeedForward, dense_attention, rms_normalize
-from omnimouse.model.configuration_omnimouse import MASK_UNIT, OmniMouseConfig
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 
 
 @dataclass(frozen=True)
@@ -141,18 +140,8 @@ class VideoEncoder(nn.Module):
         self.blocks = nn.ModuleList()
         for i, rate in enumerate(rates):
             width, out_width = (size if i <= early else 2 * size), (size if i < early else 2 * size)
-            unit, heads = (MASK_UNIT if i <= early else MASK_UNIT // 2), config.video_num_heads * out_width // size
+            unit, heads = config.mask_unit // (1 if i <= early else 2), config.video_num_heads * out_width // size
             self.blocks.append(VideoBlock(width, out_width, heads, unit, rate, config))
-
-    def initialize(self) -> None:
-        """Draws the weights: see `OmniMouseNetwork._init_weights`."""
-        for name, parameter in self.named_parameters():
-            if "norm" in name:
-                init.ones_(parameter)
-            elif name.endswith("bias"):
-                init.constant_(parameter, 0.0 if "patch_embedding" in name else 0.02)
-            else:
-                init.trunc_normal_(parameter, std=0.02)
 
     def forward(self, video: Tensor, frames: tuple[int, int], steps: tuple[int, int]) -> Tensor:
         """Encodes the visible part of a video.

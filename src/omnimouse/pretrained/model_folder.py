@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from omnimouse.hub.sources import Source
 from omnimouse.model.core_identity import core_settings, core_sha256, stored_settings
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
-from omnimouse.model.session_tables.sessions import without_sessions
+from omnimouse.model.session_tables.session_surgery import without_sessions
 from omnimouse.pretrained.cards.card_writer import CardOptions, write_model_card
 from omnimouse.pretrained.session_files import (
     SESSIONS_FOLDER,

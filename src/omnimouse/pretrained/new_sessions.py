@@ -12,7 +12,7 @@ from torch import Tensor
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor, processor_fields
 from omnimouse.model.session_tables.initial_vectors import inverse_softplus
-from omnimouse.model.session_tables.sessions import SessionSpec, hash_unit_ids
+from omnimouse.model.session_tables.session_specs import SessionSpec, hash_unit_ids
 from omnimouse.recordings.recording import Recording
 from omnimouse.recordings.windows import mean_responses
 
@@ -54,7 +54,7 @@ def add_session(
         "session_embedding": session.clone(),
         "animal_embedding": animal.clone() if known is None else known,
     }
-    model.sessions.add(spec, tensors, device=model.device)
+    model.sessions.add_all([(spec, tensors)], device=model.device)
     if processor is not None:
         model.sessions.note_processor(spec.key, processor_fields(processor))
     return spec.key

@@ -17,7 +17,7 @@ from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor, session_processor
 from omnimouse.model.session_tables.session_names import match_keys
-from omnimouse.model.session_tables.sessions import AnimalConflict
+from omnimouse.model.session_tables.session_surgery import AnimalConflict
 from omnimouse.pretrained.cards.card_writer import CardOptions
 from omnimouse.pretrained.model_folder import whole_state, write_model_folder
 from omnimouse.pretrained.new_sessions import add_session

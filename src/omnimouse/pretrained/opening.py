@@ -14,7 +14,7 @@ from omnimouse.hub.sources import HubOptions, Source
 from omnimouse.model.core_identity import core_settings, settings_differences, settings_hash, stored_settings
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
-from omnimouse.model.session_tables.sessions import aligned
+from omnimouse.model.session_tables.session_surgery import aligned
 from omnimouse.pretrained.session_adapters import load_adapter
 from omnimouse.pretrained.session_files import (
     ADAPTER_CONFIG,

@@ -12,7 +12,7 @@ from omnimouse.hub.names import PACKAGED_CORES, PACKAGED_FOLDER
 from omnimouse.hub.sources import Source
 from omnimouse.model.core_identity import core_settings, settings_differences, stored_settings
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
-from omnimouse.model.session_tables.sessions import AnimalConflict
+from omnimouse.model.session_tables.session_surgery import AnimalConflict
 from omnimouse.pretrained.session_files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -88,9 +88,8 @@ def load_adapter(
         _check_core(model, own, adapter.name, config)
     adapter.fetch([ADAPTER_WEIGHTS])
     tensors = read_tensors(adapter.folder / ADAPTER_WEIGHTS)
-    model.sessions.add(
-        config.session, tensors, device=model.device, dtype=torch.float32, on_conflict=on_animal_conflict
-    )
+    sessions = [(config.session, tensors)]
+    model.sessions.add_all(sessions, device=model.device, dtype=torch.float32, on_conflict=on_animal_conflict)
     return config.session.key
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from omnimouse.model.core_identity import settings_hash
 from omnimouse.model.session_tables.session_names import match_keys, short_key
-from omnimouse.model.session_tables.sessions import TENSORS, SessionSpec
+from omnimouse.model.session_tables.session_specs import SessionSpec
+from omnimouse.model.session_tables.session_surgery import TENSORS
 from omnimouse.support.files import read_json, read_mapping, write_json
 from omnimouse.support.spreading import listed
 from omnimouse.support.tensor_files import open_tensors, write_tensors

@@ -13,7 +13,7 @@ from torch import Tensor
 from omnimouse.hub.sources import Source
 from omnimouse.model.core_identity import core_settings, join_hashes, settings_hash, stored_settings
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
-from omnimouse.model.session_tables.sessions import without_sessions
+from omnimouse.model.session_tables.session_surgery import without_sessions
 from omnimouse.support.tensor_files import hash_tensors
 
 CORE_WEIGHTS = "model.safetensors"

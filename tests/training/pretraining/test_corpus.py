@@ -177,9 +177,8 @@ def test_a_core_to_start_from_gives_its_sessions_animals_and_means(corpus_path, 
     sessions = find(corpus_path / "m*")
     model, first = tiny(), FirstVectors(tiny(), 3)
     for key in ("a-1-1", "b-2-1"):
-        model.sessions.add(
-            session_spec(sessions[key]), first.tensors(sessions[key], ("train",), PROCESSOR), device="cpu"
-        )
+        tensors = first.tensors(sessions[key], ("train",), PROCESSOR)
+        model.sessions.add_all([(session_spec(sessions[key]), tensors)], device="cpu")
     model.update_initial_vectors()
     model.save_pretrained(tmp_path / "core")
     started = tiny(start_from=str(tmp_path / "core"))

@@ -89,7 +89,8 @@ class Reference:
         self.model = OmniMouseModel(self.recipe.model.config())
         first = FirstVectors(self.model, self.recipe.seed)
         for info in sessions.values():
-            self.model.sessions.add(session_spec(info), first.tensors(info, ("train",), processor), device="cpu")
+            tensors = first.tensors(info, ("train",), processor)
+            self.model.sessions.add_all([(session_spec(info), tensors)], device="cpu")
         self.windows = {
             key: open_windows(open_recording(info.path), ("train",), 1, True, processor)
             for key, info in sessions.items()

@@ -6,13 +6,13 @@ under different masks. Lengths are in samples of the responses (or frames of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Literal
 
 import numpy as np
 
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.masking.mask_checks import checked_fields, misfits
 
 Count = int | float | None | Literal["all"]
 Behavior = Literal["encoded", "decoded", "absent"]
@@ -60,37 +60,13 @@ class Mask:
     behavior: Behavior = "absent"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name.endswith("_neurons"):
-                object.__setattr__(self, field.name, _checked_count(field.name, value))
-            elif field.name == "behavior":
-                if value not in ("encoded", "decoded", "absent"):
-                    raise ValueError(f"Mask.behavior must be 'encoded', 'decoded' or 'absent', got {value!r}.")
-            elif isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-                raise ValueError(f"Mask.{field.name} must be a whole number of samples >= 0, got {value!r}.")
-            else:
-                object.__setattr__(self, field.name, int(value))
-        for count, length, meaning in (
-            ("n_visible_neurons", "prefix_length", "responses hidden"),
-            ("n_target_neurons", "target_length", "no responses predicted"),
-        ):
-            if (getattr(self, count) == 0) != (getattr(self, length) == 0):
-                raise ValueError(
-                    f"Mask has {count}={getattr(self, count)} and {length}={getattr(self, length)}: either both are 0 "
-                    f"({meaning}) or neither is."
-                )
-        if self.full_population_prefix_length > self.prefix_length:
-            raise ValueError(
-                f"Mask has full_population_prefix_length={self.full_population_prefix_length} longer than "
-                f"prefix_length={self.prefix_length}; it is the part of the prefix in which every neuron is visible."
-            )
+        for name, value in checked_fields(vars(self)).items():
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
         """The call that makes this mask, without what is as it is by default."""
-        told = {field.name: getattr(self, field.name) for field in fields(self)}
         usual = {field.name: field.default for field in fields(self)}
-        return f"Mask({', '.join(f'{name}={value!r}' for name, value in told.items() if value != usual[name])})"
+        return f"Mask({', '.join(f'{name}={value!r}' for name, value in vars(self).items() if value != usual[name])})"
 
     @property
     def shows_responses(self) -> bool:
@@ -119,7 +95,7 @@ class Mask:
         if n_neurons < 1:
             raise ValueError(f"A population needs at least one neuron, got {n_neurons}.")
         n_visible, n_target = _count(self.n_visible_neurons, n_neurons), _count(self.n_target_neurons, n_neurons)
-        size, context_stop = config.latent_window, self.context_start + self.context_length
+        context = range(self.context_start, self.context_start + self.context_length)
         resolved = ResolvedMask(
             mask=self,
             n_neurons=n_neurons,
@@ -127,12 +103,11 @@ class Mask:
             n_target=n_target,
             segments=_segments(self, n_visible, n_neurons),
             targets=_targets(self, n_visible, n_neurons - n_target, n_neurons, config),
-            latent_steps=tuple(
-                step for step in range(config.num_latent_steps) if self.context_start <= step * size < context_stop
-            ),
+            latent_steps=tuple(n for n in range(config.num_latent_steps) if n * config.latent_window in context),
             video_steps=video_steps(self, config),
         )
-        misfit = next(_misfits(resolved, config), None)
+        shown, predicted = ([(p.start, p.stop) for p in pieces] for pieces in (resolved.segments, resolved.targets))
+        misfit = next(misfits(vars(self), shown, predicted, resolved.video_steps, config), None)
         if misfit is not None:
             raise ValueError(f"{misfit} in {self}, for {n_neurons} neurons.")
         if not resolved.targets and not resolved.decodes_behavior:
@@ -143,19 +118,6 @@ class Mask:
                 f"{self}."
             )
         return resolved
-
-
-def _checked_count(name: str, value: Count) -> int | float | None:
-    if value is None or (isinstance(value, str) and value == "all"):
-        return None
-    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0:
-        return int(value)
-    if isinstance(value, float | np.floating) and 0 < value < 1:
-        return float(value)
-    raise ValueError(
-        f"Mask.{name} must be a number of neurons >= 0, None or 'all' for every neuron, or a fraction between 0 and 1; "
-        f"got {value!r}."
-    )
 
 
 @dataclass(frozen=True)
@@ -232,11 +194,9 @@ class ResolvedMask:
 
 
 def _count(value: Count, n_neurons: int) -> int:
-    if value is None:
-        return n_neurons
     if isinstance(value, float):
-        return min(max(1, round(value * n_neurons)), n_neurons)
-    return min(int(value), n_neurons)
+        value = max(1, round(value * n_neurons))
+    return n_neurons if value is None else min(int(value), n_neurons)
 
 
 def _pieces(*pieces: Piece) -> tuple[Piece, ...]:
@@ -271,35 +231,3 @@ def video_steps(mask: Mask, config: OmniMouseConfig) -> tuple[int, int]:
         return 0, steps
     first, last = (min(frame // stride, steps) for frame in (mask.frames_start, mask.frames_start + mask.n_frames))
     return (first, max(first, last)) if mask.n_frames else (0, 0)
-
-
-def _misfits(resolved: ResolvedMask, config: OmniMouseConfig) -> Iterator[str]:
-    """In what a mask does not fit the window, or cannot be cut into tokens."""
-    mask, samples, skip = resolved.mask, config.num_response_samples, config.skip_samples
-    for name, start, length, limit, unit in (
-        ("prefix", mask.prefix_start, mask.prefix_length, samples, "samples"),
-        ("context", mask.context_start, mask.context_length, samples, "samples"),
-        ("target", mask.target_start, mask.target_length, samples, "samples"),
-        ("video", mask.frames_start, mask.n_frames, config.num_frames, "frames"),
-    ):
-        if start + length > limit:
-            yield f"The {name} ends at {start + length} but the window has {limit} {unit},"
-    if mask.target_length and mask.target_start < skip:
-        yield f"target_start is {mask.target_start}; targets may not begin before {skip},"
-    if mask.n_frames and resolved.video_steps[0] == resolved.video_steps[1]:
-        n, stride = mask.n_frames, config.video_patch_stride[0]
-        yield f"The {n} visible frames hold no whole step of {stride} frames; show more frames, or n_frames=0,"
-    w, s = config.response_token_window, config.response_token_stride
-    for length in (piece.stop - piece.start for piece in resolved.segments):
-        if length < w or (length - w) % s:
-            allowed = ", ".join(str(w + k * s) for k in range(4))
-            yield (
-                f"A visible segment of {length} samples cannot be tokenised (allowed: {allowed}, ...); change "
-                "prefix_length or full_population_prefix_length,"
-            )
-    for piece in resolved.targets:
-        if (piece.stop - piece.start) % s:
-            yield (
-                f"Targets over samples {piece.start} to {piece.stop} are no multiple of {s}; change target_start or "
-                "target_length,"
-            )

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.core_identity import core_settings, core_sha256, join_hashes, split_injected
 from omnimouse.model.session_tables.initial_vectors import InitialVectors
-from omnimouse.model.session_tables.sessions import SessionSpec, SessionTables, without_sessions
+from omnimouse.model.session_tables.session_specs import SessionSpec
+from omnimouse.model.session_tables.session_surgery import SessionTables, without_sessions
 from omnimouse.model.tokens import Identity
 from omnimouse.support.tensor_files import hash_tensors
 
@@ -61,7 +62,7 @@ class CoreAndSessions(PreTrainedModel):
     @property
     def session_keys(self) -> list[str]:
         """Keys of the sessions in the model, sorted."""
-        return self.sessions.keys()
+        return list(self.sessions.specs)
 
     def session_spec(self, key: str) -> SessionSpec:
         """Neurons, animal and unit ids' hash of a session."""

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnimouse.model.session_tables.sessions import TENSORS, SessionSpec
+from omnimouse.model.session_tables.session_specs import SessionSpec
+from omnimouse.model.session_tables.session_surgery import TENSORS
 
 
 def inverse_softplus(x: Tensor, beta: float) -> Tensor:

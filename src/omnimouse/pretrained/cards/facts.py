@@ -19,7 +19,7 @@ from huggingface_hub import ModelCardData
 
 from omnimouse.hub.names import PACKAGED_CORES, PUBLISHED_CORES
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.session_tables.sessions import SessionSpec
+from omnimouse.model.session_tables.session_specs import SessionSpec
 from omnimouse.pretrained.cards.scores_text import (
     MOST_SESSIONS,
     eval_results,

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from omnimouse.hub.sources import RANK_FILE
-from omnimouse.model.session_tables.sessions import SessionSpec
+from omnimouse.model.session_tables.session_specs import SessionSpec
 from omnimouse.pretrained.published.published_names import SortedTensors, clean_name, our_name, sort_tensors
 
 _RECONSTRUCT = np.empty(0).__reduce__()[0]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from omnimouse.model.configuration_omnimouse import PRESETS, OmniMouseConfig
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
-from omnimouse.model.session_tables.sessions import SessionSpec
+from omnimouse.model.session_tables.session_specs import SessionSpec
 from omnimouse.pretrained.published.architecture import config_from_tensors
 from omnimouse.pretrained.published.checkpoint_files import RankFiles, survey, warn_of_missing_sessions
 from omnimouse.pretrained.published.published_names import SESSION_NAMES, SortedTensors, all_names

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
-from omnimouse.model.session_tables.sessions import SessionSpec
+from omnimouse.model.session_tables.session_specs import SessionSpec
 from omnimouse.recordings.channels import channel_rows, usual_channels
 from omnimouse.recordings.checks.check_arrays import check_channel_order, check_device
 from omnimouse.recordings.checks.check_dataset import check_tables

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from omnimouse.model.processing_omnimouse import processor_fields
-from omnimouse.model.session_tables.sessions import TENSORS, hash_unit_ids
+from omnimouse.model.session_tables.session_specs import hash_unit_ids
+from omnimouse.model.session_tables.session_surgery import TENSORS
 from omnimouse.recordings import Windows
 from omnimouse.support.tensor_files import hash_tensors
 from omnimouse.training.finetuning.finetune_checkpoint import Checkpoint

@@ -20,7 +20,7 @@ from omnimouse.evaluation.inputs import Needs
 from omnimouse.model.masking.mask_fitting import without_modalities
 from omnimouse.model.masking.masks import Mask, as_mask
 from omnimouse.model.session_tables.initial_vectors import inverse_softplus
-from omnimouse.model.session_tables.sessions import SessionSpec
+from omnimouse.model.session_tables.session_specs import SessionSpec
 from omnimouse.support.progress import progress_bar
 from omnimouse.support.spreading import spread
 from omnimouse.training.shared.data import cut_batch
@@ -111,7 +111,7 @@ def _add_known(model: OmniMouseNetwork, key: str, known: Tensor) -> None:
     bias = inverse_softplus(torch.ones(len(known)), model.config.softplus_beta).float()
     tensors = {**state, "neuron_embedding": known, "neuron_bias": bias}
     spec = SessionSpec(_KEY, len(known), model.session_spec(key).animal_id)
-    model.sessions.add(spec, tensors, device=model.device, on_conflict="model")
+    model.sessions.add_all([(spec, tensors)], device=model.device, on_conflict="model")
 
 
 def _predict_known(

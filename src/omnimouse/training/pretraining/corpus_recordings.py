@@ -14,7 +14,7 @@ from pathlib import Path
 from omnimouse.corpus.manifest import collection
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.model.session_tables.session_names import matches_glob, same_animal, short_key
-from omnimouse.model.session_tables.sessions import hash_unit_ids
+from omnimouse.model.session_tables.session_specs import hash_unit_ids
 from omnimouse.recordings import Windows, open_recording
 from omnimouse.recordings.channels import missing_modalities
 from omnimouse.recordings.formats.dataset_form.dataset_tables import looks_like_dataset

@@ -14,7 +14,8 @@ from torch import nn
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.model.session_tables.initial_vectors import inverse_softplus
 from omnimouse.model.session_tables.session_names import match_keys, same_animal
-from omnimouse.model.session_tables.sessions import TENSORS, SessionSpec
+from omnimouse.model.session_tables.session_specs import SessionSpec
+from omnimouse.model.session_tables.session_surgery import TENSORS
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
 from omnimouse.pretrained.session_files import read_index, read_tensors
 from omnimouse.recordings import open_recording
@@ -120,7 +121,7 @@ def add_sessions(
         else:
             shapes = ((info.n_neurons, size), (info.n_neurons,), (size,), (size,))
             tensors = dict(zip(TENSORS, map(torch.zeros, shapes), strict=True))
-        model.sessions.add(session_spec(info, tiers), tensors, device="cpu", dtype=torch.float32)
+        model.sessions.add_all([(session_spec(info, tiers), tensors)], device="cpu", dtype=torch.float32)
 
 
 def table_groups(model: OmniMouseModel, keys: Iterable[str], recipe: OptimizerRecipe) -> dict[str, ParameterGroup]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
-from omnimouse.model.session_tables.sessions import TENSORS
+from omnimouse.model.session_tables.session_surgery import TENSORS
 from omnimouse.support.tensor_files import hash_tensors
 from omnimouse.training.pretraining.corpus_sessions import pack_session, restore_session, session_spec
 from omnimouse.training.pretraining.setup import PretrainingRun, build_model
@@ -126,7 +126,7 @@ def write_model(run: PretrainingRun, checkpoint: RunCheckpoint) -> Path:
     for key, info in run.sessions.items():
         tensors = checkpoint.session(key)
         spec = session_spec(info, run.recipe.recordings.tiers)
-        model.sessions.add(spec, {name: tensors[name].clone() for name in TENSORS}, device="cpu")
+        model.sessions.add_all([(spec, {name: tensors[name].clone() for name in TENSORS})], device="cpu")
     model.update_initial_vectors()
     partial = run.folder.path / f"{PARTIAL}model"
     shutil.rmtree(partial, ignore_errors=True)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from omnimouse.model.attention import Group, feed_forward_width
-from omnimouse.model.configuration_omnimouse import MASK_UNIT, OmniMouseConfig
+from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.tokens import WindowPlan
 from omnimouse.model.video import LAYOUTS
 
@@ -112,7 +112,7 @@ def _video_flops(plan: WindowPlan, config: OmniMouseConfig) -> int:
     for i in range(sum(config.video_depths)):
         pools = i == early
         inner, outer = (size if i <= early else 2 * size), (size if i < early else 2 * size)
-        unit = (MASK_UNIT // 2 if i > early else MASK_UNIT) ** 2
+        unit = (config.mask_unit // (2 if i > early else 1)) ** 2
         total += _product(rows, inner, 3 * outer)
         if pools:
             total += _product(rows, inner, outer)
