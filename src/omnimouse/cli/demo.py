@@ -55,19 +55,12 @@ PARTS = ("recording", "recording.truth", "finetune", "adapter", "scores.json", "
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What a demonstration leaves.
+    """What a demonstration leaves."""
 
-    Attributes:
-        scores: held-out scores of the session adapter.
-        recording: folder of the simulated recording.
-        adapter: folder of the session adapter.
-        report: the HTML file.
-    """
-
-    scores: Scores
-    recording: Path
-    adapter: Path
-    report: Path
+    scores: Scores  # held-out scores of the session adapter
+    recording: Path  # folder of the simulated recording
+    adapter: Path  # folder of the session adapter
+    report: Path  # the HTML file
 
 
 def run_demo(

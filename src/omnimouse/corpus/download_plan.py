@@ -29,19 +29,12 @@ _NAME = re.compile(r"[\w+-][\w.+-]*", re.ASCII)
 
 @dataclass(frozen=True)
 class RemoteSession:
-    """One session of the dataset on the Hub.
+    """One session of the dataset on the Hub."""
 
-    Attributes:
-        name: name of its tar without `.tar`, and of the folder it becomes.
-        path: path of the tar in the repo.
-        n_bytes: size of the tar; the folder is about as large.
-        checksum: SHA-256 of the tar in hexadecimal, or its git hash (SHA-1) if it is not stored as a large file.
-    """
-
-    name: str
-    path: str
-    n_bytes: int
-    checksum: str
+    name: str  # name of its tar without `.tar`, and of the folder it becomes
+    path: str  # path of the tar in the repo
+    n_bytes: int  # size of the tar; the folder is about as large
+    checksum: str  # SHA-256 of the tar in hexadecimal, or its git hash (SHA-1) if it is not stored as a large file
 
     @property
     def key(self) -> str:
@@ -51,37 +44,21 @@ class RemoteSession:
 
 @dataclass(frozen=True)
 class DownloadPlan:
-    """What a download would do.
+    """What a download would do."""
 
-    Attributes:
-        repo: the dataset.
-        commit: the commit that all files come from.
-        folder: folder for the session folders.
-        sessions: what is to be downloaded.
-        present: session folders that are there already.
-        blocked: name of a session -> why its folder cannot be made.
-        missing: short keys of sessions of the collections that the dataset does not have.
-        n_bytes: bytes of the tar files of `sessions`.
-        fetched_bytes: how many of these an earlier download has left behind.
-        needed_bytes: free space that is needed: the folders, and the tar files that lie beside them meanwhile.
-        free_bytes: free space there is.
-        workers: sessions that are fetched and unpacked at the same time.
-        keep_tars: whether tar files are kept beside the session folders.
-    """
-
-    repo: str
-    commit: str
-    folder: Path
-    sessions: tuple[RemoteSession, ...]
-    present: tuple[Path, ...]
-    blocked: Mapping[str, str]
-    missing: tuple[str, ...]
-    n_bytes: int
-    fetched_bytes: int
-    needed_bytes: int
-    free_bytes: int
-    workers: int
-    keep_tars: bool
+    repo: str  # the dataset
+    commit: str  # the commit that all files come from
+    folder: Path  # for the session folders
+    sessions: tuple[RemoteSession, ...]  # what is to be downloaded
+    present: tuple[Path, ...]  # session folders that are there already
+    blocked: Mapping[str, str]  # name of a session -> why its folder cannot be made
+    missing: tuple[str, ...]  # short keys of sessions of the collections that the dataset does not have
+    n_bytes: int  # bytes of the tar files of `sessions`
+    fetched_bytes: int  # how many of these an earlier download has left behind
+    needed_bytes: int  # free space that is needed: the folders, and the tar files that lie beside them meanwhile
+    free_bytes: int  # free space there is
+    workers: int  # sessions that are fetched and unpacked at the same time
+    keep_tars: bool  # whether tar files are kept beside the session folders
 
 
 def plan_download(

@@ -15,10 +15,6 @@ def channel_rows(recording: RecordingData, names: Sequence[str]) -> tuple[list[i
     Named channels go by name. Where no device names its channels and there are as many as names, they go by position;
     else a device of the usual number of channels (4 of the eye tracker, 1 of the treadmill) has the usual ones.
 
-    Args:
-        recording: an open recording.
-        names: channels of a window, in order.
-
     Returns:
         For the eye tracker's channels, and for the treadmill's.
 

@@ -27,9 +27,7 @@ def is_pooled(device: SequenceDevice, processor: OmniMouseProcessor) -> bool:
 def pooled(device: SequenceDevice, rows: np.ndarray) -> np.ndarray:
     """Means over consecutive bins of rows.
 
-    Args:
-        device: sampled faster than the bins.
-        rows: the first row of each bin and the row after the last one, `[B + 1]`, or `[B + 1, N]` for one per neuron.
+    `rows` are the first of each bin and the one after the last, `[B + 1]`, or `[B + 1, N]` for one per neuron.
 
     Returns:
         `[B, N]` float64; NaN where a sample of the bin is.

@@ -22,9 +22,7 @@ SPREAD, FEWEST = 200, 50
 class Fills:
     """Numbers of n signals that may stand for no value (`FILLS`), which are left out of the extremes beside them.
 
-    Attributes:
-        count: of them, per signal `[S]`.
-        lowest, highest: of them, per signal `[S]`; infinite where there are none.
+    `count`, `lowest` and `highest` are of them, per signal `[S]`; extremes are infinite where there are none.
     """
 
     def __init__(self, n: int) -> None:

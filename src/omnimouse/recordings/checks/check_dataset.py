@@ -37,12 +37,7 @@ def check_tables(
 ) -> Iterator[Finding]:
     """Trials, and with `deep` the values of all devices and, if nothing is fatal, the pictures of all frames.
 
-    Args:
-        parts: a folder that was opened; parts with fatal findings are left out.
-        screen: its screen.
-        frame_size: (height, width) that windows need.
-        deep: read samples and pictures too.
-        sound: whether opening it found nothing fatal.
+    Windows need `frame_size` (height, width); `sound` says that opening found nothing fatal.
     """
     for finding in _check_trials_and_devices(parts, screen, frame_size, deep):
         sound = sound and finding.severity != "fatal"

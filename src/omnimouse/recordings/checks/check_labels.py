@@ -38,11 +38,7 @@ OTHER_LENGTH = Kind("warning", "length", "{n}, one per neuron", "It is not used;
 def check_neurons_files(folder: Path, ids: np.ndarray | None, n_neurons: int, *others: str) -> Iterator[Finding]:
     """Arrays about the neurons: whether ids tell them apart, whether some are rejected, and their lengths.
 
-    Args:
-        folder: where these arrays `[n_neurons, ...]` lie.
-        ids: stored ids, None without.
-        n_neurons: how many there are.
-        others: names of arrays that nothing uses, of which only the length is looked at.
+    They lie in a folder, each `[n_neurons, ...]`; of `others`, which nothing uses, only the length is looked at.
     """
     doubt = None if ids is None else doubt_about_ids(ids, n_neurons)
     if doubt is not None and ids is not None:

@@ -23,13 +23,8 @@ FLAT = Kind(
 
 
 def check_movie(levels: GreyLevels, path: Path, *, range_is_meant: bool = False) -> Iterator[Finding]:
-    """All frames of a recording together.
-
-    Args:
-        levels: of the frames.
-        path: what findings name.
-        range_is_meant: somebody said what black and white are, so a dark movie is a dark movie.
-    """
+    """All frames of a recording together; with `range_is_meant`, somebody said what black and white are, and a dark
+    movie is a dark movie."""
     if levels.unsound:
         yield UNSOUND(path, f"{levels.unsound / levels.pixels:.2%} NaN or infinite", what="stimuli")
     if levels.lowest < -TOLERANCE or levels.highest > 255 + TOLERANCE:
@@ -56,14 +51,7 @@ class Pixels:
         self.highest: dict[Path, float] = {}
 
     def look(self, values: np.ndarray, file: Path, where: str, what: str = "file") -> Iterator[Finding]:
-        """The pixels of one file, or some of them.
-
-        Args:
-            values: grey levels.
-            file: what findings name.
-            where: what of the file was looked at.
-            what: what is to be repaired.
-        """
+        """Grey levels of one file: `where` says what of it was looked at, `what` is to be repaired."""
         self.levels.add(values)
         finite = values[np.isfinite(values)]
         self.highest[file] = float(finite.max()) if finite.size else -np.inf

@@ -43,10 +43,7 @@ Pair = tuple[Trial, Trial]
 def check_repeats(recording: RecordingData, *, frame_size: tuple[int, int], deep: bool = True) -> Iterator[Finding]:
     """Trials of other tiers that show what training trials show, one finding per tier.
 
-    Args:
-        recording: an open recording.
-        frame_size: (height, width) that windows need.
-        deep: also compare frames, where the identity of stimuli is not known.
+    Where the identity of stimuli is not known, `deep` compares their frames, at `frame_size` (height, width).
     """
     shown = [trial for trial in recording.trials if trial.modality in ("video", "image")]
     training = [trial for trial in shown if trial.tier == TRAINING]

@@ -150,12 +150,7 @@ def _cache_agrees(cache: Path, screen: Screen) -> bool:
 
 
 def check_stimuli(screen: Screen, *, frame_size: tuple[int, int]) -> Iterator[Finding]:
-    """Headers of all stimulus files and the pixels of a few frames of each.
-
-    Args:
-        screen: an open screen.
-        frame_size: (height, width) that windows need.
-    """
+    """Headers of all stimulus files and the pixels of a few frames of each; `frame_size` is that of windows."""
     tally, sizes, pixels, data = Findings(), set(), Pixels(), screen.folder / "data"
     for trial in _with_frames(screen):
         path, problems = data / f"{trial.name}.npy", Findings()

@@ -37,10 +37,7 @@ SAME_TRIALS = Kind("warning", "trial_idx", "one number or hash per trial",
 def check_clips(parts: SessionParts, screen: ClipScreen, *, frame_size: tuple[int, int]) -> Iterator[Finding]:
     """Values of all devices, padding and gaps of every trial, pixels of a few frames, ids of neurons and trials.
 
-    Args:
-        parts: a folder that was opened; parts with fatal findings are left out.
-        screen: its screen.
-        frame_size: (height, width) that windows need.
+    Windows need `frame_size` (height, width); parts with fatal findings are left out.
     """
     clips, tally, pixels = screen.clips, Findings(), Pixels()
     for trial in range(len(clips.lengths)):
@@ -64,10 +61,7 @@ def check_clips(parts: SessionParts, screen: ClipScreen, *, frame_size: tuple[in
 def check_stills(parts: SessionParts, screen: StillScreen, *, frame_size: tuple[int, int]) -> Iterator[Finding]:
     """Pixels of all images, whether they can be reduced, values of the responses, ids of neurons and trials.
 
-    Args:
-        parts: a folder that was opened; its behaviour was looked at then.
-        screen: its screen.
-        frame_size: (height, width) that windows need.
+    Windows need `frame_size` (height, width); behaviour was looked at when the folder was opened.
     """
     responses, clips, tally, pixels = parts.devices["responses"], screen.clips, Findings(), Pixels()
     size = screen.trials[0].image_size

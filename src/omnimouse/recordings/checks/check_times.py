@@ -22,10 +22,7 @@ APART = Kind("fatal", "overlap", "at least {needed:g} s that all devices share",
 def check_times(parts: SessionParts, *, needed: float, trials_too: bool) -> Iterator[Finding]:
     """Whether devices overlap and end together, and trials lie within the responses.
 
-    Args:
-        parts: an open recording, or what could be opened of it.
-        needed: seconds that all devices have to share.
-        trials_too: look at trials; what made a recording of arrays may have done so.
+    All devices have to share so many seconds (`needed`). What made a recording of arrays may have looked at its trials.
     """
     responses, screen = parts.devices["responses"], parts.screen
     ranges = {name: device.valid_range for name, device in parts.devices.items() if device is not None}

@@ -87,11 +87,7 @@ def frame_indices(times: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
 def nan_free_intervals(nan_rows: np.ndarray, *, start: float, end: float, rate: float, buffer: float) -> np.ndarray:
     """Intervals `[K, 2]` (seconds, start inclusive, end exclusive) of ``[start, end)`` away from NaN samples.
 
-    Args:
-        nan_rows: increasing rows with a NaN in any channel.
-        start, end: range of the device, seconds.
-        rate: Hz of the device.
-        buffer: seconds excluded on both sides of each NaN.
+    `nan_rows` increase, of a device at `rate` Hz; `buffer` seconds on both sides of each are excluded.
     """
     if not len(nan_rows):
         return np.array([[start, end]])

@@ -58,19 +58,12 @@ class Findings(list[Finding]):
 
 @dataclass(frozen=True)
 class Kind:
-    """A finding without its place and without what was found there; called with these, it is one.
+    """A finding without its place and without what was found there; called with these, it is one."""
 
-    Attributes:
-        severity: as of `Finding`.
-        field: key, array or property concerned.
-        expected: what a sound recording has there.
-        do: the next step for the user. In these texts, `{names}` stand for words that differ from case to case.
-    """
-
-    severity: Severity
-    field: str
-    expected: str
-    do: str
+    severity: Severity  # as of `Finding`
+    field: str  # key, array or property concerned
+    expected: str  # what a sound recording has there
+    do: str  # the next step for the user. In these texts, `{names}` stand for words that differ from case to case
 
     def __call__(self, path: Path, found: object, /, **words: object) -> Finding:
         field, expected, do = (text.format(**words) if words else text for text in (self.field, self.expected, self.do))

@@ -46,17 +46,11 @@ _NO_IDENTITY = re.compile(
 
 
 class Doubt(NamedTuple):
-    """Why something cannot be what it is said to be.
+    """Why something cannot be what it is said to be."""
 
-    Attributes:
-        expected: what a sound recording has there.
-        found: what is there.
-        do: what it looks like, and what to do; whole sentences.
-    """
-
-    expected: str
-    found: str
-    do: str
+    expected: str  # what a sound recording has there
+    found: str  # what is there
+    do: str  # what it looks like, and what to do; whole sentences
 
     def __str__(self) -> str:
         return f"{self.found}, expected {self.expected}. {self.do}"
@@ -144,11 +138,8 @@ def doubt_about_axes(
 ) -> tuple[Doubt, bool] | None:
     """Whether an array `[T, N]` of responses looks as if neurons came first.
 
-    Args:
-        shape, rate: of the array, and Hz.
-        n_units: how many neurons something else names (ids, a table of regions), None for unknown.
-        n_times: how many samples something else names, called `times` (time stamps, behaviour at the same rate).
-        times: what these are called.
+    Something else may name `n_units` neurons (ids, a table of regions), or `n_times` samples, which are called `times`
+    (time stamps, behaviour at the same rate). `rate` is in Hz.
 
     Returns:
         The doubt, and whether it is proven: another length contradicts the shape as it is and fits it transposed. What
@@ -184,10 +175,7 @@ def doubt_about_trials(
 ) -> tuple[Doubt, bool] | None:
     """Whether trials lie on the clock of the recording.
 
-    Args:
-        starts, ends: seconds `[K]`.
-        start, end: of the recording, seconds.
-        rate: Hz of the responses, in which trials may have been counted.
+    `starts` and `ends` are seconds `[K]`; `rate` is that of the responses, in which trials may have been counted.
 
     Returns:
         The doubt, and whether more than half of the trials begin outside the recording, so that they must be on another
@@ -225,12 +213,8 @@ def doubt_about_range(
 ) -> Doubt | None:
     """Whether a device ends long before, or long after, the responses.
 
-    Args:
-        name: of the device, which the doubt names.
-        own: its first and last second.
-        others: those of the responses.
-        rate: Hz of the device, None where it has none; the one that would fit is named.
-        share: of the longer one's time that both have at least in common; 15 s, or a quarter of it, are forgiven.
+    `own` and `others` are the first and last second of both, which have at least a `share` of the longer one's time in
+    common; 15 s, or a quarter of it, are forgiven. Where the device has a `rate` (Hz), the one that would fit is named.
     """
     (start, end), last = own, others[1]
     if abs(end - last) <= _forgiven(own, others, share):

@@ -205,10 +205,7 @@ class MappedArrays(OrderedDict[Path, np.ndarray]):
 def open_array(path: Path, findings: Findings, *, kinds: str = NUMBERS) -> np.ndarray | None:
     """A `.npy` file as a read-only memory map; None and a fatal finding when it is not a readable array of a kind.
 
-    Args:
-        path: the file.
-        findings: faults go here.
-        kinds: letters of the numpy kinds that may be stored, numbers by default.
+    `kinds` are letters of the numpy kinds that may be stored, numbers by default.
     """
     if is_lfs_pointer(path):
         do = "Run `git lfs pull` in its repository."

@@ -48,23 +48,14 @@ OTHER_REGIONS = Kind("warning", "{path}", "{n}, one a column of {series}",
 
 @dataclass(frozen=True)
 class NwbEntry:
-    """Something in an NWB file that a mapping can name.
+    """Something in an NWB file that a mapping can name."""
 
-    Attributes:
-        path: where it is.
-        role: "responses", "video", "behavior" or "trials".
-        kind: its `neurodata_type`.
-        shape: of its data; rows of a table.
-        rate: Hz, None where it is not known.
-        detail: unit of a series, columns of a table.
-    """
-
-    path: str
-    role: str
-    kind: str
-    shape: tuple[int, ...]
-    rate: float | None
-    detail: str
+    path: str  # where it is
+    role: str  # "responses", "video", "behavior" or "trials"
+    kind: str  # its `neurodata_type`
+    shape: tuple[int, ...]  # of its data; rows of a table
+    rate: float | None  # Hz, None where it is not known
+    detail: str  # unit of a series, columns of a table
 
 
 def nwb_entries(file: str | os.PathLike[str]) -> list[NwbEntry]:

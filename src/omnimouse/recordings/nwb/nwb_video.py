@@ -39,10 +39,8 @@ class ImageStack:
 def read_frames(series: Series, transposed: bool | None, scratch: Path) -> tuple[Any, np.ndarray | None]:
     """Stored frames `[K, H, W]`, and which of them each displayed frame is `[F]`, None where each is its own.
 
-    Args:
-        series: what was shown.
-        transposed: whether images are stored with x before y; None: no, and refused where they look so.
-        scratch: folder for frames that are read once, by whole chunks; only frames that are shown are.
+    `transposed` says whether images are stored with x before y; None: no, and refused where they look so. Frames that
+    are shown are read once, by whole chunks, into the `scratch` folder.
 
     Raises:
         ValueError: frames in other files, of no one size, turned, or an index that counts others than there are.

@@ -129,10 +129,8 @@ class Series:
     def in_units(self, source: Any, *, columns: np.ndarray | None = None, transposed: bool = False) -> Any:
         """What holds its stored numbers, in their unit and with NaN for what the file says is no value.
 
-        Args:
-            source: sliced along time, `[T]`, `[T, S]` or `[T, H, W]`.
-            columns: which signals `source` has, None for all.
-            transposed: whether to swap the last two axes.
+        `source` is sliced along time, `[T]`, `[T, S]` or `[T, H, W]`, and has these `columns` of the signals, or all;
+        `transposed` swaps its last two axes.
         """
         factor: Any = attribute(self.values, "conversion", 1.0)
         offset = attribute(self.values, "offset", 0.0)

@@ -46,11 +46,8 @@ class Unpacked:
 def unpack(values: Any, file: Path, *, turned: bool = False, columns: np.ndarray | None = None) -> Unpacked:
     """Reads a data set, every chunk once, into a new file, bit for bit.
 
-    Args:
-        values: `[T, ...]`, or `[S, T]` if `turned`.
-        file: scratch file of the size of what is kept.
-        turned: whether time is the second of two axes.
-        columns: increasing numbers of the signals to keep, None for all.
+    `values` are `[T, ...]`, or `[S, T]` if `turned`; `columns` are increasing numbers of the signals to keep, None for
+    all. The file is as large as what is kept.
     """
     shape = values.shape[::-1] if turned else values.shape
     chunks = values.chunks or (1, *shape[1:])
@@ -106,12 +103,8 @@ def _tile(shape: Sequence[int], chunks: Sequence[int], item_bytes: int) -> list[
 def unpack_frames(frames: Any, band: int, shown: np.ndarray | None, file: Path, size: tuple[int, int]) -> Unpacked:
     """Reads stored frames that are shown, band by band of whole chunks, at the size that windows have.
 
-    Args:
-        frames: `[K, H, W]` or `[K, H, W, 1]`, sliced along the first axis.
-        band: frames that a chunk holds.
-        shown: increasing numbers of the frames to keep, None for all.
-        file: scratch file.
-        size: height and width. Frames of this size keep their type; others are averaged over areas, float32.
+    `frames [K, H, W]` or `[K, H, W, 1]` come in chunks of `band`; `shown` are increasing numbers of those to keep, None
+    for all. Frames of this size (height, width) keep their type; others are averaged over areas, float32.
     """
     n_frames, height, width = frames.shape[:3]
     kept = (height, width) == size

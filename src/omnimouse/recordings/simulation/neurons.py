@@ -82,10 +82,6 @@ class Encoder:
     (simple) or the energy of both (complex), divides by the recent contrast around its receptive field, saturates, and
     passes the result, in standard deviations above a threshold, through a softplus. Scale and mean are set on movies
     that are the same for all recordings, so that a neuron does not depend on what happens to be shown to it.
-
-    Args:
-        population: The neurons.
-        settings: Recipe of the recording.
     """
 
     def __init__(self, population: Population, settings: SimulationSettings) -> None:

@@ -54,15 +54,11 @@ class Truth:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Correlation of expected with recorded responses, which no model can be expected to exceed.
+    """Correlation of expected with recorded responses, which no model can be expected to exceed."""
 
-    Attributes:
-        given_stimulus_and_behavior: Pearson correlation per neuron, float64 [N]; NaN where either side is constant.
-        given_everything: The same for a model that knows the shared state.
-    """
-
+    # Pearson correlation per neuron, float64 [N]; NaN where either side is constant
     given_stimulus_and_behavior: np.ndarray
-    given_everything: np.ndarray
+    given_everything: np.ndarray  # The same for a model that knows the shared state
 
 
 def simulate_recording(

@@ -25,10 +25,6 @@ def fingerprint(recording: RecordingData, *, height: int, width: int) -> dict[st
     Rows and frames are spread evenly over the recording; times, tiers, stored statistics and the clock of every frame
     count whole. A change that touches none of the samples read, nor the stored statistics, goes unnoticed.
 
-    Args:
-        recording: any recording.
-        height, width: pixels of the frames that windows hold.
-
     Returns:
         "responses", "eye_tracker", "treadmill", "video" and "trials" -> a short text with a hash.
     """

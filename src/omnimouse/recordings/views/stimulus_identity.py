@@ -21,10 +21,7 @@ def same_stimuli(recording: RecordingData, trials: Sequence[int], *, height: int
     start, as far as both last, so that a presentation that was cut short is still a repeat; whoever differs from all
     others only between these frames is taken for the same. Without video every trial is a stimulus of its own.
 
-    Args:
-        recording: any recording.
-        trials: positions in `recording.trials`.
-        height, width: pixels of the frames to compare.
+    `trials` are positions in `recording.trials`; frames are compared at `height` and `width`.
 
     Returns:
         int64 `[len(trials)]`, from 0 in the order of first appearance.

@@ -31,13 +31,7 @@ def check_axes(
 ) -> None:
     """Refuses responses `[T, N]` that another length contradicts and fits transposed, doubts what only looks turned.
 
-    Args:
-        shape: of the responses.
-        timing: rates and times, as given.
-        n_units: neurons that are named.
-        lengths: channel or "video" -> the name it was given under, and its rows.
-        where: what findings name.
-        findings: doubts go here.
+    `n_units` neurons are named; `lengths` has the name that each channel, or "video", was given under, and its rows.
     """
     hertz, own = timing.of_responses
     n_times = None if own is None else len(as_vector(own, "responses: times"))

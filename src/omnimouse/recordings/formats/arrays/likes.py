@@ -21,11 +21,7 @@ _TIME = re.compile(r"(time|t|frame|sample)s?", re.IGNORECASE)
 def as_array(value: Any, name: str, n_axes: int, layout: str) -> Any:
     """An array of real numbers that is sliced along its first axis.
 
-    Args:
-        value: an array-like.
-        name: what messages call it.
-        n_axes: axes it must have.
-        layout: what they are, for messages.
+    Messages call it `name`, and its axes `layout`.
 
     Raises:
         ValueError: no array, of other axes or none at all along one, or not of real numbers.

@@ -49,11 +49,8 @@ class Tiers:
     def trial_times(self, bounds: tuple[float, float], rate: float, where: Path, findings: Findings) -> list[TrialTime]:
         """(start, end, tier, condition) of each trial in order of time; what cannot be meant is refused.
 
-        Args:
-            bounds: first and last second of the responses.
-            rate: Hz of the responses, in which trials may have been counted.
-            where: what findings name.
-            findings: trials that leave the recording, or end early in it, go here.
+        Responses have `bounds` in seconds and a rate in Hz, in which trials may have been counted. Trials that leave
+        the recording, or end early in it, are findings.
         """
         if self.trials is None:
             return tier_blocks(*bounds, DEFAULT_SPLIT if self.split is None else self.split, self.block_seconds)

@@ -45,19 +45,12 @@ def as_column(values: np.ndarray) -> pa.Array:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the rows of a table lie in its file.
+    """Where the rows of a table lie in its file."""
 
-    Attributes:
-        rows: how many there are.
-        bytes: size of the file.
-        step: rows of every batch but the last.
-        batches: where each batch begins, bytes from the start of the file.
-    """
-
-    rows: int
-    bytes: int
-    step: int
-    batches: tuple[int, ...]
+    rows: int  # how many there are
+    bytes: int  # size of the file
+    step: int  # rows of every batch but the last
+    batches: tuple[int, ...]  # where each batch begins, bytes from the start of the file
 
     def __post_init__(self) -> None:
         sound = self.step > 0 and len(self.batches) == -(-self.rows // self.step)
@@ -100,12 +93,7 @@ def write_table(path: Path, schema: pa.Schema, batches: Iterable[Sequence[pa.Arr
 class MappedTable:
     """A table in a file of Arrow's stream format, mapped; only batches that are asked for are looked at.
 
-    Args:
-        path: the file.
-        layout: what `write_table` said of it.
-
-    Attributes:
-        schema: names and types of its columns.
+    `layout` is what `write_table` said of the file; `schema` has names and types of its columns.
 
     Raises:
         ValueError: no such file, not such a table, or one of another size.

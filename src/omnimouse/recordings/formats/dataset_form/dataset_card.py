@@ -41,14 +41,10 @@ def configurations(session: str, files: Iterable[str], content: str | None) -> l
 def card_text(
     sessions: Mapping[str, Iterable[str]], contents: Mapping[str, str | None], *, place: str, old: str | None
 ) -> str:
-    """A card for recordings.
+    """A card for recordings, whose file names `sessions` has by session key; `place` is what to open them by.
 
-    Args:
-        sessions: file names of every recording by its session key.
-        contents: what tells the content of each from others (`content_of`); of those that are not named, the old card
-            says it.
-        place: what to open it by.
-        old: the card that is there, whose text and other entries are kept.
+    `contents` tell the content of each from others (`content_of`); of those that are not named, the old card says it,
+    whose text and other entries are kept.
     """
     if old is None:
         data = DatasetCardData(pretty_name="Recordings of mouse visual cortex", tags=["omnimouse", "neuroscience"])

@@ -58,14 +58,11 @@ def signals_table(name: str) -> str:
 
 @dataclass(repr=False)
 class TableDevice(SequenceDevice):
-    """A sampled device whose rows lie in a column of an Arrow table.
+    """A sampled device whose rows lie in a column of an Arrow table."""
 
-    Attributes:
-        table: the table; None where there are no signals.
-        stretches: where rows hold samples, as `segments` says; None for everywhere.
-    """
-
+    # the table; None where there are no signals
     table: MappedTable | None = field(default=None, kw_only=True, compare=False)
+    # where rows hold samples, as `segments` says; None for everywhere
     stretches: list[tuple[int, int]] | None = field(default=None, kw_only=True)
 
     held_as: ClassVar[str] = "batches and no single array"
@@ -82,19 +79,12 @@ class TableDevice(SequenceDevice):
 
 @dataclass(repr=False)
 class TableScreen(Screen):
-    """What was shown, from the rows of a recording's table and, for what no row shows, the screen's own.
+    """What was shown, from the rows of a recording's table and, for what no row shows, the screen's own."""
 
-    Attributes:
-        frame_size: stored (H, W), None when nothing but blanks was shown.
-        frame_dtype: type of the stored pixels.
-        tables: the recording's tables by file name.
-        recorded: whether it is known what was shown.
-    """
-
-    frame_size: tuple[int, int] | None = field(kw_only=True)
-    frame_dtype: str = field(kw_only=True)
-    tables: dict[str, MappedTable] = field(kw_only=True, compare=False)
-    recorded: bool = field(default=True, kw_only=True)
+    frame_size: tuple[int, int] | None = field(kw_only=True)  # stored (H, W), None when nothing but blanks was shown
+    frame_dtype: str = field(kw_only=True)  # type of the stored pixels
+    tables: dict[str, MappedTable] = field(kw_only=True, compare=False)  # the recording's tables by file name
+    recorded: bool = field(default=True, kw_only=True)  # whether it is known what was shown
     _places: tuple[np.ndarray, np.ndarray] | None = field(default=None, kw_only=True, compare=False)
 
     def __getstate__(self) -> dict:

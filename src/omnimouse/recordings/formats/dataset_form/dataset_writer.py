@@ -58,17 +58,11 @@ def to_dataset(recording: RecordingData, folder: str | os.PathLike[str]) -> data
 
 @dataclass(frozen=True)
 class Pictures:
-    """Size and type of what videos and images show, the same for all of a recording.
-
-    Attributes:
-        screen: the screen of the recording.
-        size: (H, W), None when only blanks are shown.
-        dtype: the stimuli's own; float32, as windows have it, where they differ.
-    """
+    """Size and type of what videos and images show, the same for all of a recording."""
 
     screen: Screen
-    size: tuple[int, int] | None
-    dtype: np.dtype
+    size: tuple[int, int] | None  # (H, W), None when only blanks are shown
+    dtype: np.dtype  # the stimuli's own; float32, as windows have it, where they differ
 
     @classmethod
     def of(cls, screen: Screen) -> Pictures:

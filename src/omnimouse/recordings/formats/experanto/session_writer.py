@@ -182,17 +182,11 @@ def write_yaml(file: Path, content: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Time that becomes one trial of a folder, in which each trial begins with a frame and ends where the next begins.
+    """Time that becomes one trial of a folder, in which each trial begins with a frame and ends where the next begins."""
 
-    Attributes:
-        trial: whose time it is, None for time in no trial.
-        times: seconds of its frames.
-        shown: which displayed frame of the recording each of them is, -1 where it makes no difference.
-    """
-
-    trial: Trial | None
-    times: np.ndarray
-    shown: np.ndarray
+    trial: Trial | None  # whose time it is, None for time in no trial
+    times: np.ndarray  # seconds of its frames
+    shown: np.ndarray  # which displayed frame of the recording each of them is, -1 where it makes no difference
 
 
 def stretches(screen: Screen) -> Iterator[Stretch]:

@@ -26,24 +26,15 @@ WINDOW_FRAMES = 60
 
 @dataclass(frozen=True)
 class ClipScan:
-    """What the files of all trials say about themselves.
+    """What the files of all trials say about themselves."""
 
-    Attributes:
-        stored_lengths, lengths: frames with and without padding, int `[n_trials]`.
-        neurons: rows of the responses.
-        frame_size: (height, width) of the videos.
-        no_responses: per trial, whether its first neuron is zero throughout or there are no responses at all.
-        dtypes: numpy name per device, wide enough for every trial.
-        derivatives: change of the pupil size per second, per trial.
-    """
-
-    stored_lengths: np.ndarray
-    lengths: np.ndarray
-    neurons: int
-    frame_size: tuple[int, int]
-    no_responses: np.ndarray
-    dtypes: dict[str, str]
-    derivatives: list[np.ndarray]
+    stored_lengths: np.ndarray  # frames with padding, int `[n_trials]`
+    lengths: np.ndarray  # frames without it
+    neurons: int  # rows of the responses
+    frame_size: tuple[int, int]  # (height, width) of the videos
+    no_responses: np.ndarray  # per trial, whether its first neuron is zero throughout or there are no responses at all
+    dtypes: dict[str, str]  # numpy name per device, wide enough for every trial
+    derivatives: list[np.ndarray]  # change of the pupil size per second, per trial
 
 
 def files_are_complete(path: Path, tiers: np.ndarray, kinds: tuple[str, ...], findings: Findings) -> bool:

@@ -40,17 +40,12 @@ OPEN_FILES = 16
 
 @dataclass
 class Clips:
-    """The files of all trials and where their valid frames lie on the common clock.
+    """The files of all trials and where their valid frames lie on the common clock."""
 
-    Attributes:
-        root: session folder.
-        lengths: valid frames of every trial, int `[n_trials]`: up to the padding that begins first among the kinds.
-        slot: rows from the start of a clip to the start of the next.
-    """
-
-    root: Path
+    root: Path  # session folder
+    # valid frames of every trial, int `[n_trials]`: up to the padding that begins first among the kinds
     lengths: np.ndarray
-    slot: int
+    slot: int  # rows from the start of a clip to the start of the next
     _open: MappedArrays = field(default_factory=lambda: MappedArrays(OPEN_FILES), repr=False, compare=False)
 
     @property

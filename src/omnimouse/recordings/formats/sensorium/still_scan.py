@@ -26,21 +26,13 @@ LOOKED_AT = 64
 
 @dataclass(frozen=True)
 class StillScan:
-    """What the files of all trials say about themselves.
+    """What the files of all trials say about themselves."""
 
-    Attributes:
-        neurons: length of the responses.
-        image_size: stored (height, width).
-        no_responses: per trial, whether its first neurons are zero or there are no responses at all.
-        behavior: channels of every trial in the order of `BEHAVIOR_CHANNELS`, float64 `[n_trials, 5]`.
-        dtypes: numpy name per device, wide enough for every trial.
-    """
-
-    neurons: int
-    image_size: tuple[int, int]
-    no_responses: np.ndarray
-    behavior: np.ndarray
-    dtypes: dict[str, str]
+    neurons: int  # length of the responses
+    image_size: tuple[int, int]  # stored (height, width)
+    no_responses: np.ndarray  # per trial, whether its first neurons are zero or there are no responses at all
+    behavior: np.ndarray  # channels of every trial in the order of `BEHAVIOR_CHANNELS`, float64 `[n_trials, 5]`
+    dtypes: dict[str, str]  # numpy name per device, wide enough for every trial
 
 
 def scan_stills(path: Path, n_trials: int, n_units: int | None, findings: Findings) -> StillScan | None:

@@ -29,12 +29,9 @@ SLOT = 90
 
 @dataclass
 class Stills(Clips):
-    """The files of all trials, each held for `HELD` rows.
+    """The files of all trials, each held for `HELD` rows."""
 
-    Attributes:
-        behavior: pupil size, its derivative, gaze x, gaze y and running speed of every trial, float64 `[n_trials, 5]`.
-    """
-
+    # pupil size, its derivative, gaze x, gaze y and running speed of every trial, float64 `[n_trials, 5]`
     behavior: np.ndarray = field(kw_only=True, repr=False, compare=False)
 
     def responses(self, trial: int, frames: slice) -> np.ndarray:
