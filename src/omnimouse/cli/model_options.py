@@ -39,19 +39,12 @@ Names grow by what else is shown: forecasting+stimulus, population+stimulus+beha
 
 
 class DemoSettings(Command):
-    """What decides the result of a demonstration.
+    """What decides the result of a demonstration."""
 
-    Attributes:
-        seed: seed of the simulated mouse, its stimuli and the training.
-        minutes: length of the recording.
-        n_neurons: size of the population.
-        steps: training steps.
-    """
-
-    seed: int = option("which mouse", "N", 2026)
-    minutes: float = option("length of its recording", "N", 20.0)
-    n_neurons: int = option("neurons of its population", "N", 128, type=count)
-    steps: int = option("training steps", "N", 500, type=count)
+    seed: int = option("which mouse", "N", 2026)  # seed of the simulated mouse, its stimuli and the training
+    minutes: float = option("length of its recording", "N", 20.0)  # length of the recording
+    n_neurons: int = option("neurons of its population", "N", 128, type=count)  # size of the population
+    steps: int = option("training steps", "N", 500, type=count)  # training steps
 
     def __post_init__(self) -> None:
         # The simulation checks the rest at once; this would only be noticed after it.

@@ -60,25 +60,15 @@ _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 @dataclass(frozen=True)
 class DownloadResult:
-    """What came of a download.
+    """What came of a download."""
 
-    Attributes:
-        repo: the dataset.
-        commit: the commit that all files come from.
-        downloaded: session folders that are new.
-        present: session folders that were there already.
-        failed: name of a session -> what went wrong and what to do.
-        missing: short keys of sessions of the collections that the dataset does not have.
-        n_bytes: bytes that were transferred.
-    """
-
-    repo: str
-    commit: str
-    downloaded: tuple[Path, ...]
-    present: tuple[Path, ...]
-    failed: Mapping[str, str]
-    missing: tuple[str, ...]
-    n_bytes: int
+    repo: str  # the dataset
+    commit: str  # the commit that all files come from
+    downloaded: tuple[Path, ...]  # session folders that are new
+    present: tuple[Path, ...]  # session folders that were there already
+    failed: Mapping[str, str]  # name of a session -> what went wrong and what to do
+    missing: tuple[str, ...]  # short keys of sessions of the collections that the dataset does not have
+    n_bytes: int  # bytes that were transferred
 
 
 class _Stopped(Exception):
