@@ -182,7 +182,7 @@ def write_yaml(file: Path, content: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Time that becomes one trial of a folder, in which each trial begins with a frame and ends where the next begins."""
+    """Time that becomes one trial of a folder, whose trials begin with a frame and end where the next one begins."""
 
     trial: Trial | None  # whose time it is, None for time in no trial
     times: np.ndarray  # seconds of its frames
