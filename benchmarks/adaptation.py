@@ -18,7 +18,9 @@ from pathlib import Path
 
 import torch
 import yaml
-from machine import HERE, describe_machine, markdown_table, replace_file
+from floor import floor
+from machine import HERE, markdown_table, replace_file
+from running import conditions, describe_run, report, write_results
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, simulate_recording
 from omnimouse.cli.demo import TASKS
@@ -123,7 +125,7 @@ def draw(rows: list[dict]) -> str:
         return as_svg(figure)
 
 
-def report(rows: list[dict]) -> str:
+def as_text(rows: list[dict]) -> str:
     """The table."""
     table = [
         [PARTS[row["part"]], f"{row['minutes']}", f"{row['best_step']}", f"{row['seconds']:.0f}"]
@@ -132,23 +134,18 @@ def report(rows: list[dict]) -> str:
         for row in rows
     ]
     table.append(["*ceiling of the simulation*", "", "", "", *(f"{rows[0]['ceilings'][t]:.3f}" for t in SHOWN), ""])
-    machine = describe_machine()
-    return "\n".join(
+    shown = {name: value for name, value in describe_run(floor()).items() if name != "started"}
+    return report(
+        "An unseen mouse, from a pretrained core and from scratch",
+        "adaptation.py",
         [
-            "# An unseen mouse, from a pretrained core and from scratch",
-            "",
             f"One simulated mouse (seed {SEED}, {N_NEURONS} neurons, default settings). Correlation of predicted with "
             "recorded responses on held-out trials, mean over neurons; running as decoded from all responses. One "
-            "training of each, so differences of about 0.01 mean nothing.",
-            "",
-            *markdown_table(["start", "minutes", "best step", "seconds", *SHOWN, "running"], table),
-            "",
-            "![scores over minutes](adaptation.svg)",
-            "",
-            f"{machine['cpu']}, 1 thread (seconds were measured while the machine did other things too); torch "
-            f"{machine['torch']}; commit {machine['commit']}.",
-            "",
-        ]
+            "training of each, so differences of about 0.01 mean nothing."
+        ],
+        markdown_table(["start", "minutes", "best step", "seconds", *SHOWN, "running"], table),
+        ["![scores over minutes](adaptation.svg)"],
+        ["Seconds were measured while the machine did other things too.", "", *conditions(shown)],
     )
 
 
@@ -170,10 +167,10 @@ def main() -> None:
     files = [work / f"{part}-{minutes}.json" for part in PARTS for minutes in MINUTES]
     if all(path.exists() for path in files):
         rows = [json.loads(path.read_text()) for path in files]
-        replace_file(arguments.output / "adaptation.md", report(rows))
-        replace_file(arguments.output / "adaptation.json", json.dumps(rows, indent=1))
+        text = as_text(rows)
+        write_results(arguments.output, "adaptation", text, rows)
         replace_file(arguments.output / "adaptation.svg", draw(rows))
-        print(report(rows))
+        print(text)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,14 @@ python benchmarks/adapter_precision.py --quick   # a toy size, to see that every
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from machine import HERE, describe_machine, markdown_table, replace_file
+from floor import floor
+from machine import markdown_table
+from running import Parser, conditions, describe_run, report, write_results
 from stand_in import random_sessions
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, evaluate, finetune, open_recording, simulate_recording
@@ -27,20 +26,17 @@ DTYPES = ("float32", "bfloat16")
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--neurons", type=int, help="neurons of the simulated mouse (default: 8000)")
-    parser.add_argument("--minutes", type=float, help="length of its recording (default: 10)")
-    parser.add_argument("--steps", type=int, help="training steps of its adapter (default: 200)")
+    """Reads the command line."""
+    parser = Parser(
+        __doc__,
+        {
+            "neurons": (8000, 32, "neurons of the simulated mouse"),
+            "minutes": (10.0, 2.0, "length of its recording"),
+            "steps": (200, 3, "training steps of its adapter"),
+        },
+    )
     parser.add_argument("--windows", type=int, default=40, help="windows to score per task (default: 40)")
-    parser.add_argument("--quick", action="store_true", help="32 neurons, 3 steps; writes only with --output")
-    parser.add_argument("--output", type=Path, help="folder of the results (default: benchmarks/results)")
-    options = parser.parse_args(argv)
-    options.neurons = options.neurons or (32 if options.quick else 8000)
-    options.minutes = options.minutes or (2 if options.quick else 10)
-    options.steps = options.steps or (3 if options.quick else 200)
-    if options.output is None and not options.quick:
-        options.output = HERE / "results"
-    return options
+    return parser.options(argv)
 
 
 def folder_bytes(folder: Path) -> int:
@@ -79,11 +75,8 @@ def compare(first: Scores, second: Scores) -> list[list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse_arguments(argv)
-    run: dict[str, Any] = {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **describe_machine(),
-        **{name: getattr(options, name) for name in ("neurons", "minutes", "steps", "windows")},
-    }
+    settings = {name: getattr(options, name) for name in ("neurons", "minutes", "steps", "windows")}
+    run = describe_run(floor(quick=options.quick), **settings)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         sizes = measure_sizes(options.neurons, work)
@@ -98,27 +91,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             scores.append(
                 evaluate(loaded, recording, tasks=TASKS, tier="final_test", max_windows=options.windows, stride=30)
             )
-    lines = [
-        "# A session adapter in float32 and in bfloat16",
-        "",
-        "Written by `benchmarks/adapter_precision.py`; `benchmarks/README.md` explains it.",
-        "",
-        f"Size on disk of an adapter of {options.neurons:,} neurons (both its files), in MB:",
-        "",
-        *markdown_table(["identity size", *DTYPES, "ratio"], sizes),
-        "",
-        f"Scores of an adapter of `omnimouse-tiny` (identity size 64) for {options.neurons:,} simulated neurons:",
-        "",
-        *markdown_table(["task", *DTYPES, "change", "largest change of a neuron"], compare(*scores)),
-        "",
-        *(f"- {name.replace('_', ' ')}: {value}" for name, value in run.items()),
-        "",
-    ]
-    if options.output is not None:
-        replace_file(options.output / "adapter-precision.md", "\n".join(lines))
-        content = {"run": run, "sizes": sizes, "scores": [part.to_dict(per_neuron=False) for part in scores]}
-        replace_file(options.output / "adapter-precision.json", json.dumps(content, indent=1) + "\n")
-    print("\n".join(lines))
+    text = report(
+        "A session adapter in float32 and in bfloat16",
+        "adapter_precision.py",
+        [f"Size on disk of an adapter of {options.neurons:,} neurons (both its files), in MB:"],
+        markdown_table(["identity size", *DTYPES, "ratio"], sizes),
+        [f"Scores of an adapter of `omnimouse-tiny` (identity size 64) for {options.neurons:,} simulated neurons:"],
+        markdown_table(["task", *DTYPES, "change", "largest change of a neuron"], compare(*scores)),
+        conditions(run),
+    )
+    content = {"run": run, "sizes": sizes, "scores": [part.to_dict(per_neuron=False) for part in scores]}
+    write_results(options.output, "adapter-precision", text, content)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -14,27 +14,28 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import yaml
+from floor import Floor, floor
 from loader import write_sessions
-from machine import HERE, describe_machine, markdown_table, replace_file
+from machine import markdown_table
+from meters import MIB, Row
+from running import Parser, describe_run, measured, report, start_case, write_results
 
 from omnimouse import open_recording
 from omnimouse.recordings import Recording
 from omnimouse.recordings.data.clock import sequence_rows
 
-MIB = 2**20
+WINDOW = 60
+"""Samples of a window."""
+
 BASELINE = "bare memory map"
-Row = dict[str, Any]
 
 
 def keep_npy(source: Path, target: Path) -> None:
@@ -125,41 +126,27 @@ FORMATS: dict[str, Callable[[Path, Path], None]] = {
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line. What `--quick` makes small can still be set beside it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    # name: (default, with --quick, help)
-    sizes: dict[str, tuple[Any, Any, str]] = {
-        "neurons": (8000, 300, "neurons of the session"),
-        "minutes": (10.0, 2.0, "its length"),
-        "cold-windows": (64, 8, "windows read from disk; all of them should cover a small part of the session"),
-        "warm-windows": (600, 20, "windows read from the page cache"),
-        "memory-windows": (3000, 100, "windows over which memory is watched"),
-        "repeats": (3, 1, "rounds; medians are given"),
-    }
-    for name, (default, quick, text) in sizes.items():
-        parser.add_argument(f"--{name}", type=type(default), help=f"{text} (default: {default}; quick: {quick})")
+    """Reads the command line."""
+    parser = Parser(
+        __doc__,
+        {
+            "neurons": (8000, 300, "neurons of the session"),
+            "minutes": (10.0, 2.0, "its length"),
+            "cold-windows": (64, 8, "windows read from disk; all of them should cover a small part of the session"),
+            "warm-windows": (600, 20, "windows read from the page cache"),
+            "memory-windows": (3000, 100, "windows over which memory is watched"),
+            "repeats": (3, 1, "rounds; medians are given"),
+        },
+    )
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="default: all")
     parser.add_argument("--work", type=Path, help="folder of the session, used again (default: a temporary folder)")
     parser.add_argument("--note", default="", help="what else the machine did meanwhile, for the results")
-    parser.add_argument("--quick", action="store_true", help="toy size; writes only with --output")
-    parser.add_argument("--output", type=Path, help="folder of the results (default: benchmarks/results)")
-    options = parser.parse_args(argv)
-    for name, (default, quick, _) in sizes.items():
-        field = name.replace("-", "_")
-        if getattr(options, field) is None:
-            setattr(options, field, quick if options.quick else default)
-    if options.output is None and not options.quick:
-        options.output = HERE / "results"
-    return options
+    return parser.options(argv)
 
 
 def run_case(**case: Any) -> Row:
     """What a case measured, in a new process."""
-    command = [sys.executable, str(HERE / "formats_case.py"), json.dumps(case)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"The case {case} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return measured(start_case("formats_case.py", **case))
 
 
 def medians(runs: list[Row]) -> Row:
@@ -188,10 +175,10 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Row]:
     return {name: {**medians(found), "runs": found} for name, found in runs.items()}
 
 
-def format_rows(rows: dict[str, Row]) -> str:
+def format_rows(rows: dict[str, Row]) -> list[str]:
     """A markdown table; ratios are against the bare memory map of the same run."""
     header = ["format", "GB", "open ms", "cold responses/s", "x map", "MB/window", "warm responses/s", "x map",
-              "warm windows/s", "MiB after the first", "MiB more after all"]  # fmt: skip
+              "of copy", "warm windows/s", "MiB after the first", "MiB more after all"]  # fmt: skip
     cells = []
     for name, row in rows.items():
         base = row.get("baseline", row)
@@ -206,18 +193,26 @@ def format_rows(rows: dict[str, Row]) -> str:
                 f"{row['disk_bytes_per_window'] / 1e6:.2f}",
                 f"{row['warm_per_second']:.0f}",
                 f"{row['warm_per_second'] / base['warm_per_second']:.2f}",
+                _share_of_copy(row),
                 f"{row['windows_per_second']:.0f}" if whole else "",
                 f"{row['memory_first'] / MIB:.1f}",
                 f"{row['memory_growth'] / MIB:+.1f}",
             ]
         )
-    return "\n".join(markdown_table(header, cells, numbers_from=1))
+    return markdown_table(header, cells, numbers_from=1)
+
+
+def _share_of_copy(row: Row) -> str:
+    """Of what the machine copies, how much the windows of responses are that were read from the page cache."""
+    run = row["run"]
+    if "floor" not in run:  # measured before floors were
+        return ""
+    return f"{Floor(**run['floor']).share(n_bytes=row['warm_per_second'] * WINDOW * 4 * run['neurons']):.0%}"
 
 
 def results(options: argparse.Namespace, rows: dict[str, Row]) -> dict[str, Any]:
     """What is written: this run's rows, and those of formats that it left out."""
-    machine, when = describe_machine(), datetime.now(timezone.utc).isoformat(timespec="seconds")
-    run = {"measured": when, "note": options.note, "neurons": options.neurons, "minutes": options.minutes, **machine}
+    run = describe_run(floor(quick=options.quick), note=options.note, neurons=options.neurons, minutes=options.minutes)
     base = {name: value for name, value in rows[BASELINE].items() if name != "runs"}
     fresh = {
         name: {**row, "run": run, **({} if name == BASELINE else {"baseline": base})} for name, row in rows.items()
@@ -230,19 +225,19 @@ def results(options: argparse.Namespace, rows: dict[str, Row]) -> dict[str, Any]
 
 def to_markdown(found: dict[str, Any]) -> str:
     """The table and where its rows were measured."""
-    head = "Written by `benchmarks/formats.py`; `benchmarks/README.md` explains the columns."
-    lines = ["# Recordings by format", "", head, "", format_rows(found["rows"]), ""]
-    measured: dict[str, list[str]] = {}
+    places: dict[str, list[str]] = {}
     for name, row in found["rows"].items():
         run = row["run"]
+        when = run.get("started", run.get("measured"))
         note = f"; {run['note']}" if run["note"] else ""
         text = (
-            f"{run['neurons']:,} neurons, {run['minutes']:g} minutes; {run['measured']}: {run['cpu']}, {run['cores']} "
-            f"cores, {run['memory_gib']} GiB; torch {run['torch']}; commit {run['commit']}{note}."
+            f"{run['neurons']:,} neurons, {run['minutes']:g} minutes; {when}: {run['cpu']}, {run['cores']} "
+            f"cores, {run['memory_gib']} GiB; torch {run['torch']}; commit {run['commit']}{note}"
         )
-        measured.setdefault(text, []).append(name)
-    lines += [f"{', '.join(names)}: {text}\n" for text, names in measured.items()]
-    return "\n".join(lines)
+        text += f". Floor: {Floor(**run['floor']).sentence()}" if "floor" in run else ""
+        places.setdefault(text, []).append(name)
+    lines = [[f"{', '.join(names)}: {text}."] for text, names in places.items()]
+    return report("Recordings by format", "formats.py", format_rows(found["rows"]), *lines)
 
 
 def main() -> None:
@@ -252,9 +247,7 @@ def main() -> None:
         rows = measure(options, work)
     found = results(options, rows)
     print(to_markdown(found))
-    if options.output is not None:
-        replace_file(options.output / "formats.json", json.dumps(found, indent=1) + "\n")
-        replace_file(options.output / "formats.md", to_markdown(found))
+    write_results(options.output, "formats", to_markdown(found), found)
 
 
 if __name__ == "__main__":

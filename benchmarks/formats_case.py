@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from loader_case import bytes_from_disk, drop_cache, files_of, memory, read_through
+from loader_case import bytes_from_disk, drop_cache, files_of, read_through
+from meters import answer, memory
 
 LENGTH = 60
 """Response samples of a window."""
@@ -41,13 +40,12 @@ def open_arrays(path: Path) -> Any:
 
     file = h5py.File(path, "r")
     times = {"video": file["frame_times"][:]}
-    for name in ("responses", "eye_tracker", "treadmill"):
-        rows = np.arange(len(file[name])) / file[name].attrs["rate"]
-        times[name] = file[name].attrs["start"] + rows
+    for name, clock in (("responses", "responses"), ("eye_tracker", "behavior"), ("treadmill", "running_speed")):
+        times[clock] = file[name].attrs["start"] + np.arange(len(file[name])) / file[name].attrs["rate"]
     eye, channels = file["eye_tracker"][:], ("pupil_size", "pupil_size_derivative", "gaze_x", "gaze_y")
     return recording_from_arrays(
         file["responses"],
-        times={**times, "behavior": times["eye_tracker"], "running_speed": times["treadmill"]},
+        times=times,
         video=file["video"],
         behavior={**dict(zip(channels, eye.T, strict=True)), "running_speed": file["treadmill"][:, 0]},
         trials=json.loads(file.attrs["trials"]),
@@ -113,11 +111,5 @@ def format(case: dict[str, Any]) -> dict[str, float]:
     return {**opened, **found, "windows_per_second": case["warm"] / seconds}
 
 
-def main() -> None:
-    case = json.loads(sys.argv[1])
-    warnings.simplefilter("ignore")
-    print(json.dumps({"bare": bare, "format": format}[case["do"]](case)))
-
-
 if __name__ == "__main__":
-    main()
+    answer(bare, format)

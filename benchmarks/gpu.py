@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from machine import describe_machine, markdown_table, replace_file
+from machine import HERE, describe_machine, markdown_table, replace_file
+from meters import Row
 
-HERE = Path(__file__).resolve().parent
 GROUPS = ("reference", "gradients-tiny", "workflow", "speed", "gradients-5m", "flex")
 """In the order in which they run: what matters most comes before what may not fit into the time."""
 
@@ -31,7 +31,6 @@ START_SECONDS = 60.0
 """For a process to start and import everything; on top of what its first case may take."""
 
 HEADER = ["group", "case", "status", "seconds", "measured"]
-Row = dict[str, Any]
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -19,21 +19,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import attention_case
 import numpy as np
 import torch
-from machine import GIB
+from attention_case import SESSION, random_windows, small_model, use_flex_attention
+from meters import GIB, MemoryMeter, Row, timed
 from torch import Tensor
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, evaluate, finetune, predict, simulate_recording, train
-from omnimouse.model import attention, tokens
 from omnimouse.model.masking.masks import TRAINING_MASKS, Mask, as_mask
 from omnimouse.published import model_from_state_dict
 from omnimouse.training.finetuning import loop
 from omnimouse.training.runs.flops import training_flops
 
 REFERENCE = Path(__file__).resolve().parents[1] / "tests" / "data" / "reference"
-SESSION = attention_case.SESSION
 BLOCK = 20
 """Training masks per row."""
 
@@ -45,7 +43,6 @@ FLOAT32_ERROR, BF16_ERROR = 1e-3, 0.1
 
 SPEED_MASKS = ("forecasting+stimulus+behavior", "population")
 TOY = {"hidden_size": 32, "identity_size": 8, "num_attention_heads": 2, "num_fusion_layers": 2, "video_hidden_size": 16}
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -73,11 +70,6 @@ class Bench:
 
     def config(self, preset: str) -> OmniMouseConfig:
         return OmniMouseConfig.from_preset(preset, **(TOY if self.quick else {}))
-
-    def wait(self) -> None:
-        """Until the device has done what it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     # The published mathematics.
 
@@ -253,14 +245,8 @@ class Bench:
 
     def timed(self, function: Callable[[], Any], repeats: int) -> tuple[float, float]:
         """Median seconds of a call, and seconds of the first, which compiles and chooses."""
-        seconds = []
-        for _ in range(repeats + 1):
-            self.wait()
-            begun = time.perf_counter()
-            function()
-            self.wait()
-            seconds.append(time.perf_counter() - begun)
-        return statistics.median(seconds[1:]), seconds[0]
+        first, *others = timed(function, repeats + 1, self.device)
+        return statistics.median(others), first
 
     def step(self, preset: str, mask: str) -> Row:
         """Forward, backward and fused AdamW under bf16 autocast."""
@@ -270,7 +256,7 @@ class Bench:
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         windows = {name: array.to(self.device) for name, array in random_windows(config, n_neurons, batch).items()}
         ids = torch.stack([torch.randperm(n_neurons)[:population] for _ in range(batch)]).to(self.device)
-        meter = attention_case.MemoryMeter(self.device)
+        meter = MemoryMeter(self.device)
         meter.reset()
 
         def one_step() -> Tensor:
@@ -295,30 +281,8 @@ class Bench:
         """The same with compiled flex attention in place of windowed attention."""
         if self.device.type == "cpu":
             return {"status": "left out: flex attention has no backward pass on a CPU"}
-        tokens.plan_attention = attention_case.plan_and_remember  # where `plan_window` looks it up
-        attention.windowed_attention = attention_case.FlexAttention(compiled=True)
+        use_flex_attention(compiled=True)
         return self.step(preset, mask)
-
-
-def small_model(config: OmniMouseConfig, n_neurons: int) -> OmniMouseModel:
-    """A random model with one session of distinct neurons, the same every time."""
-    torch.manual_seed(0)
-    model = OmniMouseModel(config).eval()
-    model.add_session(SESSION, n_neurons=n_neurons, animal_id="mouse")
-    with torch.no_grad():
-        for _, parameter in model.session_named_parameters(SESSION):
-            parameter.normal_(std=parameter.shape[-1] ** -0.5)
-    return model
-
-
-def random_windows(config: OmniMouseConfig, n_neurons: int, batch: int) -> dict[str, Tensor]:
-    """Windows of a session, on the CPU."""
-    torch.manual_seed(1)
-    return {
-        "responses": torch.randn(batch, config.num_response_samples, n_neurons).exp(),
-        "video": torch.randn(batch, 1, config.num_frames, config.frame_height, config.frame_width),
-        "behavior": torch.randn(batch, len(config.behavior_channels), config.num_behavior_samples),
-    }
 
 
 def scaled(mask: Mask, factor: float) -> Mask:

@@ -15,24 +15,22 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
-from machine import HERE, describe_machine, markdown_table, replace_file
+from floor import Floor, floor
+from machine import markdown_table, replace_file
+from meters import MIB, Row
+from running import Parser, describe_run, measured, report, start_case
 
 from omnimouse import simulate_recording
 from omnimouse.recordings.data.devices import SequenceDevice
 from omnimouse.recordings.formats.experanto.session_writer import write_sequence_meta
 from omnimouse.recordings.simulation.simulated import truth_folder
 
-MIB = 2**20
 SIMULATED = 250
 """Neurons that are simulated; larger populations repeat them."""
 
@@ -45,41 +43,30 @@ MASKS = ("stimulus+behavior", "forecasting+stimulus+behavior")
 PARTS = ("loaders", "model", "memory")
 WORKERS = (0, 1, 2, 4)
 DEFAULT_WORKERS = 2
-Row = dict[str, Any]
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line. What `--quick` makes small can still be set beside it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    # name: (default, with --quick, help)
-    sizes: dict[str, tuple[Any, Any, str]] = {
-        "sessions": (4, 2, "sessions that windows are read from"),
-        "neurons": (8000, 300, "neurons of each"),
-        "minutes": (10.0, 2.0, "length of each"),
-        "cold-steps": (20, 4, "steps read from disk; all of them should cover a small part of the sessions"),
-        "warm-steps": (60, 4, "steps read from the page cache"),
-        "repeats": (3, 1, "runs of each loader; medians are given"),
-        "preset": ("5m", "tiny", "size of the model that consumes"),
-        "model-steps": (2, 2, "steps of the model for each mask; the first is left out"),
-        "small-sessions": (64, 6, "small sessions that a loader goes through for many steps; a training: a quarter"),
-        "memory-steps": (10_000, 40, "steps of a small loader and of a small training"),
-        "large-memory-steps": (3000, 20, "steps of a loader of the large sessions"),
-    }
-    for name, (default, quick, text) in sizes.items():
-        parser.add_argument(f"--{name}", type=type(default), help=f"{text} (default: {default}; quick: {quick})")
+    """Reads the command line."""
+    parser = Parser(
+        __doc__,
+        {
+            "sessions": (4, 2, "sessions that windows are read from"),
+            "neurons": (8000, 300, "neurons of each"),
+            "minutes": (10.0, 2.0, "length of each"),
+            "cold-steps": (20, 4, "steps read from disk; all of them should cover a small part of the sessions"),
+            "warm-steps": (60, 4, "steps read from the page cache"),
+            "repeats": (3, 1, "runs of each loader; medians are given"),
+            "preset": ("5m", "tiny", "size of the model that consumes"),
+            "model-steps": (2, 2, "steps of the model for each mask; the first is left out"),
+            "small-sessions": (64, 6, "small sessions that a loader goes through; a training: a quarter"),
+            "memory-steps": (10_000, 40, "steps of a small loader and of a small training"),
+            "large-memory-steps": (3000, 20, "steps of a loader of the large sessions"),
+        },
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the model (default: cpu)")
     parser.add_argument("--work", type=Path, help="folder of the sessions, used again (default: a temporary folder)")
-    parser.add_argument("--quick", action="store_true", help="toy size; writes only with --output")
-    parser.add_argument("--output", type=Path, help="folder of the results (default: benchmarks/results)")
-    options = parser.parse_args(argv)
-    for name, (default, quick, _) in sizes.items():
-        field = name.replace("-", "_")
-        if getattr(options, field) is None:
-            setattr(options, field, quick if options.quick else default)
-    if options.output is None and not options.quick:
-        options.output = HERE / "results"
-    return options
+    return parser.options(argv)
 
 
 def write_sessions(folder: Path, count: int, n_neurons: int, minutes: float) -> list[str]:
@@ -150,26 +137,11 @@ def widen(folder: Path, n_neurons: int, *, seed: int) -> None:
     write_sequence_meta(responses, cell_motor_coordinates=coordinates)
 
 
-def start_case(*, threads: int | None = None, **case: Any) -> subprocess.Popen[str]:
-    """Starts a case in a new process."""
-    environment = {**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
-    command = [sys.executable, str(HERE / "loader_case.py"), json.dumps(case)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish_case(process: subprocess.Popen[str]) -> Row:
-    """What a case measured."""
-    out, errors = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"The case {process.args} failed:\n{errors}")
-    return json.loads(out.splitlines()[-1])
-
-
 def median_of(rows: list[Row]) -> Row:
     """Medians of windows per second and bytes per window, cold and warm; all runs beside them."""
     row: Row = {"runs": rows}
     for state in ("cold", "warm"):
-        names = ("windows_per_second", "disk_bytes_per_window")
+        names = ("windows_per_second", "disk_bytes_per_window", "bytes_per_window")
         row[state] = {name: statistics.median(run[state][name] for run in rows) for name in names}
         row[state]["cached_before"] = statistics.median(run[f"cached_before_{state}"] for run in rows)
     return row
@@ -195,12 +167,11 @@ def measure_loaders(options: argparse.Namespace, places: list[str]) -> list[Row]
     asked.append({"reading": "loader that opens", "do": "loader", "workers": DEFAULT_WORKERS, "open_recordings": 1})
     # Round after round, so that a machine that gets slower does so for all.
     runs = [
-        [finish_case(start_case(**{**case, **{name: value for name, value in row.items() if name != "reading"}}))
-         for row in asked]
-        for _ in range(options.repeats)
-    ]  # fmt: skip
+        [measured(start_case("loader_case.py", **{**case, **row})) for row in asked] for _ in range(options.repeats)
+    ]
     rows = [{**row, **median_of([run[i] for run in runs])} for i, row in enumerate(asked)]
-    print(format_loaders(rows), flush=True)
+    for row in rows:
+        print(row["reading"], row["workers"], f"{row['warm']['windows_per_second']:.1f} windows/s", flush=True)
     return rows
 
 
@@ -219,7 +190,7 @@ def measure_model(options: argparse.Namespace, places: list[str]) -> list[Row]:
             "steps": options.model_steps,
             "device": options.device,
         }
-        row = finish_case(start_case(**case))
+        row = measured(start_case("loader_case.py", **case))
         rows.append({**row, "mask": mask, "windows_per_second": 8 / row["seconds"]})
         print(f"{mask}: {row['seconds']:.2f} s a step", flush=True)
     return rows
@@ -243,14 +214,14 @@ def measure_memory(
     try:
         for row in asked:
             case = {name: value for name, value in row.items() if name != "case"}
-            started.append(start_case(threads=1, **common, **case, every=max(1, row["steps"] // 20)))
-        found = [finish_case(process) for process in started]
+            started.append(start_case("loader_case.py", threads=1, **common, **case, every=max(1, row["steps"] // 20)))
+        found = [measured(process) for process in started]
     finally:
         for process in started:
             process.kill()
     return [
-        {"case": row["case"], "steps": row["steps"], "n_sessions": len(row["recordings"]), **measured}
-        for row, measured in zip(asked, found, strict=True)
+        {"case": row["case"], "steps": row["steps"], "n_sessions": len(row["recordings"]), **samples}
+        for row, samples in zip(asked, found, strict=True)
     ]
 
 
@@ -260,9 +231,10 @@ def slope(samples: list[Row], name: str, after: int) -> float:
     return 1000 * float(np.polyfit([s["step"] for s in late], [s[name] for s in late], 1)[0])
 
 
-def format_loaders(rows: list[Row]) -> str:
+def format_loaders(rows: list[Row], run: Row) -> list[str]:
     """Loader rows as a markdown table; ratios are against the bare memory map."""
     header = ["reading", "workers", "cold windows/s", "x map", "MB/window", "cached", "warm windows/s", "x map"]
+    header.append("of copy")
     cells = []
     for row in rows:
         cold, warm = row["cold"], row["warm"]
@@ -276,30 +248,51 @@ def format_loaders(rows: list[Row]) -> str:
                 f"{cold['cached_before']:.1%}",
                 f"{warm['windows_per_second']:.1f}",
                 f"{warm['windows_per_second'] / rows[0]['warm']['windows_per_second']:.2f}",
+                _share(run, n_bytes=warm.get("bytes_per_window", 0) * warm["windows_per_second"]),
             ]
         )
-    return "\n".join(markdown_table(header, cells, numbers_from=1))
+    return markdown_table(header, cells, numbers_from=1)
 
 
-def format_model(rows: list[Row], loaders: list[Row]) -> str:
+def _share(run: Row, precision: str = "float32", **amounts: float) -> str:
+    """Share of the floor of a run; empty for runs that were measured before floors were."""
+    return f"{Floor(**run['floor']).share(precision=precision, **amounts):.0%}" if "floor" in run else ""
+
+
+def format_model(rows: list[Row], loaders: list[Row], run: Row) -> list[str]:
     """Model rows as a markdown table; ratios are of the loader with the default workers to the model."""
     fed = next(row for row in loaders if row["reading"] == "loader" and row["workers"] == DEFAULT_WORKERS)
-    header = ["mask", "neurons", "s/step", "windows/s", "wait ms", "loader cold / model", "loader warm / model"]
+    header = [
+        "mask",
+        "neurons",
+        "s/step",
+        "windows/s",
+        "of floor",
+        "wait ms",
+        "loader cold / model",
+        "loader warm / model",
+    ]
     cells = [
         [
             row["mask"],
             f"{row['population']:,}",
             f"{row['seconds']:.3g}",
             f"{row['windows_per_second']:.3g}",
+            _share(run, precision_of(row), operations=row.get("operations", 0), seconds=row["seconds"]),
             f"{1000 * row['wait']:.1f}",
             *(f"{fed[state]['windows_per_second'] / row['windows_per_second']:,.0f}" for state in ("cold", "warm")),
         ]
         for row in rows
     ]
-    return "\n".join(markdown_table(header, cells))
+    return markdown_table(header, cells)
 
 
-def format_memory(rows: list[Row]) -> str:
+def precision_of(row: Row) -> str:
+    """The type in which a step of `train` multiplies."""
+    return "bfloat16" if row["precision"] == "bf16" else "float32"
+
+
+def format_memory(rows: list[Row]) -> list[str]:
     """Memory rows as a markdown table: after the first step, a tenth, a half and all of the steps."""
     header = ["what", "sessions", "steps", "ms/step", "allocated MiB: first step", "a tenth", "half", "all"]
     header += ["MiB per 1,000 steps", "resident MiB: a tenth", "all", "MiB per 1,000 steps"]
@@ -324,7 +317,7 @@ def format_memory(rows: list[Row]) -> str:
                 f"{slope(samples, 'rss', steps // 10) / MIB:+.2f}",
             ]
         )
-    return "\n".join(markdown_table(header, cells))
+    return markdown_table(header, cells)
 
 
 def format_report(content: Row) -> str:
@@ -333,51 +326,36 @@ def format_report(content: Row) -> str:
     bare = [run for row in loaders if row["do"] == "bare" for run in row["runs"]]
     planning = statistics.median(row["planning_windows_per_second"] for row in bare)
     disk = statistics.median(row["read_through_bytes_per_second"] for row in bare)
-    lines = [
-        "# The pre-training loader",
-        "",
-        "Written by `benchmarks/loader.py`; `benchmarks/README.md` explains the columns.",
-        "",
-        format_loaders(loaders),
-        "",
-        _conditions(content["loaders"]["run"]),
-        "",
+    speeds = (
         f"Choosing windows, mask and neurons alone: {planning:,.0f} windows/s. Reading all files from start to end, "
-        f"cold: {disk / 1e9:.2f} GB/s.",
-        "",
-    ]
+        f"cold: {disk / 1e9:.2f} GB/s."
+    )
+    run = content["loaders"]["run"]
+    parts = [format_loaders(loaders, run), [_conditions(run)], [speeds]]
     if "model" in content:
         rows, run = content["model"]["rows"], content["model"]["run"]
         device = f"{rows[0]['device']}, {rows[0]['precision']}, {rows[0]['threads']} threads"
-        lines += [
-            "## What the model consumes",
-            "",
-            format_model(rows, loaders),
-            "",
-            f"{device}. {_conditions(run)}",
-            "",
-        ]
+        table = format_model(rows, loaders, run)
+        parts += [["## What the model consumes"], table, [f"{device}. {_conditions(run)}"]]
     if "memory" in content:
         rows, run = content["memory"]["rows"], content["memory"]["run"]
-        lines += ["## Memory", "", format_memory(rows), "", _conditions(run), ""]
-    return "\n".join(lines)
+        parts += [["## Memory"], format_memory(rows), [_conditions(run)]]
+    return report("The pre-training loader", "loader.py", *parts)
 
 
 def _conditions(run: Row) -> str:
-    """Machine and versions of a run, in a line."""
+    """Machine, versions and floor of a run, in a line."""
+    found = f" {Floor(**run['floor']).sentence()}." if "floor" in run else ""
     return (
         f"Measured {run['started']}: {run['cpu']}, {run['cores']} cores, {run['memory_gib']} GiB; "
-        f"torch {run['torch']}; commit {run['commit']}."
+        f"torch {run['torch']}; commit {run['commit']}.{found}"
     )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse_arguments(argv)
-    run: Row = {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **describe_machine(),
-        **{name: value for name, value in vars(options).items() if name not in ("work", "output", "quick")},
-    }
+    settings = {name: value for name, value in vars(options).items() if name not in ("work", "output", "quick")}
+    run = describe_run(floor(options.device, quick=options.quick), **settings)
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         name = "loader" if options.device == "cpu" else f"loader-{options.device}"
@@ -401,10 +379,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 replace_file(place, json.dumps(content, indent=1) + "\n")
     if "loaders" not in content:
         raise SystemExit("There is no measurement of the loaders to compare with; leave --parts out.")
-    report = format_report(content)
+    text = format_report(content)
     if options.output is not None:
-        replace_file(options.output / f"{name}.md", report)
-    print("\n" + report)
+        replace_file(options.output / f"{name}.md", text)
+    print("\n" + text)
 
 
 if __name__ == "__main__":

@@ -7,35 +7,23 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import json
 import mmap
 import os
-import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-Sample = dict[str, int]
+from meters import answer, memory
 
 TINY = {
     "hidden_size": 32, "num_attention_heads": 1, "num_latents": 8, "num_fusion_layers": 1, "num_local_layers": 1,
     "identity_size": 8, "video_hidden_size": 16, "video_num_heads": 1, "video_depths": [1, 1],
 }  # fmt: skip
 """Fields of the `tiny` preset that differ in the model whose memory is watched over many steps."""
-
-
-def memory() -> Sample:
-    """Resident memory of this process in bytes: what it allocated, all of it, and its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = {name: value for name, _, value in (line.partition(":") for line in lines)}
-    names = {"anon": "RssAnon", "rss": "VmRSS", "peak": "VmHWM"}
-    return {key: int(fields[name].split()[0]) * 1024 for key, name in names.items()}
 
 
 def bytes_from_disk() -> int:
@@ -128,13 +116,15 @@ def stream(run: Any, first: int, last: int) -> Iterator[Any]:
 
 def measure_reading(batches: Iterable[Any], n_windows: int) -> dict[str, float]:
     """Goes through batches and does nothing with them."""
-    disk, start = bytes_from_disk(), time.perf_counter()
-    for _ in batches:
-        pass
+    disk, start, n_bytes = bytes_from_disk(), time.perf_counter(), 0
+    for batch in batches:
+        arrays = batch.arrays.values() if hasattr(batch, "arrays") else [batch]
+        n_bytes += sum(array.nbytes for array in arrays)
     seconds = time.perf_counter() - start
     return {
         "seconds": seconds,
         "windows_per_second": n_windows / seconds,
+        "bytes_per_window": n_bytes / n_windows,
         "disk_bytes_per_window": (bytes_from_disk() - disk) / n_windows,
     }
 
@@ -207,6 +197,7 @@ def model(case: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from omnimouse.training.pretraining.step import pretraining_step
+    from omnimouse.training.runs.flops import training_flops
 
     start = time.perf_counter()
     run = prepare(case, case["steps"], fresh=True)
@@ -221,7 +212,11 @@ def model(case: dict[str, Any]) -> dict[str, Any]:
         if cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start - waits[-1])
+    plan = batch.plan
+    layout = run.model.window_plan(run.masks.usable[plan.session][plan.mask_index], plan.neuron_ids.shape[1])
+    sizes = {"n_windows": case["batch_size"], "n_neurons": run.owned[plan.session].n_neurons}
     return {
+        "operations": training_flops(layout, run.model.config, **sizes),
         "preparation_seconds": preparation,
         "step_seconds": seconds,
         "wait_seconds": waits,
@@ -298,12 +293,5 @@ def train_memory(case: dict[str, Any]) -> dict[str, Any]:
     return samples.result()
 
 
-def main() -> None:
-    case = json.loads(sys.argv[1])
-    warnings.simplefilter("ignore")
-    cases = {function.__name__: function for function in (loader, bare, model, loader_memory, train_memory)}
-    print(json.dumps(cases[case["do"]](case)))
-
-
 if __name__ == "__main__":
-    main()
+    answer(loader, bare, model, loader_memory, train_memory)

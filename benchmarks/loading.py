@@ -10,7 +10,6 @@ that the tests use, in a process of its own.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -20,46 +19,39 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from machine import GIB, HERE, describe_machine, markdown_table, replace_file
+from floor import Floor, floor
+from machine import HERE, markdown_table
+from meters import GIB, Row
+from running import Parser, conditions, describe_run, measured, report, start_case, write_results
 from stand_in import read_manifest, write_model, write_published
 
 REPO = "lab/stand-in"
 WANTED = ("none", "one", "all")
 TESTS = HERE.parent / "tests"
-Row = dict[str, Any]
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads the command line. What `--quick` makes small can still be set beside it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", help="size of the core (default: 80m)")
+    """Reads the command line."""
+    parser = Parser(
+        __doc__,
+        {
+            "preset": ("80m", "1m", "size of the core"),
+            "sessions": (333, 5, "first so many sessions of the corpus"),
+        },
+    )
     parser.add_argument("--identity-size", type=int, default=256, help="as in the released checkpoints (default: 256)")
-    parser.add_argument("--sessions", type=int, help="first so many sessions of the corpus (default: all 333)")
     parser.add_argument("--ranks", type=int, default=8, help="rank files of the published form (default: 8)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each case; medians are given (default: 3)")
     parser.add_argument("--folder", type=Path, help="where to write the weights (default: a temporary folder)")
-    parser.add_argument("--quick", action="store_true", help="1m preset, 5 sessions; writes only with --output")
-    parser.add_argument("--output", type=Path, help="folder of the results (default: benchmarks/results)")
-    options = parser.parse_args(argv)
-    options.preset = options.preset or ("1m" if options.quick else "80m")
-    if options.quick and options.sessions is None:
-        options.sessions = 5
-    if options.output is None and not options.quick:
-        options.output = HERE / "results"
-    return options
+    return parser.options(argv)
 
 
 def run_case(environment: dict[str, str] | None = None, **case: Any) -> Row:
     """Measures a case in a new process."""
-    command = [sys.executable, str(HERE / "loading_case.py"), json.dumps(case)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"The case {case} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return measured(start_case("loading_case.py", environment=environment, **case))
 
 
 @contextmanager
@@ -133,7 +125,8 @@ def measure(options: argparse.Namespace, work: Path) -> list[Row]:
                 )
             for number in range(options.repeats):
                 shutil.rmtree(work / f"home-{wanted}-{number}")
-            print(format_rows(rows[-3:]), flush=True)
+            for row in rows[-3:]:
+                print(row["from"], wanted, f"{row['seconds']:.2f} s", flush=True)
     shutil.rmtree(model)
     rows.append(measure_conversion(options, work))
     return rows
@@ -163,22 +156,15 @@ def measure_conversion(options: argparse.Namespace, work: Path) -> Row:
 
 def memory_above(row: Row) -> int:
     """Peak resident memory above that of Python with its libraries."""
-    return row["after"]["peak"] - row["before"]["now"]
+    return row["after"]["peak"] - row["before"]["rss"]
 
 
-def format_rows(rows: list[Row]) -> str:
+HEADER = ["from", "sessions", "GB", "seconds", "x core alone", "+ touching", "peak memory GiB", "x core alone", "raw s",
+          "of copy"]  # fmt: skip
+
+
+def format_rows(rows: list[Row], floor: Floor) -> list[str]:
     """The rows as a markdown table; ratios are against the core alone from the same place."""
-    header = [
-        "from",
-        "sessions",
-        "GB",
-        "seconds",
-        "x core alone",
-        "+ touching",
-        "peak memory GiB",
-        "x core alone",
-        "raw s",
-    ]
     cells = []
     for row in rows:
         core = next((r for r in rows if r["from"] == row["from"] and r["wanted"] == "none"), None)
@@ -193,49 +179,40 @@ def format_rows(rows: list[Row]) -> str:
                 f"{memory_above(row) / GIB:.2f}",
                 f"{memory_above(row) / memory_above(core):.2f}" if core else "",
                 f"{row['raw_seconds']:.2f}",
+                f"{floor.share(n_bytes=row['bytes'], seconds=row.get('touched_seconds', row['seconds'])):.0%}",
             ]
         )
-    return "\n".join(markdown_table(header, cells, numbers_from=2))
+    return markdown_table(HEADER, cells, numbers_from=2)
 
 
-def format_report(run: dict[str, Any], rows: list[Row]) -> str:
+def format_report(run: Row, rows: list[Row]) -> str:
+    """The page of results."""
     conversion = rows[-1]
-    lines = [
-        "# Loading: none, one or all sessions",
-        "",
-        "Written by `benchmarks/loading.py`; `benchmarks/README.md` explains the columns.",
-        "",
-        format_rows(rows),
-        "",
+    note = (
         f"Conversion wrote {conversion['bytes_written'] / 1e9:.2f} GB; its core takes "
         f"{conversion['core_bytes'] / GIB:.2f} GiB, the largest rank's own sessions "
-        f"{conversion['rank_sessions_bytes'] / GIB:.2f} GiB.",
-        "",
-        *(f"- {name.replace('_', ' ')}: {value}" for name, value in run.items()),
-        "",
-    ]
-    return "\n".join(lines)
+        f"{conversion['rank_sessions_bytes'] / GIB:.2f} GiB."
+    )
+    table = format_rows(rows, Floor(**run["floor"]))
+    return report("Loading: none, one or all sessions", "loading.py", table, [note], conditions(run))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse_arguments(argv)
     specs = read_manifest(options.sessions)
-    run = {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **describe_machine(),
-        "preset": options.preset,
-        "identity_size": options.identity_size,
-        "sessions": len(specs),
-        "neurons": sum(spec.n_neurons for spec in specs),
-        "repeats": options.repeats,
-    }
+    run = describe_run(
+        floor(quick=options.quick),
+        preset=options.preset,
+        identity_size=options.identity_size,
+        sessions=len(specs),
+        neurons=sum(spec.n_neurons for spec in specs),
+        repeats=options.repeats,
+    )
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         rows = measure(options, Path(folder))
-    report = format_report(run, rows)
-    if options.output is not None:
-        replace_file(options.output / "loading.md", report)
-        replace_file(options.output / "loading.json", json.dumps({"run": run, "rows": rows}, indent=1) + "\n")
-    print("\n" + report)
+    text = format_report(run, rows)
+    write_results(options.output, "loading", text, {"run": run, "rows": rows})
+    print("\n" + text)
 
 
 if __name__ == "__main__":

@@ -5,22 +5,13 @@ python benchmarks/loading_case.py '{"do": "load", "name": "FOLDER OR REPO", "ses
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 import urllib.request
-import warnings
 from pathlib import Path
 from typing import Any
 
-
-def memory() -> dict[str, int]:
-    """Resident memory of this process in bytes: its peak, what it holds now, and how much of that are mapped files."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = {name: value for name, _, value in (line.partition(":") for line in lines)}
-    names = {"peak": "VmHWM", "now": "VmRSS", "files": "RssFile"}
-    return {key: int(fields[name].split()[0]) * 1024 for key, name in names.items()}
+from meters import answer, memory
 
 
 def load(case: dict[str, Any]) -> dict[str, Any]:
@@ -79,13 +70,6 @@ def read(case: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - start, "bytes": size}
 
 
-def main() -> None:
-    case = json.loads(sys.argv[1])
-    warnings.simplefilter("ignore")
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    result = {"load": load, "convert": convert, "read": read}[case["do"]](case)
-    print(json.dumps(result))
-
-
 if __name__ == "__main__":
-    main()
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    answer(load, convert, read)

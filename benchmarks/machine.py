@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import transformers
 
-GIB = 2**30
 HERE = Path(__file__).resolve().parent
 
 
@@ -41,7 +40,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu": model,
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": available_cores(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
     }
 
 

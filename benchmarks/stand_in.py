@@ -10,6 +10,7 @@ from torch import Tensor
 
 from omnimouse import OmniMouseConfig, OmniMouseModel, OmniMouseProcessor
 from omnimouse.corpus.manifest import corpus_sessions
+from omnimouse.model.core_identity import core_settings
 from omnimouse.model.session_tables.session_specs import SessionSpec
 from omnimouse.pretrained.published.published_names import all_names
 from omnimouse.pretrained.session_files import write_index, write_session
@@ -49,9 +50,10 @@ def random_core(preset: str, identity_size: int, layout: str = "spatial") -> Omn
 
 def write_model(folder: Path, preset: str, identity_size: int, specs: list[SessionSpec]) -> None:
     """Writes a model folder, session by session."""
-    index = {spec.key: write_session(folder, spec, tensors) for spec, tensors in random_sessions(specs, identity_size)}
-    write_index(folder, index)
-    random_core(preset, identity_size).save_pretrained(folder)
+    core = random_core(preset, identity_size)
+    settings, sessions = core_settings(core.config), random_sessions(specs, identity_size)
+    write_index(folder, {spec.key: write_session(folder, spec, tensors, settings) for spec, tensors in sessions})
+    core.save_pretrained(folder)
 
 
 def write_published(folder: Path, preset: str, identity_size: int, specs: list[SessionSpec], ranks: int) -> None:

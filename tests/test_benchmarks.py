@@ -1,5 +1,7 @@
 """The benchmark for GPUs runs at toy size on a CPU, and nothing that befalls a case stops the others; kernel counts."""
 
+import dataclasses
+import importlib
 import json
 import subprocess
 import sys
@@ -16,12 +18,39 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 @pytest.fixture
 def gpu(monkeypatch):
     """The module `benchmarks/gpu.py`."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import gpu
+    yield from _module(monkeypatch, "gpu")
 
-    yield gpu
-    for name in ("gpu", "machine"):
-        sys.modules.pop(name)
+
+@pytest.fixture
+def floor(monkeypatch):
+    """The module `benchmarks/floor.py`."""
+    yield from _module(monkeypatch, "floor")
+
+
+def _module(monkeypatch, name):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before = set(sys.modules)
+    yield importlib.import_module(name)
+    for other in set(sys.modules) - before:
+        if str(getattr(sys.modules[other], "__file__", "")).startswith(str(BENCHMARKS)):
+            sys.modules.pop(other)
+
+
+def test_a_share_is_of_the_best_product_or_of_the_copy(floor):
+    lowest = floor.Floor("cpu", 2, {"float32": {"a": 1e9, "b": 4e9}, "bfloat16": {"a": 8e9}}, copied=5e9)
+    assert lowest.share(operations=1e9, seconds=0.5) == 0.5
+    assert lowest.share(operations=1e9, seconds=0.5, precision="bfloat16") == 0.25
+    assert lowest.share(n_bytes=1e9) == 0.2
+    with pytest.raises(ValueError, match="operations or n_bytes"):
+        lowest.share(operations=1.0, n_bytes=1.0)
+
+
+def test_the_floor_is_measured_at_the_widths_of_the_model(floor):
+    found = floor.floor(quick=True, repeats=1)
+    assert set(found.products) == {"float32", "bfloat16"}
+    assert list(found.products["float32"]) == ["64x64x64", "64x128x384", "64x256x768", "64x768x2176"]
+    assert found.copied > 0 and all(rate > 0 for rate in found.products["bfloat16"].values())
+    assert floor.Floor(**json.loads(json.dumps(dataclasses.asdict(found)))) == found
 
 
 @pytest.fixture
