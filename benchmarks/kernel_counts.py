@@ -23,7 +23,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from machine import GIB, describe_machine, markdown_table, replace_file
+from machine import describe_machine, markdown_table, replace_file
+from meters import GIB
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
