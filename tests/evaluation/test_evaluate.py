@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from omnimouse.evaluation import evaluate
+from omnimouse.evaluation.baselines import last_visible_sample
 from omnimouse.evaluation.evaluate import spread
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.masking.masks import TASKS, Mask
+from omnimouse.model.masking.masks import EVALUATION_MASKS, TASKS, Mask
 from omnimouse.model.session_tables.session_specs import hash_unit_ids
 from omnimouse.support.tensor_files import hash_tensors
 
@@ -98,11 +99,23 @@ def test_behavior_counts_all_positions(fakes):
     assert task.behavior_groups == pytest.approx(groups, abs=1e-6)
 
 
+def test_last_visible_sample():
+    def last(mask, n_neurons=50):
+        return last_visible_sample(mask.resolve(n_neurons, OmniMouseConfig()))
+
+    assert last(TASKS["forecasting"]) == 24
+    assert last(TASKS["population"]) is None
+    assert last(EVALUATION_MASKS["validation"]["inverse_population_causal_response_video_behavior"], 4096) == 24
+    adjoining = {"context_start": 0, "context_length": 60, "n_target_neurons": None, "target_start": 30}
+    assert last(Mask(None, 0, 30, **adjoining, target_length=30, behavior="encoded")) == 29
+    assert last(Mask(None, 0, 60, context_start=0, context_length=60, target_start=60, behavior="decoded")) is None
+
+
 def test_last_visible_value_where_there_is_one(fakes):
     scores = evaluate(fakes.model, fakes.recording, ["forecasting", "population", "stimulus"], **SILENT)
     resolved = TASKS["forecasting"].resolve(80, fakes.model.config)
     data = fakes.windows[0].data["responses"].double().numpy()
-    last = np.repeat(data[:, resolved.last_visible_sample][:, None], 30, axis=1)
+    last = np.repeat(data[:, last_visible_sample(resolved)][:, None], 30, axis=1)
     held = scores["forecasting"].baselines["last_visible_value"]
     np.testing.assert_allclose(held.per_neuron, correlations(last, data[:, 30:]), atol=1e-6)
     assert held.score == pytest.approx(held.per_neuron.mean())

@@ -135,17 +135,6 @@ def test_full_prefix_with_everyone_visible_is_one_segment():
     assert [(p.first, p.start, p.stop) for p in resolved.targets] == [(0, 30, 60)]
 
 
-def test_last_visible_sample():
-    assert TASKS["forecasting"].resolve(50, CONFIG).last_visible_sample == 24
-    assert TASKS["population"].resolve(50, CONFIG).last_visible_sample is None
-    inverse = EVALUATION_MASKS["validation"]["inverse_population_causal_response_video_behavior"]
-    assert inverse.resolve(4096, CONFIG).last_visible_sample == 24
-    adjoining = mask(n_visible_neurons=None, prefix_length=30, target_start=30, target_length=30)
-    assert adjoining.resolve(50, CONFIG).last_visible_sample == 29
-    nothing = mask(n_target_neurons=0, target_start=60, target_length=0, n_visible_neurons=None, behavior="decoded")
-    assert nothing.resolve(50, CONFIG).last_visible_sample is None
-
-
 @pytest.mark.parametrize(
     ("start", "frames", "steps"),
     [

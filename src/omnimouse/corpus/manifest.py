@@ -107,10 +107,7 @@ def collection(name: str) -> tuple[str, ...]:
 def choose_sessions(what: str | Iterable[str], keys: Iterable[str], where: str) -> tuple[list[str], list[str]]:
     """Finds sessions by keys, globs of keys, and names of collections.
 
-    Args:
-        what: keys, short or in full; globs, which are compared with short and full keys; names of collections.
-        keys: the sessions there are, by short or full keys.
-        where: what the sessions are those of, for errors.
+    Keys may be short or in full, as may those that there are; globs are compared with both. Errors name `where`.
 
     Returns:
         The chosen ones of `keys`, each once: those of a collection in its order, all others in the order of `keys`. And

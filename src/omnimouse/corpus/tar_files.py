@@ -44,15 +44,12 @@ class _Member(tarfile.TarInfo):
 
 
 def extract_tar(tar: Path, folder: Path, *, check_stop: Callable[[], None] = lambda: None) -> None:
-    """Unpacks a tar file, not compressed, into a new folder.
+    """Unpacks a tar file, not compressed, into a new folder, which is not there afterwards if anything went wrong.
 
     Permissions, owners and times of the archive are ignored. Files cannot add up to more than the archive's own bytes:
     sparse files, which could, are refused.
 
-    Args:
-        tar: the tar file.
-        folder: folder to make. It must not exist, and does not afterwards if anything went wrong.
-        check_stop: called once for every member and megabyte; raises to stop.
+    `check_stop` is called once for every member and megabyte, and raises to stop.
 
     Raises:
         ValueError: the archive is damaged, cut off, or holds what has no place in it: names that are absolute or have

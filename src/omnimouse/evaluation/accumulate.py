@@ -106,7 +106,7 @@ class TaskRun:
             responses = in_order(responses, neuron_ids)
             expected = {name: in_order(values, neuron_ids) for name, values in expected.items()}
         rules = {"model": predictions}
-        if self.resolved.last_visible_sample is not None:
+        if baselines.last_visible_sample(self.resolved) is not None:
             rules[baselines.LAST_VISIBLE_VALUE] = baselines.last_visible_value(_accurate(responses), self.resolved)
         for name, values in rules.items():
             self._add_moments(name, values, targets, valid, ids)

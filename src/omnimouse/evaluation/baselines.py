@@ -22,6 +22,13 @@ GIVEN_STIMULUS_AND_BEHAVIOR = "given_stimulus_and_behavior"
 GIVEN_EVERYTHING = "given_everything"
 
 
+def last_visible_sample(resolved: ResolvedMask) -> int | None:
+    """Last sample before the targets in which every target neuron is visible, or `None`."""
+    mask, everyone = resolved.mask, resolved.n_visible >= resolved.n_neurons
+    stop = mask.prefix_start + (mask.prefix_length if everyone else mask.full_population_prefix_length)
+    return stop - 1 if resolved.targets and mask.prefix_start < stop <= mask.target_start else None
+
+
 def last_visible_value(responses: Tensor, resolved: ResolvedMask) -> Tensor:
     """Predict every target sample of a neuron by the neuron's last visible sample.
 
@@ -32,9 +39,9 @@ def last_visible_value(responses: Tensor, resolved: ResolvedMask) -> Tensor:
     Returns:
         [B, L, Q], a view that takes no memory of its own.
     """
-    assert resolved.last_visible_sample is not None
-    last = responses[:, resolved.last_visible_sample, resolved.first_target_neuron :]
-    return last[:, None, :].expand(-1, resolved.target_length, -1)
+    sample = last_visible_sample(resolved)
+    assert sample is not None
+    return responses[:, sample, None, resolved.first_target_neuron :].expand(-1, resolved.target_length, -1)
 
 
 def training_mean(means: np.ndarray, resolved: ResolvedMask, batch: int) -> Tensor:

@@ -23,11 +23,6 @@ from omnimouse.hub.names import missing_note
 def explained(repo: str, revision: str | None, *, dataset: bool = False) -> Iterator[None]:
     """Turns errors of the Hub client into ones that say what to do.
 
-    Args:
-        repo: The repo that is asked for.
-        revision: The revision that is asked for.
-        dataset: Whether it is a dataset, and not a model.
-
     Raises:
         OSError: The Hub has no such repo or revision, does not give it to this token, or cannot be reached.
         ValueError: The repo's name cannot be one.

@@ -83,21 +83,13 @@ class HubOptions:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model's files come from, and where they lie.
+    """Where a model's files come from, and where they lie."""
 
-    Args:
-        name: What others can load it by: a packaged name, a repo, or an absolute folder.
-        folder: Folder on this machine in which its files lie, or appear when they are fetched.
-        commit: Commit of the repo, or `None` where there is no repo.
-        options: How to fetch more files; `None` where all are there.
-        core_sha256: Hash of its core, where it is known although the weights are not in the folder.
-    """
-
-    name: str
-    folder: Path
-    commit: str | None = None
-    options: HubOptions | None = None
-    core_sha256: str | None = None
+    name: str  # what others can load it by: a packaged name, a repo, or an absolute folder
+    folder: Path  # folder on this machine in which its files lie, or appear when they are fetched
+    commit: str | None = None  # commit of the repo, or `None` where there is no repo
+    options: HubOptions | None = None  # how to fetch more files; `None` where all are there
+    core_sha256: str | None = None  # hash of its core, where it is known although the weights are not in the folder
 
     @property
     def is_packaged(self) -> bool:

@@ -23,9 +23,10 @@ from omnimouse.model.input_checks import check_inputs, choose_neurons, recorded_
 from omnimouse.model.losses import window_losses
 from omnimouse.model.masking.mask_rules import video_steps
 from omnimouse.model.masking.masks import Mask, as_mask
+from omnimouse.model.plan_cache import PlanCache
 from omnimouse.model.session_tables.core_and_sessions import CoreAndSessions
 from omnimouse.model.session_tables.session_surgery import SessionTables
-from omnimouse.model.tokens import Identity, PlanCache, Tokens, WindowPlan, gather_neurons
+from omnimouse.model.tokens import Identity, Tokens, WindowPlan, gather_neurons
 from omnimouse.model.video import VideoEncoder
 
 if TYPE_CHECKING:  # the network knows no file, and a processor finds its own

@@ -4,13 +4,11 @@ Shape letters: B batch, N neurons of the session, P neurons of the population, D
 token window and stride.
 
 Times and intervals are integers (ticks of a common multiple of all rates), so no comparison rounds. They depend only on
-the mask, the population's size and the configuration; `plan_window` works them out once and `PlanCache` keeps them.
+the mask, the population's size and the configuration; `plan_window` works them out once.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -36,9 +34,7 @@ class WindowPlan:
     """Everything that a forward pass needs to know about times: computed once per mask, population size and device."""
 
     mask: ResolvedMask
-    encoder: (
-        AttentionPlan | None
-    )  # latents and registers to response and behaviour tokens; None where there are no latents or no tokens
+    encoder: AttentionPlan | None  # latents and registers to response and behaviour tokens, where there are any
     fusion_local: AttentionPlan
     fusion_global: AttentionPlan
     decoder: AttentionPlan  # queries to the fused sequence
@@ -133,37 +129,6 @@ def _latent_layout(mask: ResolvedMask, config: OmniMouseConfig) -> Layout:
     size = config.latent_window
     latents = tuple(_samples(config.num_latents, step * size, size, config) for step in mask.latent_steps)
     return latents + ((_whole_window(config.num_registers, config),) if config.num_registers else ())
-
-
-class PlanCache:
-    """Keeps the most recently used plans. Copying or pickling a model starts an empty cache."""
-
-    def __init__(self, size: int = 160):  # a plan of 8,000 neurons holds about 20 MB of rotary tables
-        self.size = size
-        self._plans: OrderedDict[Hashable, WindowPlan] = OrderedDict()
-
-    def get(
-        self,
-        mask: ResolvedMask,
-        config: OmniMouseConfig,
-        device: torch.device,
-        channels: tuple[int, ...] | None = None,
-    ) -> WindowPlan:
-        """Returns the plan of a mask on a device, see `plan_window`, computing it at first use."""
-        key = (mask, str(device), channels)
-        if key not in self._plans:
-            with torch.inference_mode(False):  # tensors made in inference mode could not serve training later
-                self._plans[key] = plan_window(mask, config, device, channels)
-            if len(self._plans) > self.size:
-                self._plans.popitem(last=False)
-        self._plans.move_to_end(key)
-        return self._plans[key]
-
-    def __len__(self) -> int:
-        return len(self._plans)
-
-    def __reduce__(self) -> tuple[type[PlanCache], tuple[int]]:
-        return PlanCache, (self.size,)
 
 
 def gather_neurons(responses: Tensor, ids: Tensor) -> Tensor:

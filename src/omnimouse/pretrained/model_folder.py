@@ -43,18 +43,11 @@ def write_model_folder(
     state: Mapping[str, Tensor] | None = None,
     **kwargs: Any,
 ) -> None:
-    """Writes a model's files into a folder, each whole or not at all, `config.json` last.
+    """Writes a model's files into a folder, each whole or not at all, `config.json` last; the folder is made if needed.
 
-    Args:
-        model: The model.
-        folder: Where to; created if needed.
-        source: Where the model came from, if from anywhere.
-        sessions: Which of its sessions to write.
-        card: What the caller says for the card.
-        name: The repo that the folder will be, if any.
-        state: All of the model's tensors as generic code wants them saved (`whole_state`): in `model.safetensors`, and
-            those of sessions in `sessions/` too.
-        **kwargs: For transformers' own `save_pretrained`.
+    `source` is where the model came from and `name` the repo that the folder will be, if any; `state` are all of the
+    model's tensors as generic code wants them saved (`whole_state`): in `model.safetensors`, and those of sessions in
+    `sessions/` too. More arguments are for transformers' own `save_pretrained`.
 
     Raises:
         ValueError: A session is not in the model, the folder holds sessions of another core, or the model carries

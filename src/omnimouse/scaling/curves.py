@@ -76,10 +76,6 @@ def make_curves(
 ) -> tuple[list[Curve], list[Curve]]:
     """Sorts points into curves.
 
-    Args:
-        points: as `collect_points` gives them.
-        data_axis: how data is counted.
-
     Returns:
         Curves over data, one for each size; and curves over size, one for each set of sessions. Those with a single
         point are left out. Longest first, then largest.
@@ -113,12 +109,7 @@ def _group(
 
 
 def judge(data: Sequence[Curve], size: Sequence[Curve]) -> Verdict:
-    """Compares what twice the data and twice the parameters would do to the loss, by the longest curve of each kind.
-
-    Args:
-        data: curves over data, see `make_curves`.
-        size: curves over size.
-    """
+    """Compares what twice the data and twice the parameters would do to the loss, by the longest curve of each kind."""
     data_change, data_draws, data_interval, data_text = _doubling("the data", data)
     size_change, size_draws, size_interval, size_text = _doubling("the parameters", size)
     share: float | None = None

@@ -156,11 +156,7 @@ def _read_point(folder: RunFolder) -> ScalingPoint:
 
 
 def best_points(points: Sequence[ScalingPoint]) -> list[ScalingPoint]:
-    """The point of lowest loss of each size and set of sessions: where longer training only fits noise, a shorter one.
-
-    Args:
-        points: as `collect_points` gives them; the order is kept.
-    """
+    """The point of lowest loss of each size and set of sessions: a shorter training where a longer one fits noise."""
     best: dict[tuple[int, tuple[str, ...]], ScalingPoint] = {}
     for point in points:
         key = (point.parameters, point.sessions)

@@ -65,11 +65,7 @@ def resolve_device(device: Device, *, cpu: bool = False) -> torch.device | None:
 
 @contextmanager
 def computing_on(model: nn.Module, device: torch.device | None) -> Iterator[None]:
-    """Has a model compute on a device within the block, without gradients, and has it back unchanged afterwards.
-
-    Args:
-        model: anything with parameters.
-        device: where to; None for where it is.
+    """Has a model compute on a device (None: where it is) within the block, without gradients; it comes back unchanged.
 
     Its own tensors are set aside and put back, so that nothing is copied twice and files that are mapped stay mapped.
     """

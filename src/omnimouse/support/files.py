@@ -152,12 +152,9 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def hash_file(path: Path, digest: Any = None, *, check_stop: Callable[[], None] = lambda: None) -> str:
-    """Feeds a file to a hash, in pieces, and returns that in hexadecimal.
+    """Feeds a file to a hash of `hashlib`, in pieces, and returns that in hexadecimal; a new SHA-256 by default.
 
-    Args:
-        path: the file.
-        digest: a hash of `hashlib`; a new SHA-256 by default.
-        check_stop: called once for every megabyte; raises to stop.
+    `check_stop` is called once for every megabyte, and raises to stop.
     """
     digest = hashlib.sha256() if digest is None else digest
     with path.open("rb") as file:

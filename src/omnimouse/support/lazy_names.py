@@ -12,11 +12,7 @@ if TYPE_CHECKING:
 
 
 def lazy_names(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package.
-
-    Args:
-        package: its name.
-        places: module of the package -> the names that come from it, with spaces between.
+    """The `__getattr__` of a package; `places` has, for its modules, the names that come from it, with spaces between.
 
     Returns:
         A function that loads such a name, or a module of the package, and raises AttributeError for any other.

@@ -9,13 +9,8 @@ from pathlib import Path
 def check_output(path: str | os.PathLike[str], recording: Path, *, folder: bool = False) -> Path:
     """Check that results can be written to `path`; nothing is created.
 
-    Args:
-        path: the file to write, or with `folder` the folder to write into; it may exist or not.
-        recording: folder of the recording that the results are about.
-        folder: whether `path` is a folder.
-
-    Returns:
-        The path.
+    It is a file, or with `folder` a folder to write into, and may exist or not; `recording` is the folder of what the
+    results are about. Returns the path.
 
     Raises:
         ValueError: `path` lies in the recording, is a folder where a file is expected or the other way round, or lies

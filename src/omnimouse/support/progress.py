@@ -48,10 +48,7 @@ class ProgressLines(terminal_tqdm):
 def progress_bar(iterable: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> tqdm:
     """A progress bar for a terminal or a notebook, lines for anything else.
 
-    Args:
-        iterable: What to count; without it, call `update`.
-        shown: Whether to show anything.
-        **options: Those of tqdm: `total`, `initial`, `desc`, `unit`, `unit_scale`, `leave`.
+    Without anything to count, call `update`. Options are tqdm's: `total`, `initial`, `desc`, `unit`, `leave`, ...
     """
     return (ProgressLines if writes_lines() else tqdm)(iterable, disable=not shown, **options)
 

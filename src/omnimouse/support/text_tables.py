@@ -9,13 +9,8 @@ Rows = Sequence[Sequence[str]]
 
 
 def text_table(header: Sequence[str], rows: Rows, *, rule: bool = False) -> list[str]:
-    """Lines of a table: the first column to the left, the others to the right, two spaces between.
-
-    Args:
-        header: names of the columns.
-        rows: as many cells each.
-        rule: draw a line below the header.
-    """
+    """Lines of a table: the first column to the left, the others to the right, two spaces between; with `rule`, a line
+    below the header."""
     widths = _widths(header, rows)
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()

@@ -14,10 +14,7 @@ from omnimouse.support.validation import to_mapping
 def read_yaml(path: Path, what: str, *, example: str) -> dict[str, Any]:
     """Reads the fields of a YAML file; an empty file has none.
 
-    Args:
-        path: of the file.
-        what: what error messages call it, e.g. "recipe".
-        example: one field with its value, as it may stand there.
+    Messages call it `what`, e.g. "recipe", and show the `example`, one field with its value as it may stand there.
 
     Raises:
         ValueError: no such file, no YAML, or something other than fields.
@@ -42,9 +39,7 @@ def to_yaml(value: Any) -> str:
 def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """Returns nested values with some of them replaced.
 
-    Args:
-        values: as read from YAML.
-        assignments: `name=value` or `section.name=value`, values written as in YAML (`null`, `[a, b]`, `1e-3`).
+    Assignments are `name=value` or `section.name=value`, values written as in YAML (`null`, `[a, b]`, `1e-3`).
 
     Raises:
         ValueError: an assignment without `=`, with a value that is no YAML, or into something that has no fields.

@@ -185,13 +185,6 @@ class ResolvedMask:
             predicted[rows, piece.first - self.first_target_neuron :] = True
         return predicted
 
-    @property
-    def last_visible_sample(self) -> int | None:
-        """Last sample before the targets in which every target neuron is visible, or `None`."""
-        mask, everyone = self.mask, self.n_visible >= self.n_neurons
-        stop = mask.prefix_start + (mask.prefix_length if everyone else mask.full_population_prefix_length)
-        return stop - 1 if self.targets and mask.prefix_start < stop <= self.target_start else None
-
 
 def _count(value: Count, n_neurons: int) -> int:
     if isinstance(value, float):
