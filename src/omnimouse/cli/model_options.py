@@ -26,6 +26,8 @@ DEFAULT_CORE = "omnimouse-tiny"
 
 SESSION_REVISION = "of the Hub repo that holds the session: branch, tag, commit, or refs/pr/1 (default: main)"
 
+CACHE_VIDEO = "store the core's video features of these windows on disk, for when they are needed again"
+
 TASK_HELP = """\
 tasks, by what is predicted in windows of two seconds:
   forecasting   responses in the second half, from all responses in the first
@@ -115,6 +117,7 @@ A run that was interrupted goes on where it stopped when the same command is giv
     mixed_precision: Literal["auto", "bf16", "no"] = option(
         "auto: bf16 where the device has it", default=FinetuneRecipe.mixed_precision
     )
+    cache_video: bool = switch(CACHE_VIDEO)
 
 
 class OfRecipe(WithJson):
@@ -228,6 +231,7 @@ class Evaluate(WithModel):
         type=names_or_all,
     )
     output: Path | None = option("also write the scores, neuron by neuron, as JSON", "FILE")
+    cache_video: bool = switch(CACHE_VIDEO)
 
 
 class Predict(WithModel):

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omnimouse.evaluation.accumulate import TaskRun, score_windows
-from omnimouse.evaluation.inputs import Inputs, Task, evaluating, prepare_inputs
+from omnimouse.evaluation.encoded_video.stored_video import StoredVideo
+from omnimouse.evaluation.inputs import Inputs, Task, encode_windows, evaluating, prepare_inputs
 from omnimouse.evaluation.scores import Scores
 from omnimouse.model.masking.mask_fitting import NotRecordedError, fit_mask, without_modalities
 from omnimouse.model.masking.masks import Mask, as_mask, build_tasks
@@ -44,6 +45,7 @@ def evaluate(
     progress: bool = True,
     session: str | None = None,
     device: Device = None,
+    cache_video: bool = False,
 ) -> Scores:
     """Scores a model on one tier of one session.
 
@@ -56,6 +58,7 @@ def evaluate(
         stride: see `omnimouse.evaluation`; 30 (the published choice) scores every sample of a contiguous run once,
             apart from its first 30. The published scores of the tier "validation" used 60.
         max_windows: score only so many windows, evenly spread over the tier.
+        cache_video: keep video features on disk, for scoring these windows again; see `evaluation/encoded_video`.
 
     Returns:
         Scores; `print(scores.table())` shows them. They carry the hashes of the weights scored.
@@ -77,10 +80,12 @@ def evaluate(
     )  # fmt: skip
     runs, left_out = _task_runs(tasks, inputs, model.config)
     indices = spread(len(inputs.windows), max_windows)
-    truth = load_truth(inputs.recording)
+    source = StoredVideo.of(model).source if cache_video else encode_windows
     with evaluating(model, place):
-        key = inputs.session_key
-        score_windows(model, key, inputs.windows, indices, runs, batch_size=batch_size, truth=truth, progress=progress)
+        score_windows(
+            model, inputs.session_key, inputs.windows, indices, runs, batch_size=batch_size,
+            truth=load_truth(inputs.recording), progress=progress, video_source=source,
+        )  # fmt: skip
     settings = {"stride": stride, "include_blanks": include_blanks, "max_windows": max_windows}
     return _scores(model, inputs, runs, left_out, len(indices), settings)
 

@@ -31,7 +31,7 @@ def evaluate_command(command: Evaluate) -> Said:
         task = _one_static_task(command)
         scores = evaluation.evaluate_static(model, recording, command.tier, task=task, batch_size=command.batch_size)
     else:
-        scores = evaluation.evaluate(model, recording, **command.take("tasks", *WINDOWS))
+        scores = evaluation.evaluate(model, recording, **command.take("tasks", "cache_video", *WINDOWS))
     if command.output is not None:
         scores.save(command.output)
     return Said(scores.to_dict(per_neuron=False), scores.table())
@@ -78,6 +78,8 @@ def _one_static_task(command: Evaluate) -> str:
         ValueError: An option that single images have no use for, or several tasks.
     """
     _refuse_window_options(command, stride=30)
+    if command.cache_video:
+        raise ValueError(f"{command.recording}: each of its single images is encoded once; leave out --cache-video")
     if command.tasks == "all":
         return STATIC_TASKS[0]
     if len(command.tasks) != 1:

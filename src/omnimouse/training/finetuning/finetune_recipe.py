@@ -36,7 +36,7 @@ sees one mouse would be driven away from what the others taught it before the ne
 _COUNTS = (
     "steps", "batch_size", "checkpoint_every", "validate_every", "max_validation_windows", "patience", "stride",
 )  # fmt: skip
-_FLAGS = ("train_core", "train_animal", "include_blanks", "validation_all_neurons")
+_FLAGS = ("train_core", "train_animal", "include_blanks", "validation_all_neurons", "cache_video")
 _CHOICES = {"mixed_precision": ("auto", "no", "bf16"), "start_from": ("auto", "match", "mean")}
 
 
@@ -84,9 +84,13 @@ class FinetuneRecipe:
         start_from: where the neurons of a session that the model lacks begin: "mean" at the average neuron that the
             core was trained on, "match" each at the known neuron (of the model's other sessions) whose predictions
             resemble its responses in the training tiers, "auto" for "match" if there are other sessions.
+        cache_video: store the video features of the frozen core on disk, and use those that are there, from whatever
+            run on the same frames; the result is the same to the last bit. It pays where windows come back: in another
+            run on this recording, or with a stride. See `evaluation/encoded_video` for place and size.
 
     Raises:
-        ValueError: a number out of range; warm-up and decay that are longer than the run.
+        ValueError: a number out of range; warm-up and decay that are longer than the run; features of a core to be
+            cached that is trained.
     """
 
     steps: int = 1000
@@ -114,6 +118,7 @@ class FinetuneRecipe:
     mixed_precision: MixedPrecision | Literal["auto"] = "auto"
     num_workers: int = 1
     start_from: Literal["auto", "match", "mean"] = "auto"
+    cache_video: bool = False
 
     def __post_init__(self) -> None:
         defaults = {field.name: field.default for field in fields(self)}
@@ -131,6 +136,11 @@ class FinetuneRecipe:
         for name, (first, second, third) in _CHOICES.items():
             if getattr(self, name) not in _CHOICES[name]:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {first!r}, {second!r} or {third!r}.")
+        if self.cache_video and self.train_core:
+            raise ValueError(
+                "cache_video=True stores the video features of a core that stays as it is, but train_core=True changes "
+                "them at every step. Pass one of both."
+            )
         _ = self.session, self.core  # which refuse what is out of range
         busy = self.schedule.warmup_steps + self.schedule.decay_steps
         if busy > self.steps:

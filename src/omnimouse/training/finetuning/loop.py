@@ -23,6 +23,7 @@ from omnimouse.recordings import Windows
 from omnimouse.support.progress import progress_bar
 from omnimouse.training.finetuning.finetune_checkpoint import TrainingState, copy_parameters, save_checkpoint
 from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
+from omnimouse.training.finetuning.run_video import RunVideo
 from omnimouse.training.shared.accelerators import OneDevice
 from omnimouse.training.shared.checkpoint import append_history
 from omnimouse.training.shared.data import BatchPlan, MaskChoice, batch_plan, cut_batch, planned_batches, torch_seed
@@ -70,6 +71,7 @@ class TrainingRun:
         output_dir: where checkpoints and the history go, or None.
         identity: see `save_checkpoint`.
         progress: whether to show a progress bar.
+        video: where video features come from.
     """
 
     model: OmniMouseNetwork
@@ -83,6 +85,7 @@ class TrainingRun:
     output_dir: Path | None
     identity: dict[str, Any]
     progress: bool
+    video: RunVideo
 
     def plan(self, step: int) -> BatchPlan:
         """Returns the plan of one step, 0 for the first."""
@@ -119,6 +122,7 @@ def finetune_step(run: TrainingRun, plan: BatchPlan, batch: Mapping[str, torch.T
         group.set_learning_rate(rates[name])
     run.model.train(run.recipe.train_core)
     mask = run.choice.masks[plan.mask_index]
+    batch = run.video.training_batch(batch, mask)
     with seeded_torch(torch_seed(run.recipe.seed, plan.step), run.accelerator.device):
         output, objective = forward_batch(run.model, run.accelerator, run.session, batch, mask, plan.neuron_ids)
         run.accelerator.backward(objective)
@@ -154,6 +158,7 @@ def validate(run: TrainingRun, validation: Validation) -> dict[str, float]:
     found: dict[str, list[torch.Tensor]] = {name: [] for name in validation.masks}
     sizes = []
     run.model.eval()
+    run.video.new_validation()
     with torch.no_grad():
         for start in range(0, len(validation.indices), run.recipe.batch_size):
             rows = slice(start, start + run.recipe.batch_size)
@@ -161,7 +166,8 @@ def validate(run: TrainingRun, validation: Validation) -> dict[str, float]:
             ids = None if validation.neuron_ids is None else validation.neuron_ids[rows]
             sizes.append(len(validation.indices[rows]))
             for name, mask in validation.masks.items():
-                found[name].append(forward_batch(run.model, run.accelerator, run.session, batch, mask, ids)[1])
+                given = run.video.validation_batch(batch, mask, start)
+                found[name].append(forward_batch(run.model, run.accelerator, run.session, given, mask, ids)[1])
     means = torch.stack([torch.stack(values) for values in found.values()]).tolist()
     totals = [sum(loss * size for loss, size in zip(row, sizes, strict=True)) for row in means]
     losses = {name: total / sum(sizes) for name, total in zip(found, totals, strict=True)}

@@ -26,6 +26,7 @@ from omnimouse.support.spreading import spread
 from omnimouse.training.shared.data import cut_batch
 
 if TYPE_CHECKING:
+    from omnimouse.evaluation.encoded_video.stored_video import StoredVideo
     from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
     from omnimouse.recordings import Windows
 
@@ -45,6 +46,7 @@ def match_neurons(
     task: Mask | str = MATCHING_TASK,
     max_windows: int = MAX_WINDOWS,
     batch_size: int = 8,
+    stored_video: StoredVideo | None = None,
     progress: bool = False,
 ) -> np.ndarray:
     """Starts each neuron of a session at the vector of the known neuron that predicts it best.
@@ -60,6 +62,7 @@ def match_neurons(
         task: what known neurons are predicted from; it hides all responses.
         max_windows: windows to compare on, evenly spread.
         batch_size: windows at a time.
+        stored_video: video features on disk, to be used and added to.
         progress: show a progress bar.
 
     Returns:
@@ -79,7 +82,7 @@ def match_neurons(
     try:
         batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
         bar = progress_bar(batches, desc="matching neurons", unit="batch", shown=progress)
-        predictions, responses = _predict_known(model, windows, mask, bar)
+        predictions, responses = _predict_known(model, windows, mask, bar, stored_video)
     finally:
         model.remove_session(_KEY)
         model.train(was_training)
@@ -115,7 +118,11 @@ def _add_known(model: OmniMouseNetwork, key: str, known: Tensor) -> None:
 
 
 def _predict_known(
-    model: OmniMouseNetwork, windows: Windows, mask: Mask, batches: Iterable[list[int]]
+    model: OmniMouseNetwork,
+    windows: Windows,
+    mask: Mask,
+    batches: Iterable[list[int]],
+    stored_video: StoredVideo | None,
 ) -> tuple[Tensor, Tensor]:
     """Predictions of known neurons `[T, K]` and recorded responses `[T, N]`, float32 on the CPU."""
     predictions, responses = [], []
@@ -125,6 +132,8 @@ def _predict_known(
         # Refuses NaN: it would pass into the biases here, and surface much later as a NaN loss.
         batch = cut_batch(windows, indices, needs=("responses", *shown))
         passed = {name: batch[name].to(model.device) for name in shown}
+        if stored_video is not None and "video" in passed:
+            passed["video_features"] = stored_video.encode(passed.pop("video"), mask)
         out = model(_KEY, **passed, mask=mask, all_neurons=True)
         predictions.append(out.response_predictions.float().cpu().flatten(0, 1))
         responses.append(batch["responses"][:, rows].flatten(0, 1))

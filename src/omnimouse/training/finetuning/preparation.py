@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 
+from omnimouse.evaluation.encoded_video.stored_video import StoredVideo
 from omnimouse.evaluation.simulated_cores import say_if_only_simulated
 from omnimouse.model.masking.mask_fitting import fit_masks
 from omnimouse.model.masking.masks import Mask, as_mask
@@ -25,6 +26,7 @@ from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
 from omnimouse.training.finetuning.loop import TrainingRun, Validation
 from omnimouse.training.finetuning.matching import match_neurons
 from omnimouse.training.finetuning.parameters import build_optimizers
+from omnimouse.training.finetuning.run_video import RunVideo, training_fits
 from omnimouse.training.finetuning.training_tiers import TrainingTiers, choose_training_tiers
 from omnimouse.training.shared.accelerators import OneDevice
 from omnimouse.training.shared.data import (
@@ -98,16 +100,29 @@ def prepare_finetune(
         _add_session(model, recording, key, processor, recipe.tiers)
     to: Any = accelerator.device  # Any: the type that transformers gives `to` is that of an unbound method
     model.to(to)
+    stored = StoredVideo.of(model) if recipe.cache_video else None
     if is_new and matching and checkpoint is None:
-        _start_at_matches(model, key, windows, progress=progress)
+        _start_at_matches(model, key, windows, stored, progress=progress)
     # The thread that cuts ahead gets open files of its own; validation reads the same recording meanwhile.
     own = copy.deepcopy(windows) if recipe.num_workers else windows
     run = TrainingRun(
         model=model, accelerator=accelerator, session=key, recipe=recipe, windows=own, choice=choice,
         groups=build_optimizers(model, recipe, key), validation=validation, output_dir=output_dir, identity=identity,
-        progress=progress,
+        progress=progress, video=_run_video(model, accelerator, recipe, choice, own, stored),
     )  # fmt: skip
     return run, checkpoint, tiers
+
+
+def _run_video(
+    model: OmniMouseModel,
+    accelerator: Accelerator | OneDevice,
+    recipe: FinetuneRecipe,
+    choice: MaskChoice,
+    windows: Windows,
+    stored: StoredVideo | None,
+) -> RunVideo:
+    fits = stored is not None and training_fits(stored, recipe, choice.masks, len(windows), model.config)
+    return RunVideo(model, accelerator, is_frozen=recipe.core is None, stored=stored, stores_training=fits)
 
 
 def shares_animal(model: OmniMouseModel, recording: Recording, key: str) -> bool:
@@ -146,13 +161,15 @@ def wants_matching(model: OmniMouseModel, key: str, start_from: str, missing: tu
     return start_from == "match" or (start_from == "auto" and predictable and has_others)
 
 
-def _start_at_matches(model: OmniMouseModel, key: str, windows: Windows, *, progress: bool) -> None:
+def _start_at_matches(
+    model: OmniMouseModel, key: str, windows: Windows, stored: StoredVideo | None, *, progress: bool
+) -> None:
     """Begins the neurons of a session just added at matches, or takes the session out again when that fails.
 
     Left in, it would look like a known session to the next attempt, which would then go without matches.
     """
     try:
-        match_neurons(model, key, windows, progress=progress)
+        match_neurons(model, key, windows, stored_video=stored, progress=progress)
     except BaseException:
         model.remove_session(key)
         raise
