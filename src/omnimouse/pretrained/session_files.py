@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from omnimouse.model.core_identity import settings_hash
-from omnimouse.model.session_tables.session_names import match_keys, short_key
+from omnimouse.model.session_tables.session_names import match_keys, matches_glob
 from omnimouse.model.session_tables.session_specs import SessionSpec
 from omnimouse.model.session_tables.session_surgery import TENSORS
 from omnimouse.support.files import read_json, read_mapping, write_json
@@ -104,7 +103,7 @@ def select_sessions(index: Iterable[str], wanted: str | Sequence[str] | None, wh
         if pattern in keys:
             matches = [pattern]
         elif _GLOB.search(pattern):
-            matches = [key for key in keys if any(fnmatch.fnmatch(name, pattern) for name in (key, short_key(key)))]
+            matches = [key for key in keys if matches_glob(key, pattern)]
         else:
             matches = match_keys(pattern, keys)
             if len(matches) > 1:
