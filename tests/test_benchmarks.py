@@ -27,6 +27,12 @@ def floor(monkeypatch):
     yield from _module(monkeypatch, "floor")
 
 
+@pytest.fixture
+def adapter_step(monkeypatch):
+    """The module `benchmarks/adapter_step.py`."""
+    yield from _module(monkeypatch, "adapter_step")
+
+
 def _module(monkeypatch, name):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     before = set(sys.modules)
@@ -43,6 +49,16 @@ def test_a_share_is_of_the_best_product_or_of_the_copy(floor):
     assert lowest.share(n_bytes=1e9) == 0.2
     with pytest.raises(ValueError, match="operations or n_bytes"):
         lowest.share(operations=1.0, n_bytes=1.0)
+
+
+def test_what_a_step_of_adaptation_costs(adapter_step, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapter_step, "TASKS", ["stimulus", "population"])
+    adapter_step.main(["--quick", "--output", str(tmp_path)])
+    found = json.loads((tmp_path / "adapter-step.json").read_text())
+    assert [row["task"] for row in found["rows"]] == ["stimulus", "population", "mean"]
+    assert 1 < found["rows"][0]["step_flops"] / found["rows"][0]["forward_flops"] < 2.2
+    assert "read" in found["rows"][0] and "read" not in found["rows"][1]
+    assert (tmp_path / "adapter-step.md").read_text().count("| tiny | ") == 3
 
 
 def test_the_floor_is_measured_at_the_widths_of_the_model(floor):

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import io
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -442,6 +443,9 @@ def test_demo_writes_report_scores_and_adapter(core_folder, tmp_path, capsys, mo
     status, out, _ = run(capsys, *argv)
     assert status == 0
     assert "forecasting" in out and str(output / "report.html") in out and "omnimouse finetune" in out
+    parts = re.search(r"^Time: +(.*); \d+ s in all$", out, re.MULTILINE)[1]
+    told = ["simulation", "loading", "preparation", "steps", "validation", "scoring", "report"]
+    assert re.findall("[a-z]+(?= [0-9]+ s)", parts) == told
     assert {path.name for path in output.iterdir()} == set(demo.PARTS)
     report = (output / "report.html").read_text()
     assert "<img" in report and "http://" not in report and "https://" not in report

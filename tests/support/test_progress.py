@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from omnimouse.support import progress
-from omnimouse.support.progress import ProgressLines, progress_bar
+from omnimouse.support.progress import PartClock, ProgressLines, progress_bar
 
 
 class Terminal(io.StringIO):
@@ -75,3 +75,19 @@ def test_remarks_go_to_standard_error(capsys):
     progress.say("masks are left out")
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err == "masks are left out\n"
+
+
+def test_every_second_counts_for_the_innermost_part(monkeypatch):
+    times = iter([0.0, 1.0, 4.0, 6.0, 7.0, 8.0, 10.0, 11.0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(times))
+    clock = PartClock()
+    with clock.part("training"):  # 0
+        with clock.part("validation"):  # 1 to 4
+            pass
+        with pytest.raises(ValueError, match="failed"), clock.part("validation"):  # 6 to 7
+            raise ValueError("failed")
+    # 8; what lies between parts counts for none
+    with clock.part("report"):  # 10 to 11
+        pass
+    assert clock.seconds == {"training": 4.0, "validation": 4.0, "report": 1.0}
+    assert clock.sentence() == "training 4 s, validation 4 s, report 1 s; 9 s in all"

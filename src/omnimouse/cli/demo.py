@@ -19,7 +19,7 @@ from omnimouse.recordings import Recording, open_recording
 from omnimouse.recordings.simulation.simulated import simulate_recording
 from omnimouse.support.compute_devices import Device, resolve_device
 from omnimouse.support.files import write_json
-from omnimouse.support.progress import say
+from omnimouse.support.progress import PartClock, say
 from omnimouse.training import FinetuneResult, finetune
 
 CORE = "omnimouse-tiny"
@@ -39,6 +39,9 @@ from responses alone is not among them: the shipped core is too small for it (it
 
 SESSION_LEARNING_RATE = 3e-2
 """Higher than in the release, where a session is trained for a million steps and not for minutes."""
+
+VALIDATIONS = 5
+"""How often the training looks which weights are best; at a rate that decays, the last ones are as a rule."""
 
 TRACE_TASKS = ("stimulus+behavior", "forecasting+stimulus+behavior")
 """Tasks whose predicted traces are drawn in the report."""
@@ -61,6 +64,7 @@ class DemoResult:
     recording: Path  # folder of the simulated recording
     adapter: Path  # folder of the session adapter
     report: Path  # the HTML file
+    clock: PartClock  # where the time went
 
 
 def run_demo(
@@ -88,12 +92,14 @@ def run_demo(
     device = resolve_device(device)
     _require_matplotlib()
     settings = settings or DemoSettings()
-    folder = Path(output)
+    folder, clock = Path(output), PartClock()
     claim_folder(folder, settings, force=force)
-    recording = _simulated(folder / "recording", settings)
+    with clock.part("simulation"):
+        recording = _simulated(folder / "recording", settings)
 
     say(f"2/4  Training a session adapter for {recording.session_key} on the frozen core {CORE}")
-    model = OmniMouseModel.from_pretrained(CORE, sessions="all")
+    with clock.part("loading"):
+        model = OmniMouseModel.from_pretrained(CORE, sessions="all")
     result = finetune(
         model,
         recording,
@@ -101,17 +107,21 @@ def run_demo(
         steps=settings.steps,
         session_learning_rate=SESSION_LEARNING_RATE,
         masks=TASKS,
+        validate_every=max(1, settings.steps // VALIDATIONS),
         seed=settings.seed,
         resume=True,
         device=device,
     )
+    clock.seconds |= result.parts
     model.save_session(recording.session_key, folder / "adapter")
 
     say("3/4  Scoring it on trials it has not seen")
-    scores = evaluate(model, recording, tasks=TASKS, tier="final_test")
-    scores.save(folder / "scores.json")
-    report = _report(folder / "report.html", settings, model, recording, result, scores)
-    return DemoResult(scores, folder / "recording", folder / "adapter", report)
+    with clock.part("scoring"):
+        scores = evaluate(model, recording, tasks=TASKS, tier="final_test")
+        scores.save(folder / "scores.json")
+    with clock.part("report"):
+        report = _report(folder / "report.html", settings, model, recording, result, scores)
+    return DemoResult(scores, folder / "recording", folder / "adapter", report, clock)
 
 
 def _simulated(folder: Path, settings: DemoSettings) -> Recording:
@@ -190,6 +200,7 @@ def next_steps(result: DemoResult) -> str:
 Report:          {result.report}
 Session adapter: {result.adapter}
 Recording:       {result.recording}
+Time:            {result.clock.sentence()}
 
 Try on this mouse:
   {hint("check", result.recording)}

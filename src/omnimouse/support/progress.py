@@ -1,10 +1,11 @@
-"""Progress on standard error: a bar where somebody looks on, else a line every few seconds."""
+"""Progress on standard error: a bar where somebody looks on, else a line every few seconds; and where time went."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -62,3 +63,36 @@ def writes_lines() -> bool:
 def say(line: str) -> None:
     """Writes a line to standard error, above a bar if there is one."""
     tqdm.write(line, file=sys.stderr)
+
+
+class PartClock:
+    """Seconds by part, in the order in which parts were first entered; a part within a part counts for itself alone."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._open: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Counts the block for a part."""
+        self._pass_on()
+        self.seconds.setdefault(name, 0.0)
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._pass_on()
+            self._open.pop()
+
+    def _pass_on(self) -> None:
+        """Credits the part that is open with the time since the last change."""
+        now = time.perf_counter()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+    def sentence(self) -> str:
+        """All parts and their sum in words."""
+        parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
+        return f"{parts}; {sum(self.seconds.values()):.0f} s in all"

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from omnimouse import OmniMouseConfig, OmniMouseModel
 from omnimouse.model.masking.masks import TASKS
-from omnimouse.training.runs.flops import forward_flops, identity_flops, training_flops
+from omnimouse.training.runs.flops import adapter_flops, forward_flops, identity_flops, training_flops
 
 N_NEURONS, POPULATION = 24, 20
 CONFIGS = {
@@ -58,6 +58,16 @@ def test_a_training_step_counts_what_pytorch_counts():
     model = build("tiny")
     for task in TASKS:
         ours = training_flops(model.window_plan(task, POPULATION), model.config, n_windows=2, n_neurons=N_NEURONS)
+        assert ours == counted(model, task, 2, backward=True), task
+
+
+def test_a_step_of_session_tables_counts_what_pytorch_counts():
+    """With the core frozen, no gradient of a weight is computed, and none that leads to the video."""
+    model = build("tiny").requires_grad_(False)
+    for _, parameter in model.session_named_parameters("a-1-1"):
+        parameter.requires_grad_(True)
+    for task in TASKS:
+        ours = adapter_flops(model.window_plan(task, POPULATION), model.config, n_windows=2, n_neurons=N_NEURONS)
         assert ours == counted(model, task, 2, backward=True), task
 
 

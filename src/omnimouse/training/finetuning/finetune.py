@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,6 +58,7 @@ class FinetuneResult:
         seconds: time spent training, over all sittings of the run.
         tiers: what was trained on and what the weights were selected on; `tiers.held_out` are the positions in
             `recording.trials` of training trials that were held out for that.
+        parts: where the time of this sitting went: preparation (matching included), steps, validation -> seconds.
     """
 
     session: str
@@ -70,6 +72,7 @@ class FinetuneResult:
     output_dir: Path | None
     seconds: float
     tiers: TrainingTiers
+    parts: dict[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return "\n".join(f"{name}: {value}" for name, value in self._summary())
@@ -153,7 +156,9 @@ def finetune(
     folder = None if output_dir is None else check_output(output_dir, recording.path, folder=True)
     with nullcontext() if folder is None else sole_user(folder):
         accelerator = make_accelerator(recipe.mixed_precision, place)
+        begun = time.perf_counter()
         run = prepare_finetune(model, recording, key, recipe, accelerator, folder, resume=resume, progress=progress)
+        run[0].clock.seconds["preparation"] = time.perf_counter() - begun
         return _carry_out(*run)
 
 
@@ -167,7 +172,7 @@ def _carry_out(run: TrainingRun, checkpoint: Checkpoint | None, tiers: TrainingT
         write_history(run.output_dir / HISTORY_FILE, state.history)
     run.model.sessions.note_processor(run.session, run.identity["processor"])
     _report_left_out(run)
-    with only_trainable(run.model, run.groups):
+    with only_trainable(run.model, run.groups), run.clock.part("steps"):
         run_steps(run, state)
     if state.best_step is not None:
         load_parameters(run.groups, state.best_parameters)
@@ -186,6 +191,7 @@ def _carry_out(run: TrainingRun, checkpoint: Checkpoint | None, tiers: TrainingT
         output_dir=run.output_dir,
         seconds=state.seconds,
         tiers=tiers,
+        parts=run.clock.seconds,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from omnimouse.model.masking.masks import Mask
 from omnimouse.recordings import Windows
-from omnimouse.support.progress import progress_bar
+from omnimouse.support.progress import PartClock, progress_bar
 from omnimouse.training.finetuning.finetune_checkpoint import TrainingState, copy_parameters, save_checkpoint
 from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
 from omnimouse.training.finetuning.run_video import RunVideo
@@ -72,6 +72,7 @@ class TrainingRun:
         identity: see `save_checkpoint`.
         progress: whether to show a progress bar.
         video: where video features come from.
+        clock: what its time goes into.
     """
 
     model: OmniMouseNetwork
@@ -86,6 +87,7 @@ class TrainingRun:
     identity: dict[str, Any]
     progress: bool
     video: RunVideo
+    clock: PartClock = field(default_factory=PartClock)
 
     def plan(self, step: int) -> BatchPlan:
         """Returns the plan of one step, 0 for the first."""
@@ -159,7 +161,7 @@ def validate(run: TrainingRun, validation: Validation) -> dict[str, float]:
     sizes = []
     run.model.eval()
     run.video.new_validation()
-    with torch.no_grad():
+    with torch.no_grad(), run.clock.part("validation"):
         for start in range(0, len(validation.indices), run.recipe.batch_size):
             rows = slice(start, start + run.recipe.batch_size)
             batch = cut_batch(validation.windows, validation.indices[rows], needs=validation.needs)

@@ -34,6 +34,17 @@ def training_flops(plan: WindowPlan, config: OmniMouseConfig, *, n_windows: int,
     return n_windows * window + (1 + BACKWARD) * identity_flops(n_neurons, config)
 
 
+def adapter_flops(plan: WindowPlan, config: OmniMouseConfig, *, n_windows: int, n_neurons: int) -> int:
+    """Operations of one step that trains session tables on a frozen core; arguments as for `training_flops`.
+
+    Products with frozen weights are done twice, forward and towards their inputs; attention, whose operands are all
+    activations, three times; and what nothing trained passes through, video and other inputs, once.
+    """
+    once = _input_flops(plan, config) + _video_flops(plan, config)
+    window = 2 * forward_flops(plan, config) - once + _attention_flops(plan, config)
+    return n_windows * window + 2 * identity_flops(n_neurons, config)
+
+
 def identity_flops(n_neurons: int, config: OmniMouseConfig) -> int:
     """Operations that map the vectors of a session to hidden size, once per batch."""
     return _product(n_neurons + 2, config.identity_size, config.hidden_size)
@@ -70,6 +81,14 @@ def _attention(groups: Sequence[Group], size: int) -> int:
     """Scores and weighted sums of an attention plan, over all heads."""
     pairs = sum((group.stop - group.start) * sum(stop - start for start, stop in group.keys) for group in groups)
     return 2 * _product(pairs, size, 1)
+
+
+def _attention_flops(plan: WindowPlan, config: OmniMouseConfig) -> int:
+    """Scores and weighted sums of all layers but those of the video encoder."""
+    layers = [plan.encoder, plan.decoder] if plan.encoder is not None else [plan.decoder]
+    for layer in range(config.num_fusion_layers):
+        layers.append(plan.fusion_global if config.is_global_layer(layer) else plan.fusion_local)
+    return sum(_attention(layer.groups, config.hidden_size) for layer in layers)
 
 
 def _feed_forward(rows: int, size: int, multiplier: float) -> int:
