@@ -158,12 +158,14 @@ def finetune(
         accelerator = make_accelerator(recipe.mixed_precision, place)
         begun = time.perf_counter()
         run = prepare_finetune(model, recording, key, recipe, accelerator, folder, resume=resume, progress=progress)
-        run[0].clock.seconds["preparation"] = time.perf_counter() - begun
-        return _carry_out(*run)
+        return _carry_out(*run, time.perf_counter() - begun)
 
 
-def _carry_out(run: TrainingRun, checkpoint: Checkpoint | None, tiers: TrainingTiers) -> FinetuneResult:
+def _carry_out(
+    run: TrainingRun, checkpoint: Checkpoint | None, tiers: TrainingTiers, preparation: float
+) -> FinetuneResult:
     """Trains from a checkpoint or from the start, and puts the best weights into the model."""
+    run.clock.seconds["preparation"] = preparation
     state = TrainingState() if checkpoint is None else restore_groups(checkpoint, run.groups)
     resumed_from = None if checkpoint is None else state.step
     if run.output_dir is not None:
