@@ -77,6 +77,7 @@ class FakeModel:
     """
 
     device = torch.device("cpu")
+    dtype = torch.float32
     processor = None
 
     def __init__(self, n_neurons=N_NEURONS):
@@ -167,5 +168,7 @@ def fakes(monkeypatch):
     monkeypatch.setattr(inputs, "Windows", make_windows)
     monkeypatch.setattr(evaluation, "mean_responses", lambda recording, processor: kit.means)
     monkeypatch.setattr(evaluation, "load_truth", lambda recording: kit.truth)
+    predicting = importlib.import_module("omnimouse.evaluation.predict")
+    monkeypatch.setattr(predicting, "fingerprint", lambda recording, **size: {"responses": "those of the fake"})
     kit.processor = OmniMouseProcessor(profile="strict")
     return kit

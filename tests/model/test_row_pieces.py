@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from small_models import SMALLEST, build
 
 from omnimouse import TASKS, TRAINING_MASKS, OmniMouseConfig, OmniMouseModel
 from omnimouse.model.kernels import row_pieces
-from tests.small_models import SMALLEST, build
 
 KEY, NEURONS = "a-1-1", 40
 

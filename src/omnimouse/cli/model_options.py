@@ -239,9 +239,14 @@ class Predict(WithModel):
 
     module = "scoring_commands"
     examples = f"""\
-{TASK_HELP}example:
+{TASK_HELP}examples:
   omnimouse predict my-recording/ --session-adapter my-mouse/adapter --task stimulus+behavior --output predictions.npz
-  python -c "import numpy; print(numpy.load('predictions.npz').files)\""""
+  omnimouse predict my-recording/ --session-adapter my-mouse/adapter --task forecasting+stimulus --rollout 4 \\
+    --output four-seconds.npz
+  python -c "import numpy; print(numpy.load('predictions.npz').files)"
+
+Predictions are written as they come, into predictions.npz.partial/ until all are there. A command that was interrupted
+goes on where it stopped when it is given again."""
 
     task: str = option("task to predict, e.g. stimulus+behavior", "NAME", required=True)
     output: Path = option(
@@ -249,6 +254,14 @@ class Predict(WithModel):
         "FILE",
         required=True,
     )
+    rollout: int = option(
+        "forecast so many target lengths (seconds, for the tasks above) by showing each window the predictions of the "
+        "one before",
+        "K",
+        1,
+        type=count,
+    )
+    resume: bool = switch("go on where the same command was interrupted", True)
 
 
 class Convert(WithJson):

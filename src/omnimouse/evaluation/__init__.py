@@ -21,7 +21,8 @@ What `evaluate`, `predict`, `evaluate_static` and `write_static_submission` all 
 
 from omnimouse.evaluation.evaluate import evaluate
 from omnimouse.evaluation.metrics import combine_sessions
-from omnimouse.evaluation.predict import Predictions, predict
+from omnimouse.evaluation.predict import predict
+from omnimouse.evaluation.predicting.predictions import Predictions
 from omnimouse.evaluation.report import write_report
 from omnimouse.evaluation.scores import Baseline, Ceiling, Scores, TaskScore
 from omnimouse.evaluation.static.evaluate_static import evaluate_static, write_static_submission

@@ -19,7 +19,7 @@ from omnimouse.support.drawing import as_svg, drawing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from omnimouse.evaluation.predict import Predictions
+    from omnimouse.evaluation.predicting.predictions import Predictions
     from omnimouse.evaluation.scores import TaskScore
 
 RECORDED, PREDICTED, CEILING, HELD = "#3a4654", "#d55e00", "#0072b2", "#8a8f98"

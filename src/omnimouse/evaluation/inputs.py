@@ -194,17 +194,18 @@ class Batch:
 
 
 def cut_windows(
-    windows: Windows, indices: list[int], batch_size: int, *, progress: bool = False, label: str = ""
+    windows: Windows, indices: list[int], batch_size: int, *, progress: bool = False, label: str = "", done: int = 0
 ) -> Iterator[Batch]:
-    """Cuts windows in batches, of which the last may be short.
+    """Cuts windows in batches, of which the last may be short; so many of them are done already.
 
     Raises:
         ValueError: `batch_size` is not positive.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
-    with progress_bar(total=len(indices), desc=label, unit="window", shown=progress, leave=False) as bar:
-        for start in range(0, len(indices), batch_size):
+    counted: dict[str, Any] = {"total": len(indices), "initial": done, "unit": "window"}
+    with progress_bar(desc=label, shown=progress, leave=False, **counted) as bar:
+        for start in range(done, len(indices), batch_size):
             chosen = indices[start : start + batch_size]
             arrays = windows.batch(chosen)
             finite = {name: torch.isfinite(values) for name, values in arrays.items()}

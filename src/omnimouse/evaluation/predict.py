@@ -1,15 +1,12 @@
-"""Predictions of one task as aligned arrays, with times and neuron ids, for analyses outside this package.
-
-Shape letters: W windows, L target samples, Q target neurons, C behaviour channels, T samples of a behaviour window.
-"""
+"""Predicting one task on one tier of a session, in memory or into a file that grows."""
 
 from __future__ import annotations
 
-import html
 import os
 import warnings
-import zipfile
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +14,19 @@ import numpy as np
 import torch
 
 from omnimouse.evaluation.evaluate import name_tasks
-from omnimouse.evaluation.inputs import Answer, Inputs, Task, as_recording, cut_windows, evaluating, prepare_inputs
-from omnimouse.evaluation.rotation import in_file_order
+from omnimouse.evaluation.inputs import Batch, Inputs, Task, as_recording, cut_windows, evaluating, prepare_inputs
+from omnimouse.evaluation.predicting.growing_npz import Columns
+from omnimouse.evaluation.predicting.prediction_store import MemoryStore, Store, growing_store
+from omnimouse.evaluation.predicting.predictions import Predictions
+from omnimouse.evaluation.predicting.rollout import Rollout
+from omnimouse.evaluation.predicting.task_arrays import Rows, task_columns, task_facts, task_rows
+from omnimouse.model.kernels.row_pieces import windows_at_once
 from omnimouse.model.masking.mask_fitting import fit_mask
-from omnimouse.recordings.pooling import response_scale
+from omnimouse.model.processing_omnimouse import processor_fields
+from omnimouse.recordings.views.fingerprint import fingerprint, window_fingerprint
 from omnimouse.support.compute_devices import Device, resolve_device
-from omnimouse.support.files import atomic_path
 from omnimouse.support.outputs import check_output
-from omnimouse.support.text_tables import html_table
+from omnimouse.support.version import __version__
 
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
@@ -33,90 +35,8 @@ if TYPE_CHECKING:
     from omnimouse.model.processing_omnimouse import OmniMouseProcessor
     from omnimouse.recordings import Recording
 
-
-@dataclass(frozen=True)
-class Predictions:
-    """Predicted and recorded signals of one task, in processed (normalised) units.
-
-    Attributes:
-        session_key: the session in the model.
-        tier: the tier the windows come from.
-        task: name of the task or mask.
-        window_starts: start of every window [W], float64, absolute seconds on the recording's clock.
-        times: time of every predicted response sample [W, L], float64, absolute seconds.
-        neuron_index: position of every target neuron in the recording [Q].
-        neuron_ids: the recording's own unit ids [Q]; the positions again if it has none.
-        predictions: predicted responses [W, L, Q], float32; NaN where the mask predicts nothing. Of tasks that rotate
-            (`population` and its kin) all neurons are targets, and NaN in the windows in which they are visible.
-        targets: recorded responses [W, L, Q], float32.
-        response_scale: recorded units per processed unit [Q], float64: multiply to convert back.
-        behavior_times: time of every behaviour sample [W, T], float64, absolute seconds.
-        behavior_channels: names of the behaviour channels, C of them.
-        behavior_predictions: decoded behaviour [W, C, T], float32; None if the task decodes none.
-        behavior_targets: recorded behaviour [W, C, T], float32, NaN where it was not recorded; None likewise.
-        n_windows_left_out: windows without a prediction because what the task needs held NaN.
-
-    The response arrays are None for a task that predicts no responses.
-    """
-
-    session_key: str
-    tier: str
-    task: str
-    window_starts: np.ndarray
-    times: np.ndarray | None = None
-    neuron_index: np.ndarray | None = None
-    neuron_ids: np.ndarray | None = None
-    predictions: np.ndarray | None = None
-    targets: np.ndarray | None = None
-    response_scale: np.ndarray | None = None
-    behavior_times: np.ndarray | None = None
-    behavior_channels: tuple[str, ...] = ()
-    behavior_predictions: np.ndarray | None = None
-    behavior_targets: np.ndarray | None = None
-    n_windows_left_out: int = 0
-
-    def __repr__(self) -> str:
-        """Names and shapes; the numbers themselves would fill screens."""
-        shapes = "\n".join(f"  {name} {shape}" for name, shape in self._shapes())
-        return f"Predictions of {self.task} for session {self.session_key}, tier {self.tier}:\n{shapes}"
-
-    def _repr_html_(self) -> str:
-        """The same as a table, for notebooks."""
-        rows = [[name, shape] for name, shape in self._shapes()]
-        title = f"Predictions of {self.task} for session {self.session_key}, tier {self.tier}"
-        return f"<p>{html.escape(title)}</p>{html_table(['array', 'shape'], rows)}"
-
-    def _shapes(self) -> list[tuple[str, str]]:
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        return [(name, str(list(array.shape))) for name, array in arrays.items() if isinstance(array, np.ndarray)]
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything that is not None to an `.npz` file, atomically and without pickles. Returns the path."""
-        arrays = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None}
-        with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes any name for `allow_pickle`
-        return Path(path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Predictions:
-        """Read a file written by `save`.
-
-        Raises:
-            ValueError: the file holds something else.
-        """
-        names = {f.name for f in fields(cls)}
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is no .npz file; pass a file written by predict(..., output=...)")
-        with np.load(path, allow_pickle=False) as file:
-            if not {"session_key", "tier", "task", "window_starts"} <= set(file.files) <= names:
-                raise ValueError(
-                    f"{path} does not hold predictions: found arrays {', '.join(file.files)}, expected "
-                    f"{', '.join(sorted(names))}; pass a file written by predict(..., output=...)"
-                )
-            values = {name: file[name] for name in file.files}
-        scalars = {name: array.item() for name, array in values.items() if array.ndim == 0}
-        channels = tuple(values["behavior_channels"].tolist())
-        return cls(**{**values, **scalars, "behavior_channels": channels})
+Ask = Callable[["OmniMouseNetwork", str, Batch], Rows | None]
+"""Gives the rows of the windows of a batch that can be predicted, None if there is none."""
 
 
 def predict(
@@ -127,6 +47,8 @@ def predict(
     tier: str | None = None,
     stride: int | None = None,
     output: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    rollout: int = 1,
     batch_size: int = 8,
     max_windows: int | None = None,
     all_neurons: bool = True,
@@ -138,23 +60,27 @@ def predict(
 ) -> Predictions:
     """Predicts one task on one tier of one session and returns aligned arrays.
 
-    They take 8 bytes of memory per window, target sample and target neuron: 1.9 MB a window of 8,000 neurons.
+    They take 8 bytes per window, target sample and target neuron: 1.9 MB a window of 8,000 neurons, 8.6 GB an hour of
+    10,000. Without `output` they are in memory; with it they are written as they come, and never in memory.
 
     Args:
-        model, recording, tier, include_blanks, processor, batch_size, progress, session, device: see
-            `omnimouse.evaluation`.
+        model, recording, tier, include_blanks, processor, progress, session, device: see `omnimouse.evaluation`.
         task: a task name, "suite/name" or a `Mask`. Behaviour that was not recorded is not decoded.
-        stride: see `omnimouse.evaluation`; default: the length of the target, so that the predictions of a contiguous
-            run follow each other without gap or overlap.
-        output: also write the result to this `.npz` file.
+        stride: see `omnimouse.evaluation`; default: the length of what is predicted, so that the predictions of a
+            contiguous run follow each other without gap or overlap.
+        output: the `.npz` file to write, which grows in a folder beside it (its name with ".partial") until it is
+            whole; the arrays returned then lie in it, as those of `Predictions.load(output, mapped=True)`.
+        resume: go on where a call that was killed stopped, to the file of one that was not; refused where weights,
+            windows, task or settings are others. False: begin anew.
+        rollout: so many windows follow each other, each shown the predictions of the last; see `Rollout`.
+        batch_size: windows per forward pass; fewer where these would take too much memory, see `windows_at_once`.
         max_windows: only the first so many windows.
-        all_neurons: the whole population in file order; False: only its first `config.max_population` neurons, as many
-            as the model saw at once in training.
+        all_neurons: the whole population in file order; False: only its first `config.max_population` neurons.
 
     Raises:
-        ValueError: unknown session, tier or task; a task that does not fit the population or what was recorded, see
-            `fit_mask`; other neurons than the session has; no window; NaN in every window; an output that cannot be
-            written; a device that is not there.
+        ValueError: unknown session, tier, task or device; a task that does not fit (see `fit_mask`) or cannot be rolled
+            out; other neurons than the session has; no window, or NaN in all; an output that cannot be or is in use.
+        OSError: the disk is full; what was predicted so far is kept, and the same call goes on there.
 
     Warns:
         UserWarning: some windows hold NaN where the task needs values; they are left out and counted.
@@ -164,21 +90,107 @@ def predict(
     ((name, asked),) = name_tasks([task], model.config).items()
     inputs = prepare_inputs(
         model, recording, tier, include_blanks=include_blanks, processor=processor, session=session,
-        stride=asked.target_length or model.config.num_response_samples if stride is None else stride,
-        max_windows=max_windows,
+        stride=_target(asked, rollout, model.config) if stride is None else stride, max_windows=max_windows,
     )  # fmt: skip
     chosen = _task(name, asked, model.config, inputs, all_neurons=all_neurons)
-    indices = list(range(len(inputs.windows)))[:max_windows]
-    collected = _Collected(chosen, inputs, len(indices))
     with evaluating(model, place):
-        for batch in cut_windows(inputs.windows, indices, batch_size, progress=progress, label="predict"):
-            collected.add(chosen.ask(model, inputs.session_key, batch))
-    result = collected.finish(model.config)
+        call = _Call.of(model, chosen, inputs, rollout, max_windows, batch_size)
+        result = call.in_memory(progress) if file is None else call.in_file(file, progress, resume=resume)
     if result.n_windows_left_out:
-        warnings.warn(f"task {name!r}: {chosen.left_out(result.n_windows_left_out, len(indices))}", stacklevel=2)
-    if file is not None:
-        result.save(file)
+        warnings.warn(f"task {name!r}: {chosen.left_out(result.n_windows_left_out, call.n_windows)}", stacklevel=2)
     return result
+
+
+def _target(mask: Mask, steps: int, config: OmniMouseConfig) -> int:
+    """Samples that are predicted of a window, behaviour in all of it.
+
+    Raises:
+        ValueError: there are no such rollouts.
+    """
+    if steps < 1:
+        raise ValueError(f"rollout is {steps}; expected 1 (one window) or more")
+    return mask.target_length * steps or config.num_response_samples
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What is to be predicted, of how many windows, on the device where the model is."""
+
+    model: OmniMouseNetwork
+    task: Task
+    inputs: Inputs
+    steps: int
+    n_windows: int
+    batch_size: int
+    ask: Ask
+
+    @classmethod
+    def of(
+        cls, model: OmniMouseNetwork, task: Task, inputs: Inputs, steps: int, max_windows: int | None, batch_size: int
+    ) -> _Call:
+        config = model.config
+        ask = partial(_answer, task) if steps == 1 else Rollout.of(task, config, steps, inputs).rows
+        most = min(batch_size, windows_at_once(task.resolved, config, model.device))
+        return cls(model, task, inputs, steps, len(inputs.windows.starts[:max_windows]), most, ask)
+
+    def in_memory(self, progress: bool) -> Predictions:
+        store = MemoryStore(self._columns, self.n_windows)
+        self._fill(store, progress)
+        arrays: dict[str, Any] = {name: array[: store.rows] for name, array in store.whole.items()}
+        return Predictions(**self._facts(store), **arrays)
+
+    def in_file(self, file: Path, progress: bool, *, resume: bool) -> Predictions:
+        with growing_store(file, self._columns, self.n_windows, self._identity, resume=resume) as store:
+            self._fill(store, progress)
+            store.finish({name: np.asarray(value) for name, value in self._facts(store).items()})
+        return Predictions.load(file, mapped=True)
+
+    @property
+    def _columns(self) -> Columns:
+        return task_columns(self.task, self.model.config, self.steps)
+
+    def _fill(self, store: Store, progress: bool) -> None:
+        """Predicts every window that a store does not have yet."""
+        shown: dict[str, Any] = {"progress": progress, "label": "predict", "done": store.done}
+        for batch in cut_windows(self.inputs.windows, list(range(self.n_windows)), self.batch_size, **shown):
+            store.add(len(batch.indices), self.ask(self.model, self.inputs.session_key, batch) or {})
+
+    def _facts(self, store: Store) -> dict[str, Any]:
+        """What is said of the rows of a store that is full.
+
+        Raises:
+            ValueError: it holds none.
+        """
+        left_out, inputs = self.n_windows - store.rows, self.inputs
+        if not store.rows:
+            message = f"task {self.task.name!r}: {self.task.left_out(left_out, self.n_windows)}"
+            raise ValueError(f"nothing to predict on {inputs.recording.path}, tier {inputs.tier!r}: {message}")
+        facts = task_facts(self.task, inputs, self.model.config, store.starts(), self.steps)
+        named = {"session_key": inputs.session_key, "tier": inputs.tier, "task": self.task.name}
+        return {**named, **facts, "n_windows_left_out": left_out}
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """All that decides the numbers: a call goes on only where another with the same stopped."""
+        model, inputs, processor, place = self.model, self.inputs, self.inputs.processor, self.model.device.type
+        precision = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else model.dtype
+        made_by = {"precision": str(precision), "torch": torch.__version__, "omnimouse": __version__}
+        return {
+            "session": inputs.session_key,
+            **inputs.hashes(model),
+            "recording": fingerprint(inputs.recording, height=processor.frame_height, width=processor.frame_width),
+            "processor": processor_fields(processor),
+            "windows": window_fingerprint(inputs.windows.starts[: self.n_windows]),
+            "tier": inputs.tier,
+            "task": {"name": self.task.name, "mask": repr(self.task.mask), "neurons": self.task.resolved.n_neurons},
+            "settings": {"batch_size": self.batch_size, "rollout": self.steps},
+            "computed by": {"device": place, **made_by},
+        }
+
+
+def _answer(task: Task, model: OmniMouseNetwork, key: str, batch: Batch) -> Rows | None:
+    answer = task.ask(model, key, batch)
+    return None if answer is None else task_rows(task, answer)
 
 
 def _task(name: str, asked: Mask, config: OmniMouseConfig, inputs: Inputs, *, all_neurons: bool) -> Task:
@@ -192,74 +204,3 @@ def _task(name: str, asked: Mask, config: OmniMouseConfig, inputs: Inputs, *, al
         ) from None
     first = None if n_neurons == inputs.recording.n_neurons else n_neurons
     return Task.of(name, mask, config, inputs.session_key, inputs.windows, first)
-
-
-class _Collected:
-    """The arrays of a prediction, filled batch by batch."""
-
-    def __init__(self, task: Task, inputs: Inputs, n_windows: int) -> None:
-        self.task, self.inputs = task, inputs
-        self.n_windows = 0
-        self.starts = np.empty(n_windows, dtype=np.float64)
-        self.arrays: dict[str, np.ndarray] = {}
-
-    def add(self, answer: Answer | None) -> None:
-        """Takes the windows of a batch that were predicted."""
-        if answer is None:
-            return
-        self.starts[self.n_windows : self.n_windows + len(answer)] = answer.starts
-        output, resolved = answer.output, self.task.resolved
-        if resolved.predicts_responses:
-            predictions, targets = output.response_predictions, output.response_targets
-            if self.task.rotation is not None:
-                assert answer.neuron_ids is not None and predictions is not None
-                ids = answer.neuron_ids[:, resolved.first_target_neuron :]
-                predictions = in_file_order(predictions, ids, resolved.n_neurons)
-                samples = slice(resolved.target_start, resolved.target_start + predictions.shape[1])
-                targets = answer.part["responses"][:, samples, : resolved.n_neurons]
-            self._put("predictions", predictions)
-            self._put("targets", targets)
-        if resolved.decodes_behavior:
-            self._put("behavior_predictions", output.behavior_predictions)
-            self._put("behavior_targets", answer.part["behavior"])
-        self.n_windows += len(answer)
-
-    def _put(self, name: str, values: torch.Tensor | None) -> None:
-        assert values is not None
-        block = values.float().cpu().numpy()
-        if name not in self.arrays:
-            self.arrays[name] = np.empty((len(self.starts), *block.shape[1:]), dtype=np.float32)
-        self.arrays[name][self.n_windows : self.n_windows + len(block)] = block
-
-    def finish(self, config: OmniMouseConfig) -> Predictions:
-        """The result, cut to the windows that were predicted.
-
-        Raises:
-            ValueError: there is none.
-        """
-        starts, inputs, resolved = self.starts[: self.n_windows], self.inputs, self.task.resolved
-        if not self.n_windows:
-            message = f"task {self.task.name!r}: {self.task.left_out(len(self.starts), len(self.starts))}"
-            raise ValueError(f"nothing to predict on {inputs.recording.path}, tier {inputs.tier!r}: {message}")
-        known: dict[str, Any] = {name: array[: self.n_windows] for name, array in self.arrays.items()}
-        if resolved.predicts_responses:
-            index = np.arange(self.task.first_target_neuron, resolved.n_neurons)
-            unit_ids = inputs.recording.unit_ids
-            known |= {
-                "times": starts[:, None]
-                + (resolved.target_start + np.arange(resolved.target_length)) / config.response_rate,
-                "neuron_index": index,
-                "neuron_ids": index if unit_ids is None else np.asarray(unit_ids)[index],
-                "response_scale": response_scale(inputs.recording, inputs.processor)[index],
-            }
-        if resolved.decodes_behavior:
-            known["behavior_times"] = starts[:, None] + np.arange(config.num_behavior_samples) / config.behavior_rate
-            known["behavior_channels"] = tuple(config.behavior_channels)
-        return Predictions(
-            session_key=inputs.session_key,
-            tier=inputs.tier,
-            task=self.task.name,
-            window_starts=starts,
-            n_windows_left_out=len(self.starts) - self.n_windows,
-            **known,
-        )

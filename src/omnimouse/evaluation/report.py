@@ -13,7 +13,7 @@ import jinja2
 
 from omnimouse.evaluation import figures
 from omnimouse.evaluation.metrics import BEHAVIOR_GROUPS
-from omnimouse.evaluation.predict import Predictions
+from omnimouse.evaluation.predicting.predictions import Predictions
 from omnimouse.evaluation.scores import Scores, number
 from omnimouse.support.files import write_text
 

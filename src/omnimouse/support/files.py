@@ -26,8 +26,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @contextmanager
-def explained_writing(path: Path) -> Iterator[None]:
-    """Says which file could not be written to a full disk, and that nothing else was lost.
+def explained_writing(path: Path, *, kept: str = "What was there before is still there, whole.") -> Iterator[None]:
+    """Says which file could not be written to a full disk, and what was kept.
 
     Raises:
         OSError: the disk is full, over its quota or broken; with the `errno` it gave.
@@ -38,7 +38,7 @@ def explained_writing(path: Path) -> Iterator[None]:
         if error.errno not in _NO_ROOM or getattr(error, "is_explained", False):
             raise
         explained = OSError(
-            f"{path} could not be written: {os.strerror(error.errno)}. What was there before is still there, whole. "
+            f"{path} could not be written: {os.strerror(error.errno)}. {kept} "
             "Make room on the disk (or choose another place) and repeat the call."
         )
         explained.errno = error.errno

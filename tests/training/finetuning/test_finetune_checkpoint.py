@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from omnimouse.support.outputs import identity_differences
 from omnimouse.training.finetuning import finetune_checkpoint as module
 from omnimouse.training.finetuning.finetune_checkpoint import (
     TrainingState,
@@ -20,7 +21,6 @@ from omnimouse.training.finetuning.finetune_checkpoint import (
 )
 from omnimouse.training.finetuning.finetune_identity import check_identity
 from omnimouse.training.shared.checkpoint import append_history, remove_checkpoints, write_history
-from omnimouse.training.shared.identity import identity_differences
 from omnimouse.training.shared.optimizers import ParameterGroup
 from omnimouse.training.shared.recipe import OptimizerRecipe
 

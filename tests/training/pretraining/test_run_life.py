@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from omnimouse.support import files
+from omnimouse.support import files, outputs
+from omnimouse.support.outputs import LOCK_FILE, sole_user
 from omnimouse.support.tensor_files import write_tensors
 from omnimouse.training import finetune as finetune_function
 from omnimouse.training import train
@@ -22,7 +23,6 @@ from omnimouse.training.finetuning import finetune_checkpoint
 from omnimouse.training.finetuning.finetune_checkpoint import newest_finetune_checkpoint
 from omnimouse.training.runs.run_folder import read_history
 from omnimouse.training.shared import checkpoint
-from omnimouse.training.shared.checkpoint import LOCK_FILE, sole_user
 
 QUICK = {"batch_size": 2, "masks": ["population"], "validation_tier": None, "cpu": True, "progress": False}
 SLOW = {"steps": 10_000, "checkpoint_every": 10_000, **QUICK}
@@ -100,7 +100,7 @@ def test_a_folder_without_locks_is_said(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(checkpoint.FileLock, "acquire", fail)
+    monkeypatch.setattr(outputs.FileLock, "acquire", fail)
     with pytest.warns(UserWarning, match=r"cannot be locked.*No locks available.*no other run"), sole_user(tmp_path):
         pass
 

@@ -46,7 +46,7 @@ def predict_command(command: Predict) -> Said:
     model, recording = _load(command)
     if submission:
         return _write_submission(command, model, recording)
-    predictions = evaluation.predict(model, recording, **command.take("task", "output", *WINDOWS))
+    predictions = evaluation.predict(model, recording, **command.take("task", "output", "rollout", "resume", *WINDOWS))
     arrays = {name: list(a.shape) for name, a in vars(predictions).items() if getattr(a, "ndim", 0)}
     task, tier = predictions.task, predictions.tier
     lines = [f"  {name:22} {' x '.join(map(str, shape))}" for name, shape in arrays.items()]
@@ -63,6 +63,8 @@ def _write_submission(command: Predict, model: OmniMouseModel, recording: Record
             "images (SENSORIUM 2022)"
         )
     _refuse_window_options(command, stride=None)
+    if command.rollout > 1:
+        raise ValueError(f"{command.recording}: single images are not followed by others; leave out --rollout")
     tier, task = command.tier or "final_test", command.task
     evaluation.write_static_submission(model, recording, command.output, tier, task=task, batch_size=command.batch_size)
     return Said(

@@ -32,6 +32,11 @@ def fingerprint(recording: RecordingData, *, height: int, width: int) -> dict[st
     return {**parts, "video": _video(recording, height, width), "trials": _trials(recording)}
 
 
+def window_fingerprint(starts: np.ndarray) -> str:
+    """Returns a short description of window starts in which two different lists differ."""
+    return f"{len(starts)} windows, sha256 {hashlib.sha256(starts.astype('<f8').tobytes()).hexdigest()[:16]}"
+
+
 def _spread_over(stretches: Sequence[tuple[int, int]]) -> list[int]:
     """At most `SAMPLES` numbers, evenly spread over what lies in stretches `(first, stop)`."""
     ends = np.cumsum([stop - first for first, stop in stretches])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from omnimouse.evaluation.inputs import as_recording, check_session
 from omnimouse.recordings import Recording
 from omnimouse.support.compute_devices import Device, resolve_device
-from omnimouse.support.outputs import check_output
+from omnimouse.support.outputs import check_output, sole_user
 from omnimouse.support.progress import say
 from omnimouse.support.text_tables import html_table
 from omnimouse.support.version import __version__
@@ -29,7 +29,7 @@ from omnimouse.training.finetuning.loop import HISTORY_FILE, TrainingRun, run_st
 from omnimouse.training.finetuning.preparation import prepare_finetune
 from omnimouse.training.finetuning.training_tiers import TrainingTiers
 from omnimouse.training.shared.accelerators import make_accelerator
-from omnimouse.training.shared.checkpoint import remove_checkpoints, sole_user, write_history
+from omnimouse.training.shared.checkpoint import remove_checkpoints, write_history
 from omnimouse.training.shared.forward import only_trainable
 
 if TYPE_CHECKING:

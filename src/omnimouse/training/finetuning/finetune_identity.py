@@ -13,6 +13,8 @@ from omnimouse.model.processing_omnimouse import processor_fields
 from omnimouse.model.session_tables.session_specs import hash_unit_ids
 from omnimouse.model.session_tables.session_surgery import TENSORS
 from omnimouse.recordings import Windows
+from omnimouse.recordings.views.fingerprint import window_fingerprint
+from omnimouse.support.outputs import identity_differences
 from omnimouse.support.tensor_files import hash_tensors
 from omnimouse.training.finetuning.finetune_checkpoint import Checkpoint
 from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
@@ -22,9 +24,7 @@ from omnimouse.training.shared.data import MaskChoice
 from omnimouse.training.shared.identity import (
     architecture,
     data_fingerprint,
-    identity_differences,
     warn_of_unknown,
-    window_fingerprint,
 )
 
 if TYPE_CHECKING:

@@ -12,12 +12,13 @@ import torch
 
 from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
 from omnimouse.model.session_tables.session_surgery import TENSORS
+from omnimouse.support.outputs import identity_differences
 from omnimouse.support.tensor_files import hash_tensors
 from omnimouse.training.pretraining.corpus_sessions import pack_session, restore_session, session_spec
 from omnimouse.training.pretraining.setup import PretrainingRun, build_model
 from omnimouse.training.runs.run_folder import RunCheckpoint, write_checkpoint
 from omnimouse.training.shared.checkpoint import PARTIAL
-from omnimouse.training.shared.identity import identity_differences, warn_of_unknown
+from omnimouse.training.shared.identity import warn_of_unknown
 from omnimouse.training.shared.optimizers import pack_moments, restore_moments
 
 

@@ -15,6 +15,7 @@ from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.masking.masks import Mask
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
+from omnimouse.recordings.views.fingerprint import window_fingerprint
 from omnimouse.support.outputs import check_output
 from omnimouse.support.validation import to_mapping
 from omnimouse.training.pretraining.corpus_evaluation import choose_evaluation
@@ -28,7 +29,7 @@ from omnimouse.training.runs.distributed import GradientSum, Processes
 from omnimouse.training.runs.monitor import STEP_NUMBERS
 from omnimouse.training.runs.run_folder import RunFolder
 from omnimouse.training.shared.data import MaskChoice, choose_masks, named_masks
-from omnimouse.training.shared.identity import architecture, data_fingerprint, window_fingerprint
+from omnimouse.training.shared.identity import architecture, data_fingerprint
 from omnimouse.training.shared.optimizers import build_group
 
 HOW_SESSIONS_ARE_FOUND = ("paths", "collections", "allow_missing")

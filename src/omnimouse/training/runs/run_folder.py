@@ -33,6 +33,7 @@ import torch
 from safetensors.torch import load_file
 
 from omnimouse.support.files import explained_writing, hash_file, read_json, write_json, write_text
+from omnimouse.support.outputs import sole_user
 from omnimouse.support.tensor_files import write_tensors
 from omnimouse.support.validation import from_mapping
 from omnimouse.training.runs.distributed import Processes
@@ -43,7 +44,6 @@ from omnimouse.training.shared.checkpoint import (
     checkpoint_name,
     complete_checkpoint,
     nothing_whole,
-    sole_user,
 )
 
 FORMAT_VERSION = 1

@@ -11,54 +11,15 @@ import json
 import os
 import re
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from omnimouse.support.files import explained_writing, sync, write_text
 
 STATE_FILE = "state.json"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{8})")
 PARTIAL = ".partial-"
-LOCK_FILE = ".lock"
-
-
-@contextmanager
-def sole_user(folder: Path) -> Iterator[None]:
-    """Makes sure that no other run is going on in a folder: two would write over each other's checkpoints.
-
-    The system frees the lock of a process that was killed. Where a file system has no locks, this warns and goes on.
-
-    Raises:
-        ValueError: another process, or another thread of this one, holds the folder.
-    """
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_FILE, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(
-            f"Another run is going on in {folder}. Wait until it has ended, stop it, or choose another output."
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        warnings.warn(
-            f"{folder} cannot be locked ({error}). Make sure that no other run is going on in it.", stacklevel=3
-        )
-    try:
-        yield
-    finally:
-        if lock.is_locked:
-            # Before it is freed: whoever waits for the file finds that it has no name any more, and makes a new one.
-            (folder / LOCK_FILE).unlink(missing_ok=True)
-            lock.release()
-        if is_new:
-            with suppress(OSError):  # nothing came of it
-                folder.rmdir()
 
 
 def complete_checkpoint(partial: Path, target: Path, document: dict[str, Any], *, written: Sequence[Path]) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from omnimouse.recordings import Windows
 from omnimouse.recordings.views.fingerprint import fingerprint
@@ -28,29 +25,6 @@ def data_fingerprint(windows: Windows) -> dict[str, str]:
     """Returns the fingerprint of the recording that windows are cut from, at their size of frames."""
     processor = windows.processor
     return fingerprint(windows.recording, height=processor.frame_height, width=processor.frame_width)
-
-
-def window_fingerprint(starts: np.ndarray) -> str:
-    """Returns a short description of window starts in which two different lists differ."""
-    return f"{len(starts)} windows, sha256 {hashlib.sha256(starts.astype('<f8').tobytes()).hexdigest()[:16]}"
-
-
-def identity_differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """Returns one line for each entry that differs between a checkpoint's identity and a run's, inside mappings too."""
-    # A round trip through JSON makes tuples lists, as they are in the stored one.
-    return _differences(found, json.loads(json.dumps(expected)), "")
-
-
-def _differences(found: Mapping[str, Any], expected: Mapping[str, Any], within: str) -> list[str]:
-    lines = []
-    for name in sorted(found.keys() | expected.keys()):
-        there, now = found.get(name), expected.get(name)
-        if isinstance(there, dict) and isinstance(now, dict):
-            lines += _differences(there, now, f"{within}{name}.")
-        elif there != now:
-            before, after = (text if len(text) <= 120 else f"{text[:117]}..." for text in map(json.dumps, (there, now)))
-            lines.append(f"  {within}{name}: {before} in the checkpoint, {after} now")
-    return lines
 
 
 def warn_of_unknown(path: Path, names: Sequence[str]) -> None:

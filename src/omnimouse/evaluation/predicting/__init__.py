@@ -1,0 +1,1 @@
+"""Predictions as arrays: in memory or in a file that grows, and further than one window."""
