@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
+
+from omnimouse.recordings import Windows
+from omnimouse.recordings.held_windows import HeldWindows, can_be_held
 
 DATA = Path(__file__).parents[1] / "data" / "recordings"
 START = 1520193100.5945
@@ -148,6 +152,25 @@ def stored_session(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
         return folders[key]
 
     return unpack
+
+
+@pytest.fixture
+def held_alike() -> Callable[[Windows], HeldWindows]:
+    """A function that holds windows in memory, and finds each of them to be what is cut from files, bit for bit."""
+
+    def hold(windows: Windows) -> HeldWindows:
+        assert len(windows) and can_be_held(windows)
+        held, places = HeldWindows(windows, torch.device("cpu")), range(len(windows))
+        assert held.windows.recording is not windows.recording and len(held) == len(windows)
+        for cut, kept in ((windows.batch(part), held.batch(part)) for part in (places[::2], places[1::3], places[-1:])):
+            assert list(cut) == list(kept)
+            for name, array in cut.items():
+                assert kept[name].is_contiguous() and kept[name].dtype == array.dtype
+                assert array.numpy().tobytes() == kept[name].numpy().tobytes(), name
+        assert list(held.batch([0], ["responses"])) == ["responses"]
+        return held
+
+    return hold
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from omnimouse.cli.options import (
     OnRecording,
     WithJson,
     argument,
+    auto_or_flag,
     count,
     name_or_none,
     names,
@@ -113,6 +114,12 @@ A run that was interrupted goes on where it stopped when the same command is giv
         "where new neurons begin: each at the core's known neuron that predicts it best (match), or all at the average "
         "neuron (mean); auto: match if the core comes with sessions",
         default=FinetuneRecipe.start_from,
+    )
+    on_device: str | bool = option(
+        "cut windows on the device, from the recording held there: true, false, or auto for a GPU with room for it",
+        "WHETHER",
+        FinetuneRecipe.on_device,
+        type=auto_or_flag,
     )
     mixed_precision: Literal["auto", "bf16", "no"] = option(
         "auto: bf16 where the device has it", default=FinetuneRecipe.mixed_precision

@@ -148,3 +148,11 @@ def names_or_all(text: str) -> str | list[str]:
 def name_or_none(text: str) -> str | None:
     """A name; none stands for `None`."""
     return None if text == "none" else text
+
+
+def auto_or_flag(text: str) -> str | bool:
+    """`auto`, or true or false as they are."""
+    known: dict[str, str | bool] = {"auto": "auto", "true": True, "false": False}
+    if text not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor true nor false")
+    return known[text]

@@ -127,19 +127,19 @@ class Windows:
         return html_table(("session", self.recording.session_key), list(facts.items()))
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        start = self._start(index)
-        window = {"responses": torch.from_numpy(self._read_responses(start))}
-        if "video" not in self.missing:
-            window["video"] = torch.from_numpy(self._read_video(start))
-        if "behavior" not in self.missing:
-            window["behavior"] = torch.from_numpy(self._read_behavior(start))
-        return window
+        names = [name for name in ("responses", "video", "behavior") if name not in self.missing]
+        return self._cut(index, names)
 
-    def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Windows stacked along a leading dimension B, one per index."""
+    def _cut(self, index: int, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        start = self._start(index)
+        read = {"responses": self._read_responses, "video": self._read_video, "behavior": self._read_behavior}
+        return {name: torch.from_numpy(read[name](start)) for name in names}
+
+    def batch(self, indices: Sequence[int], names: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
+        """Windows stacked along a leading dimension B, one per index; of `names` alone where they are given."""
         if not len(indices):
             raise ValueError("an empty list of window indices makes no batch; pass at least one index")
-        items = [self[int(index)] for index in indices]
+        items = [self[int(i)] if names is None else self._cut(int(i), names) for i in indices]
         return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
     def response_indices(self, index: int) -> np.ndarray:
@@ -270,7 +270,7 @@ class Windows:
             for device in (recording.eye_tracker, recording.treadmill)
         ]
 
-    def _rows(self, device: SequenceDevice, start: float, rate: float, n_samples: int) -> np.ndarray:
+    def _rows(self, device: SequenceDevice, start: float | np.ndarray, rate: float, n_samples: int) -> np.ndarray:
         return sequence_rows(
             start,
             rate,

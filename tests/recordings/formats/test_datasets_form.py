@@ -618,3 +618,7 @@ def test_recordings_from_arrays_and_what_they_lack_come_back(tmp_path):
                 for name, values in ours[i].items():
                     assert torch.equal(values.nan_to_num(9e9), theirs[i][name].nan_to_num(9e9)), name
         assert not [finding for finding in check_recording(tmp_path / key) if finding.severity == "fatal"]
+
+
+def test_windows_can_be_held(written, held_alike):
+    held_alike(Windows(open_recording(written), "train", 5, processor=OmniMouseProcessor()))

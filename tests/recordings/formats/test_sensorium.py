@@ -493,3 +493,9 @@ def test_a_full_disk_is_noticed_before_unpacking(folder, tmp_path, cache, monkey
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
     assert "Set OMNIMOUSE_CACHE to a folder on a larger disk" in fatal(archive)
     assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("profile", ["strict", "published"])
+def test_windows_can_be_held(folder, held_alike, profile):
+    windows = Windows(open_recording(folder), "train", 3, processor=OmniMouseProcessor(profile), quiet=True)
+    assert held_alike(windows)._tables["video"].levels is None  # grey levels here are no whole numbers

@@ -253,11 +253,12 @@ def test_validation_on_the_whole_population(model, recording):
 
 def test_windows_cut_ahead_change_nothing(killed_run, recording):
     results, models = [], []
-    for num_workers in (0, 1):
+    for num_workers, on_device in ((0, False), (1, False), (1, True)):
         models.append(killed_run.small_model())
-        results.append(run(models[-1], recording, num_workers=num_workers))
-    assert without_seconds(results[0].history) == without_seconds(results[1].history)
-    assert_equal(weights(models[0]), weights(models[1]))
+        results.append(run(models[-1], recording, num_workers=num_workers, on_device=on_device))
+    for place in (1, 2):
+        assert without_seconds(results[0].history) == without_seconds(results[place].history)
+        assert_equal(weights(models[0]), weights(models[place]))
 
 
 def test_the_callers_random_state_is_left_alone(model, recording):
@@ -465,6 +466,7 @@ def with_responses(recording_path, folder, rows):
         ({"session_learning_rate": -1.0}, ["learning_rate", "-1.0"]),
         ({"patience": 0}, ["patience"]),
         ({"num_workers": 2}, ["num_workers", "2"]),
+        ({"on_device": "cuda"}, ["on_device", "cuda", "auto"]),
         ({"resume": "always"}, ["resume", "always"]),
         ({"mixed_precision": "fp16"}, ["mixed_precision", "fp16", "bf16"]),
     ],

@@ -11,6 +11,7 @@ import torch
 from omnimouse import OmniMouseConfig, Windows, open_recording, simulate_recording, train
 from omnimouse.model.masking.masks import as_mask
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
+from omnimouse.recordings.held_windows import HeldWindows
 from omnimouse.recordings.simulation.simulated import load_truth, truth_folder
 from omnimouse.training.pretraining.expected_targets import expect_responses
 
@@ -39,6 +40,8 @@ def cut(windows, task):
     before = recorded.clone()
     expected = expect_responses(recorded, windows, indices, neurons, as_mask(task).resolve(N, CONFIG))
     assert torch.equal(recorded, before)
+    held = HeldWindows(windows, recorded.device)
+    assert torch.equal(expected, expect_responses(recorded, held, indices, neurons, as_mask(task).resolve(N, CONFIG)))
     recording = windows.recording
     truth = load_truth(recording)
     stds = windows.processor.floored_response_stds(recording.statistics(recording.responses)[1])

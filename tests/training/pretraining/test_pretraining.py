@@ -151,12 +151,14 @@ def test_how_sessions_are_found_may_change_and_which_may_not(small_recipe, corpu
     assert OmniMouseModel.from_pretrained(result.model, sessions="all").session_keys == ["a-1-1"]
 
 
-def test_how_windows_are_read_changes_no_result(small_recipe, tmp_path):
+def test_how_windows_are_read_changes_no_result(small_recipe, tmp_path, capsys):
     hashes = set()
-    for workers, capacity in ((0, 1), (3, 32)):
-        overrides = [f"loader.workers={workers}", f"loader.open_recordings={capacity}"]
-        result = train(small_recipe(tmp_path / str(workers)), overrides=overrides, progress=False)
+    for workers, capacity, held in ((0, 1, "false"), (3, 32, "false"), (2, 1, "true")):
+        overrides = [f"loader.workers={workers}", f"loader.open_recordings={capacity}", f"loader.on_device={held}"]
+        result = train(small_recipe(tmp_path / str(workers)), overrides=overrides)
         hashes.add(OmniMouseModel.from_pretrained(result.model).core_hash())
+        told = "windows are cut on cpu, from recordings that are held there"
+        assert (told in capsys.readouterr().err) == (held == "true")
     assert len(hashes) == 1
 
 

@@ -21,6 +21,7 @@ from omnimouse.training.shared.data import (
     validation_neuron_ids,
 )
 
+NEEDS = [("responses",)] * 3
 ARGUMENTS = {"n_windows": 10, "batch_size": 4, "mask_weights": [1.0, 2.0, 1.0], "n_neurons": 7, "max_population": 5}
 
 PINNED = {"windows": [6, 4, 4, 7], "mask": 2, "neurons": [3, 6, 0, 5, 2], "torch": 1110416390233615422}
@@ -43,9 +44,9 @@ class Windows:
     def __len__(self):
         return len(self.starts)
 
-    def batch(self, indices):
+    def batch(self, indices, names=None):
         self.threads.add(threading.current_thread())
-        return {name: array[indices] for name, array in self.data.items()}
+        return {name: self.data[name][indices] for name in names or self.data}
 
 
 def equal(first, second):
@@ -147,7 +148,7 @@ def test_needed_arrays(model, task, needs):
 def test_batches_come_in_order_with_their_windows(num_workers):
     windows = Windows()
     plans = [batch_plan(0, step, **ARGUMENTS) for step in range(6)]
-    found = list(planned_batches(windows, iter(plans), needs=("responses",), num_workers=num_workers))
+    found = list(planned_batches(windows, iter(plans), needs=NEEDS, num_workers=num_workers))
     assert [plan for plan, _ in found] == plans
     for plan, batch in found:
         assert set(batch) == {"responses"}
@@ -156,7 +157,7 @@ def test_batches_come_in_order_with_their_windows(num_workers):
 
 
 def test_no_plans_no_batches():
-    assert list(planned_batches(Windows(), [], needs=("responses",), num_workers=1)) == []
+    assert list(planned_batches(Windows(), [], needs=NEEDS, num_workers=1)) == []
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -181,7 +182,7 @@ def test_an_error_in_the_worker_reaches_the_loop():
     windows = Windows()
     windows.data["video"][4] = np.nan
     plans = [BatchPlan(step, np.array([index]), 0, np.zeros((1, 1))) for step, index in enumerate([1, 4, 2])]
-    stream = planned_batches(windows, plans, needs=("video",), num_workers=1)
+    stream = planned_batches(windows, plans, needs=[("video",)], num_workers=1)
     assert next(stream)[0].step == 0
     with pytest.raises(ValueError, match="video of the window"):
         next(stream)

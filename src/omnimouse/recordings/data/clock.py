@@ -32,10 +32,14 @@ def time_grid(start: float, end: float, rate: float, time_rule: str) -> np.ndarr
     return np.arange(start, end, 1.0 / rate)
 
 
-def query_times(start: float, rate: float, n_samples: int, time_rule: str) -> np.ndarray:
-    """Times `[n_samples]` (seconds, float64) at which a window starting at `start` looks a device up."""
+def query_times(start: float | np.ndarray, rate: float, n_samples: int, time_rule: str) -> np.ndarray:
+    """Times `[n_samples]` (seconds, float64) at which a window starting at `start` looks a device up.
+
+    For the starts of K windows `[K, 1]` those of all of them, `[K, n_samples]`.
+    """
     if time_rule == "linspace":
-        return np.linspace(start, start + n_samples / rate, n_samples, endpoint=False)
+        first = start[:, 0] if isinstance(start, np.ndarray) else start
+        return np.linspace(first, first + n_samples / rate, n_samples, endpoint=False, axis=-1)
     if time_rule == "integer":
         ticks = np.round(start * 1e5).astype(np.int64) + np.arange(n_samples) * int(np.round(1e5 / rate))
         return ticks / 1e5
@@ -43,7 +47,7 @@ def query_times(start: float, rate: float, n_samples: int, time_rule: str) -> np
 
 
 def sequence_rows(
-    start: float,
+    start: float | np.ndarray,
     query_rate: float,
     n_samples: int,
     *,
@@ -55,7 +59,7 @@ def sequence_rows(
     """Rows of a regularly sampled array that a window reads: the last sample at or before each query time.
 
     Args:
-        start: window start, seconds.
+        start: window start, seconds; or `[K, 1]`, those of K windows.
         query_rate: Hz at which the window samples.
         n_samples: samples per window.
         device_start: time of row 0, seconds.
@@ -64,7 +68,7 @@ def sequence_rows(
         shifts: seconds `[S]` by which each signal was sampled after its row's time, or None.
 
     Returns:
-        int64 `[n_samples]`, or `[n_samples, S]` with shifts.
+        int64 `[n_samples]` (`[K, n_samples]`), or `[n_samples, S]` with shifts, which one window at a time may have.
     """
     if time_rule == "exact":
         # Differences first: rounding of the epoch then enters once instead of once per sample.

@@ -81,6 +81,8 @@ class FinetuneRecipe:
         checkpoint_every: steps between checkpoints; default: ten over the run.
         mixed_precision: "bf16", "no", or "auto" for bf16 where the device has instructions for it (GPUs, recent CPUs).
         num_workers: 1 cuts windows one batch ahead in a thread, 0 does not; the result is the same.
+        on_device: True cuts windows on the device, from the recording held there; False from disk; "auto" on the device
+            if that is a GPU and a quarter of its free memory is enough. The result is the same.
         start_from: where the neurons of a session that the model lacks begin: "mean" at the average neuron that the
             core was trained on, "match" each at the known neuron (of the model's other sessions) whose predictions
             resemble its responses in the training tiers, "auto" for "match" if there are other sessions.
@@ -117,6 +119,7 @@ class FinetuneRecipe:
     checkpoint_every: int | None = None
     mixed_precision: MixedPrecision | Literal["auto"] = "auto"
     num_workers: int = 1
+    on_device: Literal["auto"] | bool = "auto"
     start_from: Literal["auto", "match", "mean"] = "auto"
     cache_video: bool = False
 
@@ -141,6 +144,8 @@ class FinetuneRecipe:
                 "cache_video=True stores the video features of a core that stays as it is, but train_core=True changes "
                 "them at every step. Pass one of both."
             )
+        if self.on_device not in (True, False, "auto"):
+            raise ValueError(f"on_device is {self.on_device!r}; expected 'auto', True or False.")
         _ = self.session, self.core  # which refuse what is out of range
         busy = self.schedule.warmup_steps + self.schedule.decay_steps
         if busy > self.steps:

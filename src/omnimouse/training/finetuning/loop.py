@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from omnimouse.model.masking.masks import Mask
 from omnimouse.recordings import Windows
+from omnimouse.recordings.held_windows import HeldWindows
 from omnimouse.support.progress import PartClock, progress_bar
 from omnimouse.training.finetuning.finetune_checkpoint import TrainingState, copy_parameters, save_checkpoint
 from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
@@ -79,7 +80,7 @@ class TrainingRun:
     accelerator: Accelerator | OneDevice
     session: str
     recipe: FinetuneRecipe
-    windows: Windows
+    windows: Windows | HeldWindows
     choice: MaskChoice
     groups: dict[str, ParameterGroup]
     validation: Validation | None
@@ -241,7 +242,9 @@ def run_steps(run: TrainingRun, state: TrainingState) -> None:
         if run.validation is not None and state.initial_validation_loss is None:
             state.initial_validation_loss = _note_validation(run, state, validate(run, run.validation))
         plans = (run.plan(step) for step in range(state.step, recipe.steps))
-        stream = planned_batches(run.windows, plans, needs=run.choice.needs, num_workers=recipe.num_workers)
+        stream = planned_batches(
+            run.windows, plans, needs=run.choice.needs_of, num_workers=recipe.num_workers, device=run.accelerator.device
+        )
         name = f"finetune {run.session}"
         with progress_bar(total=recipe.steps, initial=state.step, desc=name, unit="step", shown=run.progress) as bar:
             for plan, batch in stream:

@@ -6,6 +6,7 @@ Every function here refuses what cannot work, with a message for the caller of `
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from omnimouse.model.masking.mask_fitting import fit_masks
 from omnimouse.model.masking.masks import Mask, as_mask
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, Windows, is_static
+from omnimouse.recordings.held_windows import HeldWindows, can_be_held
 from omnimouse.support.spreading import spread
 from omnimouse.training.finetuning.finetune_checkpoint import Checkpoint, newest_finetune_checkpoint
 from omnimouse.training.finetuning.finetune_identity import check_identity, finetune_identity
@@ -33,6 +35,7 @@ from omnimouse.training.shared.data import (
     MaskChoice,
     Masks,
     as_list,
+    choose_holding,
     choose_masks,
     finite_means,
     needed_arrays,
@@ -43,6 +46,8 @@ from omnimouse.training.shared.data import (
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
     from omnimouse.pretrained.omnimouse_model import OmniMouseModel
+
+logger = logging.getLogger(__name__)
 
 VALIDATION_TASKS = (
     "forecasting+stimulus+behavior",
@@ -104,11 +109,14 @@ def prepare_finetune(
     if is_new and matching and checkpoint is None:
         _start_at_matches(model, key, windows, stored, progress=progress)
     # The thread that cuts ahead gets open files of its own; validation reads the same recording meanwhile.
-    own = copy.deepcopy(windows) if recipe.num_workers else windows
+    own: Windows | HeldWindows = copy.deepcopy(windows) if recipe.num_workers else windows
+    if choose_holding(recipe.on_device, [windows], accelerator.device)[0] and can_be_held(windows):
+        own = HeldWindows(windows, accelerator.device)
+        logger.info("windows are cut on %s: %.2f GiB", accelerator.device, own.n_bytes / 2**30)
     run = TrainingRun(
         model=model, accelerator=accelerator, session=key, recipe=recipe, windows=own, choice=choice,
         groups=build_optimizers(model, recipe, key), validation=validation, output_dir=output_dir, identity=identity,
-        progress=progress, video=_run_video(model, accelerator, recipe, choice, own, stored),
+        progress=progress, video=_run_video(model, accelerator, recipe, choice, windows, stored),
     )  # fmt: skip
     return run, checkpoint, tiers
 

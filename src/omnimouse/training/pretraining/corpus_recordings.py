@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from omnimouse.corpus.manifest import collection
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.model.session_tables.session_names import matches_glob, same_animal, short_key
@@ -18,9 +20,10 @@ from omnimouse.model.session_tables.session_specs import hash_unit_ids
 from omnimouse.recordings import Windows, open_recording
 from omnimouse.recordings.channels import missing_modalities
 from omnimouse.recordings.formats.dataset_form.dataset_tables import looks_like_dataset
+from omnimouse.recordings.held_windows import HeldWindows, can_be_held
 from omnimouse.support.spreading import listed
 from omnimouse.training.pretraining.pretraining_recipe import RecordingsRecipe
-from omnimouse.training.shared.data import open_windows
+from omnimouse.training.shared.data import choose_holding, open_windows
 
 _DEVICES = ("responses", "screen")
 """Folders by which globs know a session folder; the other devices may be missing."""
@@ -181,7 +184,35 @@ class OpenRecordings:
         self.recipe, self.sessions, self.processor, self.capacity = recipe, dict(sessions), processor, capacity
         self.tiers = dict.fromkeys(self.sessions, recipe.tiers) if tiers is None else tiers
         self._idle: OrderedDict[str, Windows] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._holding = threading.Lock(), threading.Lock()
+        self._held: dict[str, HeldWindows] = {}
+        self._place: torch.device | None = None
+
+    def hold(self, on_device: bool | str, device: torch.device) -> int:
+        """From now on `lend_to_train` holds windows on a device, if so; about how many bytes they take there."""
+
+        def all_windows() -> Iterator[Windows]:
+            for key in self.sessions:
+                with self.lend(key) as windows:
+                    yield windows
+
+        holds, n_bytes = choose_holding(on_device, all_windows() if on_device else (), device)
+        self._place = device if holds else None
+        return n_bytes if holds else 0
+
+    @contextmanager
+    def lend_to_train(self, key: str) -> Iterator[Windows | HeldWindows]:
+        """Yields the windows of a session as `lend` does, or where they are held those, which any number may use."""
+        with self._holding:
+            if self._place is not None and key not in self._held:
+                with self.lend(key) as windows:
+                    if can_be_held(windows):
+                        self._held[key] = HeldWindows(windows, self._place)
+        if key in self._held:
+            yield self._held[key]
+            return
+        with self.lend(key) as windows:
+            yield windows
 
     @contextmanager
     def lend(self, key: str) -> Iterator[Windows]:

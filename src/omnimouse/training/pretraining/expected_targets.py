@@ -17,6 +17,7 @@ import torch
 
 from omnimouse.model.masking.mask_rules import ResolvedMask
 from omnimouse.recordings import Windows
+from omnimouse.recordings.held_windows import HeldWindows
 from omnimouse.recordings.pooling import response_scale
 from omnimouse.recordings.simulation.simulated import Truth, load_truth, truth_folder
 
@@ -27,7 +28,11 @@ def hidden_neurons(mask: ResolvedMask) -> slice:
 
 
 def expect_responses(
-    responses: torch.Tensor, windows: Windows, indices: np.ndarray, neuron_ids: np.ndarray, mask: ResolvedMask
+    responses: torch.Tensor,
+    windows: Windows | HeldWindows,
+    indices: np.ndarray,
+    neuron_ids: np.ndarray,
+    mask: ResolvedMask,
 ) -> torch.Tensor:
     """Puts expected responses in the place of those that a mask hides altogether.
 
@@ -51,15 +56,15 @@ def expect_responses(
     hidden = hidden_neurons(mask)
     if hidden.start >= hidden.stop or not mask.predicts_responses:
         return responses
-    truth = required_truth(windows.recording.path)
-    factors = (1 / response_scale(windows.recording, windows.processor)).astype(np.float32)  # stored to model's units
+    cut = windows.windows if isinstance(windows, HeldWindows) else windows
+    truth = required_truth(cut.recording.path)
+    factors = (1 / response_scale(cut.recording, cut.processor)).astype(np.float32)  # stored to model's units
     source = truth.given_everything if mask.shows_responses else truth.given_stimulus_and_behavior
-    expected = responses.clone()
-    for row, index in enumerate(indices):
-        rows = source[windows.response_indices(int(index))] * factors
-        neurons = torch.from_numpy(neuron_ids[row, hidden].astype(np.int64))
-        expected[row][:, neurons] = torch.from_numpy(rows)[:, neurons]
-    return expected
+    neurons = neuron_ids[:, None, hidden].astype(np.int64)
+    rows = np.stack([source[cut.response_indices(int(index))] * factors for index in indices])
+    values, places = (torch.from_numpy(array) for array in (np.take_along_axis(rows, neurons, axis=2), neurons))
+    places = places.to(responses.device).expand(-1, responses.shape[1], -1)
+    return responses.scatter(2, places, values.to(responses))
 
 
 @functools.lru_cache(maxsize=64)

@@ -192,10 +192,14 @@ class LoaderRecipe:
         workers: threads per process that cut batches in advance, one each; 0 cuts when a batch is needed.
         open_recordings: recordings that a process keeps open; those visited longest ago are closed and opened again
             when their turn comes, so that memory does not grow with the corpus.
+        on_device: whether windows are cut on the device, from recordings that lie there, normalised, from their first
+            visit on; "auto": on a GPU where all of a process's take at most a quarter of the free memory (in-memory
+            on a CPU only where asked for). Recordings whose responses are averaged or shifted are cut from disk.
     """
 
     workers: int = 2
     open_recordings: int = 32
+    on_device: Literal["auto"] | bool = "auto"
 
     def __post_init__(self) -> None:
         require_counts(self, 0, "workers")

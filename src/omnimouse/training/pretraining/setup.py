@@ -44,14 +44,14 @@ class CorpusMasks:
         names: what messages call each mask.
         weights: their weights.
         usable: session -> position -> mask, as its recording and population can take it, of those that they can.
-        needs: session -> arrays that these masks need.
+        needs: session -> position -> arrays that this mask needs.
         left_out: session -> how many masks it cannot serve, of those that cannot serve all.
     """
 
     names: tuple[str, ...]
     weights: tuple[float, ...]
     usable: dict[str, dict[int, Mask]]
-    needs: dict[str, tuple[str, ...]]
+    needs: dict[str, dict[int, tuple[str, ...]]]
     left_out: dict[str, int]
 
 
@@ -81,6 +81,7 @@ class PretrainingRun:
         animals: animal -> optimizer of its vector.
         gradients: averages over processes.
         identity: what a checkpoint must have in common with a run that continues from it.
+        held_bytes: what the windows of this process take on its device, about; 0 where they are cut from disk.
         met: masks and populations that were trained in this sitting, see `STEP_NUMBERS`.
 
     Raises:
@@ -111,6 +112,7 @@ class PretrainingRun:
             self.masks = choose_corpus_masks(recipe.masks, self.sessions, model.config)
             self.recordings = OpenRecordings(recipe.recordings, self.owned, processor, capacity=capacity)
             self.windows, self.data = _fingerprints(self.recordings)
+            self.held_bytes = self.recordings.hold(recipe.loader.on_device, accelerator.device)
             self.evaluation = choose_evaluation(recipe, self.sessions, keys, processes.rank, model.config, processor)
             add_sessions(model, self.owned.values(), recipe, fresh=fresh)
             model.to(accelerator.device)
@@ -170,7 +172,10 @@ def choose_corpus_masks(
             key: {places[name]: mask for name, mask in zip(choice.names, choice.masks, strict=True)}
             for key, choice in chosen.items()
         },
-        needs={key: choice.needs for key, choice in chosen.items()},
+        needs={
+            key: {places[name]: needs for name, needs in zip(choice.names, choice.needs_of, strict=True)}
+            for key, choice in chosen.items()
+        },
         left_out={key: len(choice.left_out) for key, choice in chosen.items() if choice.left_out},
     )
 

@@ -54,7 +54,7 @@ def load_step(run: PretrainingRun, step: int) -> StepBatch | ValueError | None:
     visits = {key: info.visits for key, info in run.owned.items()}
     key, visit = session_at(recipe.seed, step, process, visits)
     try:
-        with run.recordings.lend(key) as windows:
+        with run.recordings.lend_to_train(key) as windows:
             plan = corpus_plan(
                 recipe.seed,
                 step,
@@ -68,7 +68,8 @@ def load_step(run: PretrainingRun, step: int) -> StepBatch | ValueError | None:
                 n_neurons=run.owned[key].n_neurons,
                 max_population=run.model.config.max_population,
             )
-            arrays = cut_batch(windows, plan.window_indices, needs=run.masks.needs[key])
+            needs = run.masks.needs[key][plan.mask_index]
+            arrays = cut_batch(windows, plan.window_indices, needs=needs, device=run.processes.device)
             if recipe.recordings.targets == "expected" and "responses" in arrays:
                 mask = run.masks.usable[key][plan.mask_index].resolve(plan.neuron_ids.shape[1], run.model.config)
                 responses = arrays["responses"]
@@ -196,7 +197,8 @@ def write_failure(run: PretrainingRun, batch: StepBatch, problem: str) -> Path:
     plan = batch.plan
     stem = run.folder.failures / f"step-{plan.step + 1:08d}-process-{run.processes.rank}"
     tensors = stem.with_suffix(".safetensors")
-    write_tensors(tensors, {**batch.arrays, "neuron_ids": torch.from_numpy(plan.neuron_ids)})
+    arrays = {name: array.cpu() for name, array in batch.arrays.items()}
+    write_tensors(tensors, {**arrays, "neuron_ids": torch.from_numpy(plan.neuron_ids)})
     document: dict[str, Any] = {
         "problem": problem,
         "step": plan.step + 1,

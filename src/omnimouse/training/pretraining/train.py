@@ -211,6 +211,11 @@ def _introduce(run: PretrainingRun, monitor: Monitor) -> None:
         f"{len(run.sessions)} sessions with {n_neurons:,} neurons on {count} process{'es' * (count > 1)} "
         f"({run.processes.device}), to step {run.last:,}"
     )
+    if run.held_bytes:
+        monitor.say(
+            f"windows are cut on {run.processes.device}, from recordings that are held there from their first visit "
+            f"on: about {run.held_bytes / 2**30:.2f} GiB in this process"
+        )
     if run.evaluation is None and run.recipe.evaluation.every is not None:
         monitor.say(
             f"no recording has a tier {' or '.join(EVALUATION_TIERS)} that is not trained on: none is evaluated"

@@ -25,10 +25,17 @@ from omnimouse.model.masking.mask_fitting import fit_masks
 from omnimouse.model.masking.masks import TRAINING_MASKS, Mask, as_mask
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.recordings import Recording, Windows, mean_responses
+from omnimouse.recordings.held_windows import HeldWindows, can_be_held, held_bytes
 from omnimouse.support.spreading import listed
 
 Masks = Mask | str | Sequence[Mask | str]
 """What callers pass for masks: one, or several, each also by its name."""
+
+ARRAYS = ("responses", "video", "behavior")
+"""What a window may consist of."""
+
+HELD_SHARE = 0.25
+"""Of the free memory of a GPU, what windows may take: the rest is for the model's activations."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -134,14 +141,19 @@ class MaskChoice:
         names, masks: the masks that fit, see `fit_mask`, and what messages and the history call each.
         weights: their weights, as given (equal by default).
         left_out: name -> reason, for masks that do not fit this population or what was recorded.
-        needs: which of "responses", "video" and "behavior" any of these masks takes in or is compared with.
+        needs_of: for each mask which of "responses", "video" and "behavior" it takes in or is compared with.
     """
 
     names: tuple[str, ...]
     masks: tuple[Mask, ...]
     weights: tuple[float, ...]
     left_out: dict[str, str]
-    needs: tuple[str, ...]
+    needs_of: tuple[tuple[str, ...], ...]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What any of the masks needs."""
+        return tuple(name for name in ARRAYS if any(name in needs for needs in self.needs_of))
 
 
 def as_list(masks: Masks) -> Sequence[Mask | str]:
@@ -207,14 +219,14 @@ def choose_masks(
         masks=tuple(fitted[i] for i in kept),
         weights=tuple(weights[i] for i in kept),
         left_out=left_out,
-        needs=needed_arrays([fitted[i] for i in kept], n_neurons, config),
+        needs_of=tuple(needed_arrays([fitted[i]], n_neurons, config) for i in kept),
     )
 
 
 def needed_arrays(masks: Sequence[Mask], n_neurons: int, config: OmniMouseConfig) -> tuple[str, ...]:
     """Returns which of "responses", "video" and "behavior" the masks take in or are compared with."""
     needed = {name for mask in masks for name in Needs.of(mask.resolve(n_neurons, config)).passed}
-    return tuple(name for name in ("responses", "video", "behavior") if name in needed)
+    return tuple(name for name in ARRAYS if name in needed)
 
 
 def open_windows(
@@ -232,6 +244,21 @@ def open_windows(
             "other tiers, or run `omnimouse check` to see what is wrong with them."
         )
     return windows
+
+
+def choose_holding(on_device: bool | str, windows: Iterable[Windows], device: torch.device) -> tuple[bool, int]:
+    """Whether windows are held on a device, and how many bytes they take there, about.
+
+    Args:
+        on_device: True, False, or "auto": on CUDA where they take at most `HELD_SHARE` of the memory that is free. On
+            a CPU a core takes longer than cutting windows beside it, so that it is left to those who ask for it.
+        windows: all that would be held.
+        device: where to.
+    """
+    n_bytes = sum(held_bytes(part) for part in windows if can_be_held(part)) if on_device else 0
+    if on_device != "auto":
+        return bool(on_device), n_bytes
+    return device.type == "cuda" and n_bytes <= HELD_SHARE * torch.cuda.mem_get_info(device)[0], n_bytes
 
 
 def finite_means(recording: Recording, processor: OmniMouseProcessor, tiers: tuple[str, ...]) -> np.ndarray:
@@ -253,43 +280,66 @@ def finite_means(recording: Recording, processor: OmniMouseProcessor, tiers: tup
 
 
 def cut_batch(
-    windows: Windows, indices: Sequence[int] | np.ndarray, *, needs: Sequence[str]
+    windows: Windows | HeldWindows,
+    indices: Sequence[int] | np.ndarray,
+    *,
+    needs: Sequence[str],
+    device: torch.device | None = None,
 ) -> dict[str, torch.Tensor]:
     """Cuts windows and refuses values no loss is defined for.
 
-    Returns:
-        Of responses [B, 60, N], video [B, 1, 60, 36, 64] and behavior [B, 5, 40] those in `needs`; the others are not
-        checked.
+    Args:
+        windows: what to cut; held windows stay on their device.
+        indices: which, [B].
+        needs: of responses [B, 60, N], video [B, 1, 60, 36, 64] and behavior [B, 5, 40] those to cut; the others are
+            neither cut nor checked.
+        device: where they go; for a CUDA device they lie in memory from which they are copied without waiting.
 
     Raises:
         ValueError: when an array holds NaN or infinity; it names the array and the start of each window concerned.
     """
     positions = [int(index) for index in indices]
-    cut = windows.batch(positions)
-    batch = {name: cut[name] for name in needs}
+    batch = windows.batch(positions, needs)
     for name, array in batch.items():
-        # A sum is not finite when any term is not, and needs no second array; in float64 it would, twice as large.
-        if name == "behavior" and windows.missing_channels:
-            array = array[:, [row for row in range(array.shape[1]) if row not in windows.missing_channels]]
-        if torch.isfinite(array.sum()):
+        if isinstance(windows, HeldWindows):
+            finite = windows.finite(name, positions)
+        else:
+            finite = _finite_windows(array, windows.missing_channels if name == "behavior" else ())
+        if finite.all():
             continue
-        bad = ~torch.isfinite(array.flatten(1)).all(dim=1)
-        if not bad.any():  # the sum of large but finite values is beyond float32
-            continue
-        starts = ", ".join(f"{windows.starts[positions[i]]:.3f} s" for i in bad.nonzero().flatten().tolist())
+        bad = np.flatnonzero(~finite)
+        starts = ", ".join(f"{windows.starts[positions[i]]:.3f} s" for i in bad)
         raise ValueError(
-            f"{name} of the window(s) starting at {starts} (indices {[positions[i] for i in bad.nonzero().flatten()]}) "
+            f"{name} of the window(s) starting at {starts} (indices {[positions[i] for i in bad]}) "
             "hold NaN or infinity where finite numbers were expected. Run `omnimouse check` on the recording to see "
             "where they are, then repair the array or use the processor profile 'strict', which leaves out windows "
             "with missing behavior or INVALID trials; masks=[...] that do not use the array train without it."
         )
+    if device is not None and device.type == "cuda" and not isinstance(windows, HeldWindows):
+        return {name: array.pin_memory() for name, array in batch.items()}
     return batch
 
 
+def _finite_windows(array: torch.Tensor, unrecorded: Sequence[int]) -> np.ndarray:
+    """Which windows [B] hold finite values, channels that were not recorded aside."""
+    if unrecorded:
+        array = array[:, [row for row in range(array.shape[1]) if row not in unrecorded]]
+    # A sum is not finite when any term is not, and needs no second array; in float64 it would, twice as large. That of
+    # large but finite values is beyond float32.
+    if torch.isfinite(array.sum()):
+        return np.ones(len(array), dtype=bool)
+    return torch.isfinite(array.flatten(1)).all(dim=1).numpy()
+
+
 def planned_batches(
-    windows: Windows, plans: Iterable[BatchPlan], *, needs: Sequence[str], num_workers: int = 0
+    windows: Windows | HeldWindows,
+    plans: Iterable[BatchPlan],
+    *,
+    needs: Sequence[Sequence[str]],
+    num_workers: int = 0,
+    device: torch.device | None = None,
 ) -> Generator[tuple[BatchPlan, dict[str, torch.Tensor]], None, None]:
-    """Yields each plan with its windows, see `cut_batch`.
+    """Yields each plan with its windows, see `cut_batch`; of them, what its mask needs (one entry of `needs` a mask).
 
     With one worker, the next batch is cut in a thread meanwhile, which alone uses `windows`; the result is the same.
 
@@ -300,7 +350,7 @@ def planned_batches(
         raise ValueError(f"num_workers is {num_workers!r}; expected 0 (cut when asked) or 1 (one thread cuts ahead).")
 
     def cut(plan: BatchPlan) -> tuple[BatchPlan, dict[str, torch.Tensor]]:
-        return plan, cut_batch(windows, plan.window_indices, needs=needs)
+        return plan, cut_batch(windows, plan.window_indices, needs=needs[plan.mask_index], device=device)
 
     yield from ahead(cut, plans, workers=num_workers)
 
