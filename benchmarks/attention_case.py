@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from omnimouse.model import attention, tokens
-from omnimouse.model.attention import Group, Layout, n_rows, plan_attention
+from omnimouse.model.attention import Layout, n_rows, plan_attention
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.kernels.attention_groups import Group, Groups
 from omnimouse.model.masking.masks import as_mask
 from omnimouse.model.tokens import WindowPlan
 from omnimouse.pretrained.omnimouse_model import OmniMouseModel
@@ -38,7 +39,7 @@ def use_flex_attention(*, compiled: bool) -> None:
     attention.windowed_attention = FlexAttention(compiled=compiled)
 
 
-class RememberedPlan(tuple[Group, ...]):
+class RememberedPlan(Groups):
     """The groups of a plan with the layouts that they came from, which flex attention needs for its mask."""
 
     queries: Layout

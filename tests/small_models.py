@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,13 @@ LONG = "dynamic29515-10-{}-Video-021a75e56847d574b9acbcc06c675055_30hz"
 
 DATA = Path(__file__).parent / "data" / "reference"
 CASES = json.loads((DATA / "cases.json").read_text())
+
+
+def small(mask):
+    """A mask of the release, made for populations of up to 8,192 neurons, for one of 16 in place of 4,096."""
+    counts = {name: getattr(mask, name) for name in ("n_visible_neurons", "n_target_neurons")}
+    counts = {name: count if count is None else math.ceil(count / 256) for name, count in counts.items()}
+    return replace(mask, **counts)
 
 
 def build(*sessions, seed=0):

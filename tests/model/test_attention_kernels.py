@@ -1,14 +1,12 @@
 """Kernels are tried before they are trusted, and PyTorch's switches are the user's; 120 masks with finite gradients."""
 
-import math
 import threading
 import warnings
-from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import SMALLEST
+from small_models import SMALLEST, small
 from torch.backends import cuda
 from torch.nn.attention import SDPBackend
 
@@ -131,7 +129,7 @@ def chosen(monkeypatch):
 
 def trust(value, *kernels):
     for kernel in attention_kernels.FUSED:
-        attention_kernels._passed[(kernel, value.device, value.dtype, value.shape[-1])] = kernel in kernels
+        attention_kernels._passed[(kernel, value.device, value.dtype, value.shape[-1], 1)] = kernel in kernels
 
 
 @pytest.mark.parametrize(
@@ -199,8 +197,8 @@ def test_the_kernels_of_cuda_are_tried_one_by_one(monkeypatch, inputs):
     out = attend_by_switches(*inputs)
     assert {"flash"} in seen and {"mem_efficient"} in seen  # this machine's CPU has the first and lacks the second
     assert attention_kernels._passed == {
-        (SDPBackend.FLASH_ATTENTION, out.device, out.dtype, 16): True,
-        (SDPBackend.EFFICIENT_ATTENTION, out.device, out.dtype, 16): False,
+        (SDPBackend.FLASH_ATTENTION, out.device, out.dtype, 16, 1): True,
+        (SDPBackend.EFFICIENT_ATTENTION, out.device, out.dtype, 16, 1): False,
     }
     torch.testing.assert_close(out, plain_attention(*inputs))
 
@@ -227,13 +225,6 @@ def mouse():
         torch.nn.init.normal_(parameter)
     arrays = {"responses": (1, 60, 16), "video": (1, 1, 60, 36, 64), "behavior": (1, 5, 40)}
     return model, {name: torch.rand(shape) for name, shape in arrays.items()}
-
-
-def small(mask):
-    """A mask of the release, made for populations of up to 8,192 neurons, for one of 16 in place of 4,096."""
-    counts = {name: getattr(mask, name) for name in ("n_visible_neurons", "n_target_neurons")}
-    counts = {name: count if count is None else math.ceil(count / 256) for name, count in counts.items()}
-    return replace(mask, **counts)
 
 
 def gradients(model, arrays, mask, *, bf16=False):

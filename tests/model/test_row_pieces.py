@@ -6,6 +6,7 @@ from small_models import SMALLEST, build
 
 from omnimouse import TASKS, TRAINING_MASKS, OmniMouseConfig, OmniMouseModel
 from omnimouse.model.kernels import row_pieces
+from omnimouse.model.kernels.attention_groups import Groups
 
 KEY, NEURONS = "a-1-1", 40
 
@@ -39,8 +40,8 @@ def test_all_masks_of_the_release_in_pieces(model, batch, monkeypatch):
     whole = [answers(model, batch, mask) for mask in masks]
     monkeypatch.setattr(row_pieces, "WORKING_BYTES", {"cpu": 50_000})  # some seven rows of a batch of two
     calls = []
-    in_groups = row_pieces.groups_within
-    monkeypatch.setattr("omnimouse.model.attention.groups_within", lambda *given: calls.append(1) or in_groups(*given))
+    within = Groups.within
+    monkeypatch.setattr(Groups, "within", lambda *given: calls.append(1) or within(*given))
     for mask, expected in zip(masks, whole, strict=True):
         found = answers(model, batch, mask)
         assert found.keys() == expected.keys()

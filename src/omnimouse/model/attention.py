@@ -19,8 +19,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from omnimouse.model.kernels.attention_groups import Group, Groups, attend_by_groups, select_rows
 from omnimouse.model.kernels.attention_kernels import attend
-from omnimouse.model.kernels.row_pieces import groups_within, in_pieces, spans_within
+from omnimouse.model.kernels.packed_attention import packed_attention, packs
+from omnimouse.model.kernels.row_pieces import in_pieces, spans_within
 
 
 @dataclass(frozen=True)
@@ -39,21 +41,12 @@ class Run:
 Layout = tuple[Run, ...]
 
 
-@dataclass(frozen=True)
-class Group:
-    """Query rows `[start, stop)` and the stretches of key rows that they see."""
-
-    start: int
-    stop: int
-    keys: tuple[tuple[int, int], ...]
-
-
 def n_rows(layout: Layout) -> int:
     """Rows of a layout."""
     return sum(run.rows for run in layout)
 
 
-def plan_attention(queries: Layout, keys: Layout, *, local: bool = True) -> tuple[Group, ...]:
+def plan_attention(queries: Layout, keys: Layout, *, local: bool = True) -> Groups:
     """Plans attention: which stretches of key rows every stretch of query rows sees.
 
     Args:
@@ -76,7 +69,7 @@ def plan_attention(queries: Layout, keys: Layout, *, local: bool = True) -> tupl
         first = groups[-1].stop if groups else 0
         start = groups.pop().start if groups and groups[-1].keys == tuple(stretches) else first
         groups.append(Group(start, first + query.rows, tuple(stretches)))
-    return tuple(groups)
+    return Groups(groups)
 
 
 def rotary_table(
@@ -115,26 +108,23 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def dense_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention `[B, H, rows, C]` in the type of `value`.
+    """Scaled dot-product attention `[B, H, rows, C]` in the type of `value`, whose heads may each serve several of H.
 
     On a CPU it is computed in float32: attention kernels there are slower in bfloat16, their backward three times.
     Elsewhere, by kernels that passed a trial (`attention_kernels.py`).
     """
+    sharing = query.shape[1] // key.shape[1]
     if value.device.type != "cpu":
+        key, value = (x if sharing == 1 else x.repeat_interleave(sharing, dim=1) for x in (key, value))
         return attend(query.to(value.dtype), key.to(value.dtype), value)
     if value.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(query.to(value.dtype), key.to(value.dtype), value)
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        return F.scaled_dot_product_attention(query, key, value, enable_gqa=sharing > 1)
     with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(value.dtype)
+        return dense_attention(query.float(), key.float(), value.float()).to(value.dtype)
 
 
-def select_rows(x: Tensor, stretches: Sequence[tuple[int, int]], dim: int) -> Tensor:
-    """The stretches `[start, stop)` of rows, one after the other; a view where there is only one."""
-    parts = [x.narrow(dim, start, stop - start) for start, stop in stretches]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
-
-
-def windowed_attention(query: Tensor, key: Tensor, value: Tensor, plan: Sequence[Group]) -> Tensor:
+def windowed_attention(query: Tensor, key: Tensor, value: Tensor, plan: Groups) -> Tensor:
     """Attention in which each group of query rows sees its own stretches of key rows.
 
     Args:
@@ -146,17 +136,10 @@ def windowed_attention(query: Tensor, key: Tensor, value: Tensor, plan: Sequence
     Returns:
         `[B, Q, H * C]`. A query that sees no key gets 0, with zero gradient.
     """
-    heads = query.shape[1]
-    if key.shape[1] != heads:
-        key, value = (x.repeat_interleave(heads // key.shape[1], dim=1) for x in (key, value))
-    parts = []
-    for group in plan:
-        rows = query[:, :, group.start : group.stop]
-        if group.keys:
-            parts.append(dense_attention(rows, *(select_rows(x, group.keys, dim=2) for x in (key, value))))
-        else:
-            parts.append(torch.zeros_like(rows, dtype=value.dtype))
-    out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    if packs(query, key, value, plan):
+        out = packed_attention(query, key, value, plan)
+    else:
+        out = attend_by_groups(dense_attention, query, key, value, plan)
     return rearrange(out, "b heads rows c -> b rows (heads c)")
 
 
@@ -196,7 +179,7 @@ class SelfAttentionBlock(GradientCheckpointingLayer):
         self.feed_forward_norm = nn.RMSNorm(size, eps=eps)
         self.feed_forward = GatedFeedForward(size, multiplier)
 
-    def forward(self, x: Tensor, rotary: Tensor, plan: Sequence[Group]) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor, plan: Groups) -> Tensor:
         """`x [B, rows, D]` with its `rotary_table` and plan, to `[B, rows, D]`."""
         x = x.to(self.attention_norm.weight.dtype)  # under autocast the residual stream stays in full precision
         heads = split_heads(self.query_key_value(self.attention_norm(x)), self.heads + 2 * self.key_value_heads)
@@ -230,7 +213,7 @@ class CrossAttentionBlock(GradientCheckpointingLayer):
         context: Tensor,
         query_rotary: Tensor,
         context_rotary: Tensor,
-        plan: Sequence[Group],
+        plan: Groups,
         spans: Sequence[tuple[int, int]] | None = None,
     ) -> Tensor:
         """Lets queries attend to a context.
@@ -262,7 +245,7 @@ class CrossAttentionBlock(GradientCheckpointingLayer):
                 select_rows(x, part, dim=1),
                 rotate(select_rows(query, part, dim=2), query_rotary[:, start:stop]),
             )
-            rows = rows + self.output(windowed_attention(asked, key, value, groups_within(plan, start, stop)))
+            rows = rows + self.output(windowed_attention(asked, key, value, plan.within(start, stop)))
             return (rows + self.feed_forward(self.feed_forward_norm(rows)),)
 
         row_bytes = 4 * len(x) * (6 * x.shape[-1] + 3 * self.feed_forward.up.out_features)

@@ -15,8 +15,9 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from omnimouse.model.attention import Group, Layout, Run, n_rows, plan_attention, rotary_table
+from omnimouse.model.attention import Layout, Run, n_rows, plan_attention, rotary_table
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.kernels.attention_groups import Groups
 from omnimouse.model.masking.mask_rules import Piece, ResolvedMask
 
 
@@ -24,7 +25,7 @@ from omnimouse.model.masking.mask_rules import Piece, ResolvedMask
 class AttentionPlan:
     """Groups of an attention layer, and the rotary tables of its query and key rows."""
 
-    groups: tuple[Group, ...]
+    groups: Groups
     query_rotary: Tensor
     key_rotary: Tensor
 

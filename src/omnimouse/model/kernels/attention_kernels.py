@@ -21,15 +21,20 @@ from torch import Tensor, nn
 from torch.backends import cuda
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from omnimouse.model.kernels.kernel_trials import Kernel, is_right, plain_attention
+from omnimouse.model.kernels.attention_groups import Kernel, attend_by_groups
+from omnimouse.model.kernels.kernel_trials import Layer, is_right, plain_attention
 
 FUSED = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
 """Kernels of CUDA that may be used beside the plain one, if they pass."""
 
+VARIABLE_LENGTH = "for sequences of different lengths"
+"""Name of the kernel of `packed_attention`."""
+
 MOST_ITEMS = 32768
 """Items of a batch per call: CUDA's grids end at 65,535."""
 
-_passed: dict[tuple[SDPBackend | None, torch.device, torch.dtype, int], bool] = {}
+Name = SDPBackend | str | None
+_passed: dict[tuple[Name, torch.device, torch.dtype, int, int], bool] = {}
 _switches = RLock()  # PyTorch's switches are those of the process: two threads could put back what the other had set
 
 
@@ -68,15 +73,28 @@ def _with_switches(backends: list[SDPBackend], query: Tensor, key: Tensor, value
         return F.scaled_dot_product_attention(query, key, value)
 
 
-def passes(name: SDPBackend | None, kernel: Kernel, value: Tensor) -> bool:
-    """Whether a kernel is right on the device, type and head size of `value`; tried at first use, then remembered.
+def passes(name: Name, kernel: Kernel, value: Tensor) -> bool:
+    """Whether a kernel is right on the device, type and head size of `value`, see `layer_passes`."""
+    return layer_passes(name, partial(attend_by_groups, kernel), value)
+
+
+def layer_passes(name: Name, layer: Layer, value: Tensor, sharing: int = 1) -> bool:
+    """Whether a layer is right on the device, type and head size of `value`; tried at first use, then remembered.
 
     Tensors without numbers (those of a compiler, say) cannot be tried with: there it passes unless it failed before.
+
+    Args:
+        name: of its kernel; None for what the device offers.
+        layer: attention by this kernel.
+        value: any values `[B, G, K, C]` that it is to serve.
+        sharing: query heads that share a key head.
     """
-    case = (name, value.device, value.dtype, value.shape[-1])
+    case = (name, value.device, value.dtype, value.shape[-1], sharing)
     if case not in _passed:
         if torch.compiler.is_compiling() or type(value) not in (Tensor, nn.Parameter):
             return True
-        title = "The attention of this device" if name is None else f"The attention kernel {name.name}"
-        _passed[case] = is_right(kernel, title, *case[1:])
+        title = "The attention of this device"
+        if name is not None:
+            title = f"The attention kernel {name.name if isinstance(name, SDPBackend) else name}"
+        _passed[case] = is_right(layer, title, *case[1:], quiet=name != VARIABLE_LENGTH)
     return _passed[case]

@@ -1,36 +1,43 @@
 """Tries an attention kernel, outputs and gradients, against the plain formula.
 
-Shape letters: B batch, H heads, Q query rows, K key rows, C head size.
+Shape letters: B batch, H query heads, G key heads, Q query rows, K key rows, C head size.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
-Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+from omnimouse.model.kernels.attention_groups import Group, Groups, attend_by_groups
+
+Layer = Callable[[Tensor, Tensor, Tensor, Groups], Tensor]
+"""Attention `[B, H, Q, C]` of a query to key and value in which each group sees keys of its own."""
 
 ROWS = (2, 64, 773)
 """Sequence lengths that a kernel is tried on."""
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The formula, `softmax(q k^T / sqrt(C)) v`, in float32."""
-    scores = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5
-    return (scores.softmax(-1) @ value.float()).to(value.dtype)
+    """The formula, `softmax(q k^T / sqrt(C)) v`, in float32; key heads serve neighbouring query heads."""
+    key, value = (x.float().repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    scores = query.float() @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    return (scores.softmax(-1) @ value).to(value.dtype)
 
 
-def is_right(kernel: Kernel, title: str, device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
+def is_right(
+    layer: Layer, title: str, device: torch.device, dtype: torch.dtype, head_size: int, sharing: int, *, quiet: bool
+) -> bool:
     """Whether outputs and gradients are finite and those of the plain formula, up to the rounding of the type.
 
     The caller's mode (autocast, inference, no gradients) and random state play no part. A kernel that is wrong is
-    warned about under its title; one that does not serve the type, size or device fails without a word.
+    warned about under its title; of one that does not serve the type, size or device, only if it is not to be quiet.
     """
     tolerance = max(4 * torch.finfo(dtype).eps, 5e-3)  # 5e-3: products of float32 may be allowed to be those of TF32
+    plain, reason = partial(attend_by_groups, plain_attention), None
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -38,43 +45,48 @@ def is_right(kernel: Kernel, title: str, device: torch.device, dtype: torch.dtyp
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # PyTorch's reasons against a kernel that was asked for
-        errors = []
+        errors = [0.0]
         try:
             for rows in ROWS:
-                tried, true = (_on_views(way, rows, device, dtype, head_size) for way in (kernel, plain_attention))
+                tried, true = (_on_views(way, rows, device, dtype, head_size, sharing) for way in (layer, plain))
                 errors += [float((a - b).norm() / b.norm()) for a, b in zip(tried, true, strict=True)]
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:
-            return False
+        except (RuntimeError, TypeError, AttributeError) as error:  # the last two: another PyTorch's signature
+            if quiet:
+                return False
+            reason = f"{type(error).__name__}: {str(error)[:200]}"
     worst = max(errors, key=lambda error: float("inf") if error != error else error)
-    if worst > tolerance or worst != worst:
+    if reason is None and (worst > tolerance or worst != worst):
+        reason = f"relative error {worst:.2g}"
+    if reason is not None:
         warnings.warn(
-            f"{title} is wrong on {device} for {dtype} and heads of {head_size} (relative error {worst:.2g}); it is "
-            "left out, and others compute instead, which may be slower.",
+            f"{title} is wrong on {device} for {dtype} and heads of {head_size} ({reason}); it is left out, and others "
+            "compute instead, which may be slower.",
             stacklevel=3,
         )
-    return worst <= tolerance
+    return reason is None
 
 
 def _on_views(
-    kernel: Kernel, rows: int, device: torch.device, dtype: torch.dtype, head_size: int
+    layer: Layer, rows: int, device: torch.device, dtype: torch.dtype, head_size: int, sharing: int
 ) -> tuple[Tensor, Tensor]:
     """Outputs, and gradients at the projection, of attention between stretches of one projection, as in our layers."""
-    heads, first, last = 2, rows // 3, rows - rows // 4
+    key_heads, first, last = 2, rows // 3, rows - 1 - rows // 4
+    heads = sharing * key_heads
     random = torch.Generator().manual_seed(rows)
-    projection = torch.randn(2, rows, 3 * heads * head_size, generator=random).to(device, dtype).requires_grad_()
-    query, key, value = rearrange(projection, "b rows (three h c) -> three b h rows c", three=3, h=heads)
-    key_parts, value_parts = (torch.cat((x[:, :, : first + 1], x[:, :, last:]), dim=2) for x in (key, value))
-    out = torch.cat(
-        (
-            kernel(query[:, :, : first + 1], key, value),
-            kernel(query[:, :, first + 1 :], key[:, :, first:last], value[:, :, first:last]),
-            kernel(query, key_parts, value_parts),
-        ),
-        dim=2,
-    )
-    out = rearrange(out, "b h rows c -> b rows (h c)").float()
+    projection = torch.randn(2, rows, (heads + 2 * key_heads) * head_size, generator=random)
+    projection = projection.to(device, dtype).requires_grad_()
+    split = projection.unflatten(-1, (-1, head_size)).transpose(1, 2)
+    query, key, value = split.split((heads, key_heads, key_heads), dim=1)
+    groups = [
+        Group(0, first + 1, ((0, rows),)),
+        Group(first + 1, last, ((first, last),)),
+        Group(last, rows - 1, ((0, first + 1), (last, rows))),
+        Group(rows - 1, rows, ()),
+    ]
+    out = layer(query, key, value, Groups(group for group in groups if group.start < group.stop))
+    out = out.transpose(1, 2).flatten(2).float()
     weights = torch.randn(out.shape, generator=random).to(device)
     (gradient,) = torch.autograd.grad((out * weights).sum(), projection)
     return out.detach(), gradient.float()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,8 +23,6 @@ WHOLE_BYTES = {"cpu": 1 << 30}
 
 WHOLE_BYTES_ELSEWHERE = 16 << 30
 """The same for accelerators."""
-
-_Group = TypeVar("_Group")
 
 
 def in_pieces(
@@ -54,12 +51,6 @@ def in_pieces(
         for out, part in zip(whole, parts, strict=True):
             out.narrow(dim, start, part.shape[dim]).copy_(part)
     return whole
-
-
-def groups_within(groups: Sequence[_Group], start: int, stop: int) -> tuple[_Group, ...]:
-    """The groups of an attention plan cut to the query rows `[start, stop)`, counted from there."""
-    cut = ((max(group.start, start), min(group.stop, stop), group) for group in groups)  # type: ignore[attr-defined]
-    return tuple(replace(group, start=a - start, stop=b - start) for a, b, group in cut if a < b)  # type: ignore[type-var]
 
 
 def spans_within(spans: Sequence[tuple[int, int]], start: int, stop: int) -> list[tuple[int, int]]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from omnimouse.model.attention import Group, feed_forward_width
+from omnimouse.model.attention import feed_forward_width
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.kernels.attention_groups import Group
 from omnimouse.model.tokens import WindowPlan
 from omnimouse.model.video import LAYOUTS
 
