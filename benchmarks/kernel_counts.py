@@ -15,7 +15,7 @@ import argparse
 import json
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from torch.utils._pytree import tree_leaves
 
 from omnimouse import OmniMouseConfig, OmniMouseModel
 from omnimouse.model import attention, video
+from omnimouse.model.kernels import packed_attention
 
 SESSION = "benchmark"
 MASKS = ("forecasting+stimulus+behavior", "population")
@@ -189,9 +190,38 @@ one_rms_norm.register_autograd(
 )
 
 
+@torch.library.custom_op("omnimouse_counts::count_packed_attention", mutates_args=())
+def one_packed_attention(
+    query: Tensor, key: Tensor, value: Tensor, query_ends: Tensor, key_ends: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Attention between sequences of `[rows, H, C]`, and what its backward pass needs of it."""
+    raise NotImplementedError
+
+
+@one_packed_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, query_ends: Tensor, key_ends: Tensor) -> tuple[Tensor, Tensor]:
+    return query.new_empty(query.shape), query.new_empty(query.shape[:2], dtype=torch.float32)
+
+
+class CountedKernel:
+    """A kernel for `packed_attention` that counts as one operation each way."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, call: Any) -> tuple[Tensor, Tensor]:
+        return one_packed_attention(query, key, value, call.query_ends, call.key_ends)
+
+    def backward(
+        self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, norms: Tensor, call: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return one_attention_backward(gradient, query, key, value, out, norms)
+
+
 @contextmanager
-def as_on_an_accelerator() -> Iterator[None]:
-    """Attention and norms as single operations, and numbers that are read from tensors in one go."""
+def as_on_an_accelerator(*, packed: bool = True) -> Iterator[None]:
+    """Attention and norms as single operations, and numbers that are read from tensors in one go.
+
+    Args:
+        packed: whether layers of several groups are computed in packed form.
+    """
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return one_attention(query.to(value.dtype), key.to(value.dtype), value)[0]
@@ -202,6 +232,8 @@ def as_on_an_accelerator() -> Iterator[None]:
     with (
         mock.patch.object(attention, "dense_attention", attend),
         mock.patch.object(video, "dense_attention", attend),
+        mock.patch.object(attention, "packs", lambda query, key, value, groups: packed and len(groups) > 1),
+        mock.patch.object(packed_attention, "FLASH", CountedKernel()),
         mock.patch.object(torch.nn.functional, "rms_norm", rms_norm),
         mock.patch.object(FakeTensor, "tolist", _zeros),
     ):
@@ -219,7 +251,7 @@ def _zeros(tensor: Tensor) -> Any:
 
 def count_step(
     preset: str, mask: str, *, batch: int = 8, n_neurons: int = 8000, population: int = 4096, bf16: bool = True,
-    path: Callable[[], Any] = as_on_an_accelerator, **overrides: Any,
+    packed: bool = True, **overrides: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Counts a training step; the first one, which plans, is not counted.
 
@@ -230,7 +262,7 @@ def count_step(
         n_neurons: of the session.
         population: neurons in a window.
         bf16: whether to autocast.
-        path: a context in which the step runs, one that makes of operations what a device would.
+        packed: whether attention is computed in packed form.
         overrides: fields of the configuration.
 
     Returns:
@@ -240,7 +272,11 @@ def count_step(
     config = OmniMouseConfig.from_preset(preset, **overrides)
     model = OmniMouseModel(config).train()
     model.add_session(SESSION, n_neurons=n_neurons, animal_id="mouse")
-    model.window_plan(mask, population)  # on real tensors: how often rows repeat is a number
+    plan = model.window_plan(mask, population)  # on real tensors: how often rows repeat is a number
+    for layer in (plan.encoder, plan.fusion_local, plan.decoder):
+        if layer is not None:
+            place = (layer.key_rotary.shape[1], batch, model.device)
+            layer.groups.calls[place] = packed_attention.plan_calls(layer.groups, *place)
     shapes = {
         "responses": (batch, config.num_response_samples, n_neurons),
         "video": (batch, 1, config.num_frames, config.frame_height, config.frame_width),
@@ -254,7 +290,7 @@ def count_step(
             saved[storage._cdata] = storage.nbytes()
         return tensor
 
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, path():
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, as_on_an_accelerator(packed=packed):
         for module in model.modules():
             for name, parameter in module._parameters.items():
                 if parameter is not None:
@@ -330,6 +366,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--neurons", type=int, default=8000, help="of the session (default: 8000)")
     parser.add_argument("--population", type=int, default=4096, help="neurons in a window (default: 4096)")
     parser.add_argument("--float32", action="store_true", help="without autocast")
+    parser.add_argument("--grouped", action="store_true", help="attention group by group, as where nothing else serves")
     parser.add_argument("--ops", type=int, default=0, metavar="N", help="also print the N most frequent operations")
     parser.add_argument("--label", default="now", help="name of this run in the table (default: now)")
     parser.add_argument(
@@ -339,8 +376,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for preset in options.presets:
         for mask in options.masks:
-            counted = count_step(preset, mask, batch=options.batch, n_neurons=options.neurons,
-                                 population=options.population, bf16=not options.float32)  # fmt: skip
+            counted = count_step(
+                preset, mask, batch=options.batch, n_neurons=options.neurons, population=options.population,
+                bf16=not options.float32, packed=not options.grouped,
+            )  # fmt: skip
             rows.append(as_row(preset, mask, options.label, counted))
             print(json.dumps(rows[-1]), flush=True)
             for name in ("forward", "backward") if options.ops else ():

@@ -91,10 +91,15 @@ def test_counts_of_a_step_are_those_of_its_operations(kernel_counts):
 
 def test_the_model_is_counted_and_the_table_keeps_other_runs(kernel_counts, tmp_path):
     sizes = {"batch": 2, "n_neurons": 12, "population": 8, **SMALLEST}
-    first, again = (kernel_counts.count_step("tiny", "forecasting+stimulus+behavior", **sizes) for _ in range(2))
-    assert first == again
-    assert first["forward"].kernels["attention"] == first["backward"].kernels["attention_backward"] > 3
-    assert 0 < first["saved"] < first["peak"]
+    first, grouped = (
+        kernel_counts.count_step("tiny", "forecasting+stimulus+behavior", packed=packed, **sizes)
+        for packed in (True, False)
+    )
+    for counted, calls in ((first, {"attention", "packed_attention"}), (grouped, {"attention"})):
+        forward, backward = (counted[name].kernels for name in ("forward", "backward"))
+        assert sum(forward[name] for name in calls) == backward["attention_backward"] > 3
+    assert first["forward"].kernels.total() < grouped["forward"].kernels.total()
+    assert 0 < first["saved"] < grouped["saved"] < grouped["peak"]
     row = kernel_counts.as_row("tiny", "forecasting", "before", first)
     kernel_counts.write(tmp_path / "counts.json", "before", [row], ["toy"])
     kernel_counts.write(tmp_path / "counts.json", "after", [{**row, "run": "after"}], ["toy"])

@@ -8,13 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from omnimouse.model.kernels.packed_attention import Call
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention of `query [B, H, Q, C]` to `key` and `value [B, G, K, C]`."""
@@ -29,6 +25,33 @@ class Group:
     keys: tuple[tuple[int, int], ...]
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of a kernel for sequences of different lengths (`packed_attention`), with the queries of a batch.
+
+    Args:
+        batch: items, B.
+        queries: stretches of query rows that see keys in this call.
+        keys: rows of `[B * K]`, or all in order.
+        sources: for every key row in order, the gathered rows that are it, and where in these each key row's begin.
+        stretches: of keys that are seen where they lie.
+        query_ends: first row of each sequence, and the number of all rows; int32.
+        key_ends: the same for keys.
+        most_queries: of a sequence.
+        most_keys: of a sequence.
+    """
+
+    batch: int
+    queries: tuple[tuple[int, int], ...]
+    keys: Tensor | None
+    sources: tuple[Tensor, Tensor] | None
+    stretches: tuple[tuple[int, int], ...]
+    query_ends: Tensor
+    key_ends: Tensor
+    most_queries: int
+    most_keys: int
+
+
 class Groups(tuple[Group, ...]):
     """The groups of an attention layer, which cover its query rows in order."""
 
@@ -37,12 +60,19 @@ class Groups(tuple[Group, ...]):
         """What `packed_attention` worked out, by key rows, batch size and device."""
         return {}
 
+    @cached_property
+    def _pieces(self) -> dict[tuple[int, int], Groups]:
+        return {}
+
     def within(self, start: int, stop: int) -> Groups:
-        """The groups cut to the query rows `[start, stop)`, counted from there."""
+        """The groups cut to the query rows `[start, stop)`, counted from there; the same object every time."""
         if start == 0 and self and stop == self[-1].stop:
             return self
-        cut = ((max(group.start, start), min(group.stop, stop), group) for group in self)
-        return Groups(replace(group, start=a - start, stop=b - start) for a, b, group in cut if a < b)
+        if (start, stop) not in self._pieces:
+            cut = ((max(group.start, start), min(group.stop, stop), group) for group in self)
+            inside = (replace(group, start=a - start, stop=b - start) for a, b, group in cut if a < b)
+            self._pieces[start, stop] = Groups(inside)
+        return self._pieces[start, stop]
 
 
 def select_rows(x: Tensor, stretches: Sequence[tuple[int, int]], dim: int) -> Tensor:

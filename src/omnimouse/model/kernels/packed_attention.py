@@ -6,8 +6,9 @@ groups, and one call computes all groups of all windows. Only what was there bef
 gathers anew and sums each key's gradients by the reverse index, in order and without atomic additions.
 
 Gathering a key row costs about seven passes over it (twice it is written and read, once its gradient), a call of its
-own a dozen kernels. So a group whose keys are one long stretch (`LONG_STRETCH`) sees its keys where they lie, as one of
-the sequences into which all keys are cut; the others have no query.
+own some kernels. So a group whose keys are one long stretch (`LONG_STRETCH`) sees its keys where they lie, in another
+call for all rows. Rows that play no part in a call are sequences of queries without keys, or of keys without queries;
+what a kernel says of these is not read.
 
 Shape letters: B batch, H query heads, G key heads, Q query rows, K key rows, C head size.
 """
@@ -15,7 +16,6 @@ Shape letters: B batch, H query heads, G key heads, Q query rows, K key rows, C 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.backends import cuda
 
-from omnimouse.model.kernels.attention_groups import Group, Groups
+from omnimouse.model.kernels.attention_groups import Call, Group, Groups
 from omnimouse.model.kernels.attention_kernels import VARIABLE_LENGTH, layer_passes
 
 LONG_STRETCH = 2048
@@ -33,33 +33,6 @@ rows are 350 MB of traffic, a tenth of a millisecond."""
 
 MOST_GATHERED = 2 << 30
 """Bytes of gathered keys and values; a larger batch is computed in parts."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of the kernel: which rows it takes, and where one sequence ends and the next begins.
-
-    Args:
-        batch: items, B.
-        queries: rows of `[B * Q]`, or all in order.
-        keys: rows of `[B * K]`, or all in order.
-        sources: for every key row in order, the gathered rows that are it, and where in these each key row's begin.
-        stretches: of keys that are seen where they lie.
-        query_ends: first row of each sequence, and the number of all rows; int32.
-        key_ends: the same for keys.
-        most_queries: of a sequence.
-        most_keys: of a sequence.
-    """
-
-    batch: int
-    queries: Tensor | None
-    keys: Tensor | None
-    sources: tuple[Tensor, Tensor] | None
-    stretches: tuple[tuple[int, int], ...]
-    query_ends: Tensor
-    key_ends: Tensor
-    most_queries: int
-    most_keys: int
 
 
 class VariableLengthKernel(Protocol):
@@ -135,7 +108,7 @@ def packed_attention(
         with torch.inference_mode(False):  # tensors made in inference mode could not serve training later
             groups.calls[place] = plan_calls(groups, *place, long_stretch)
     packed = (as_rows(x, value.dtype) for x in (query, key, value))
-    out: Tensor = _Layer.apply(*packed, groups.calls[place], FLASH)
+    out: Tensor = _Layer.apply(*packed, groups.calls[place], groups)
     return out.unflatten(0, (batch, rows)).transpose(1, 2)
 
 
@@ -158,7 +131,6 @@ def plan_calls(
     """Which calls of the kernel make up a layer: one for all groups whose keys are gathered, and as many as it takes
     for the others, since keys of different groups may overlap."""
     gathered = [group for group in groups if group.keys and not is_long(group, long_stretch)]
-    calls = [_gathering(gathered, groups, n_keys, batch, device)] if gathered else []
     rounds: list[list[Group]] = []
     for group in (group for group in groups if is_long(group, long_stretch)):
         free = next((together for together in rounds if together[-1].keys[0][1] <= group.keys[0][0]), None)
@@ -166,100 +138,49 @@ def plan_calls(
             rounds.append([group])
         else:
             free.append(group)
-    return (*calls, *(_in_place(together, groups, n_keys, batch, device) for together in rounds))
+    shown = [_call(gathered, groups, n_keys, batch, device, gathers=True)] if gathered else []
+    return (*shown, *(_call(together, groups, n_keys, batch, device, gathers=False) for together in rounds))
 
 
-def _ranges(stretches: Sequence[tuple[int, int]], n_rows: int, batch: int) -> Tensor:
-    """Rows of stretches of every item of a batch whose items have `n_rows`, one item after the other."""
-    rows = torch.cat([torch.arange(start, stop) for start, stop in stretches])
-    return (n_rows * torch.arange(batch)[:, None] + rows).flatten()
-
-
-def _ends(lengths: Sequence[int], batch: int, device: torch.device) -> Tensor:
-    return F.pad(torch.tensor(lengths).repeat(batch).cumsum(0), (1, 0)).to(device, torch.int32)
-
-
-def _queries(some: Sequence[Group], groups: Groups, batch: int, device: torch.device) -> Tensor | None:
-    if len(some) == len(groups):
-        return None
-    return _ranges([(group.start, group.stop) for group in some], groups[-1].stop, batch).to(device)
-
-
-def _gathering(some: Sequence[Group], groups: Groups, n_keys: int, batch: int, device: torch.device) -> Call:
-    """The call for groups whose keys are gathered."""
-    keys = _ranges([stretch for group in some for stretch in group.keys], n_keys, batch)
-    counts = torch.bincount(keys, minlength=batch * n_keys)
-    sources = (keys.argsort(stable=True), F.pad(counts.cumsum(0), (1, 0))[:-1])
-    n_queries = [group.stop - group.start for group in some]
-    seen = [sum(stop - start for start, stop in group.keys) for group in some]
-    return Call(
-        batch=batch, queries=_queries(some, groups, batch, device), keys=keys.to(device, torch.int32),
-        sources=(sources[0].to(device, torch.int32), sources[1].to(device, torch.int32)), stretches=(),
-        query_ends=_ends(n_queries, batch, device), key_ends=_ends(seen, batch, device),
-        most_queries=max(n_queries), most_keys=max(seen),
-    )  # fmt: skip
-
-
-def _in_place(some: Sequence[Group], groups: Groups, n_keys: int, batch: int, device: torch.device) -> Call:
-    """The call for groups that see their keys where they lie; between these, sequences of keys without a query."""
-    n_queries, lengths, row = [], [], 0
+def _call(
+    some: Sequence[Group], groups: Groups, n_keys: int, batch: int, device: torch.device, *, gathers: bool
+) -> Call:
+    """The call for some of the groups, whose keys are gathered, or seen where they lie."""
+    sequences: list[tuple[int, int]] = []  # numbers of queries and of keys
+    query, key = 0, 0
     for group in some:
-        ((start, stop),) = group.keys
-        n_queries += [0, group.stop - group.start]
-        lengths += [start - row, stop - start]
-        row = stop
+        start = key if gathers else group.keys[0][0]
+        sequences += [(group.start - query, 0), (0, start - key)]
+        sequences.append((group.stop - group.start, sum(last - first for first, last in group.keys)))
+        query, key = group.stop, start + sequences[-1][1]
+    sequences += [(groups[-1].stop - query, 0), (0, 0 if gathers else n_keys - key)]
+    lengths = torch.tensor([lengths for lengths in sequences if any(lengths)], dtype=torch.int32)
+    ends = F.pad(lengths.repeat(batch, 1).cumsum(0, dtype=torch.int32), (0, 0, 1, 0)).to(device)
+    rows = sources = None
+    if gathers:
+        one = torch.cat([torch.arange(*stretch) for group in some for stretch in group.keys])
+        rows = (n_keys * torch.arange(batch)[:, None] + one).flatten()
+        counts = torch.bincount(rows, minlength=batch * n_keys)
+        starts = F.pad(counts.cumsum(0), (1, 0))[:-1]
+        sources = rows.argsort(stable=True).to(device, torch.int32), starts.to(device, torch.int32)
+        rows = rows.to(device, torch.int32)
+    most_queries, most_keys = lengths.amax(0).tolist()
     return Call(
-        batch=batch, queries=_queries(some, groups, batch, device), keys=None, sources=None,
-        stretches=tuple(group.keys[0] for group in some),
-        query_ends=_ends([*n_queries, 0], batch, device), key_ends=_ends([*lengths, n_keys - row], batch, device),
-        most_queries=max(n_queries), most_keys=max(*lengths, n_keys - row),
+        batch=batch, queries=tuple((group.start, group.stop) for group in some), keys=rows, sources=sources,
+        stretches=() if gathers else tuple(group.keys[0] for group in some), query_ends=ends[:, 0].contiguous(),
+        key_ends=ends[:, 1].contiguous(), most_queries=most_queries, most_keys=most_keys,
     )  # fmt: skip
 
 
-def _take(x: Tensor, rows: Tensor | None) -> Tensor:
-    return x if rows is None else x.index_select(0, rows)
-
-
-def _put(total: Tensor, part: Tensor, call: Call) -> Tensor:
-    """Puts what a call gave into the rows of its queries."""
-    return part if call.queries is None else total.index_copy_(0, call.queries, part)
-
-
-class _Layer(torch.autograd.Function):
-    """A layer as calls of a kernel, in whose backward pass keys are gathered anew rather than kept."""
-
-    @staticmethod
-    def forward(
-        context: Any, query: Tensor, key: Tensor, value: Tensor, calls: tuple[Call, ...], kernel: VariableLengthKernel
-    ) -> Tensor:
-        whole = len(calls) == 1 and calls[0].queries is None
-        out, norms = query.new_zeros(0 if whole else query.shape), []
-        for call in calls:
-            found, norm = kernel.forward(
-                _take(query, call.queries), _take(key, call.keys), _take(value, call.keys), call
-            )
-            out = _put(out, found, call)
-            norms.append(norm)
-        context.save_for_backward(query, key, value, out, *norms)
-        context.calls, context.kernel = calls, kernel
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, *norms = context.saved_tensors
-        whole = len(context.calls) == 1 and context.calls[0].queries is None
-        gathers = any(call.sources is not None for call in context.calls)
-        to_query = query.new_zeros(0 if whole else query.shape)
-        to_key, to_value = (key.new_zeros(0 if gathers else key.shape) for _ in range(2))
-        for call, norm in zip(context.calls, norms, strict=True):
-            found, for_key, for_value = context.kernel.backward(
-                _take(gradient, call.queries).contiguous(), _take(query, call.queries), _take(key, call.keys),
-                _take(value, call.keys), _take(out, call.queries), norm, call,
-            )  # fmt: skip
-            to_query = _put(to_query, found, call)
-            to_key, to_value = _add(to_key, for_key, call), _add(to_value, for_value, call)
-        return to_query, to_key, to_value, None, None
+def _join(parts: Sequence[Tensor], calls: Sequence[Call], blind: Sequence[tuple[int, int]]) -> Tensor:
+    """Results for query rows from the calls that the rows see keys in; 0 for the stretches of rows that see none."""
+    whole, *others = (part.unflatten(0, (calls[0].batch, -1)) for part in parts)
+    for part, call in zip(others, calls[1:], strict=True):
+        for start, stop in call.queries:
+            whole[:, start:stop] = part[:, start:stop]
+    for start, stop in blind:
+        whole[:, start:stop] = 0
+    return whole.flatten(0, 1)
 
 
 def _add(total: Tensor, part: Tensor, call: Call) -> Tensor:
@@ -270,3 +191,35 @@ def _add(total: Tensor, part: Tensor, call: Call) -> Tensor:
     for start, stop in call.stretches:
         total.unflatten(0, (call.batch, -1))[:, start:stop] += part.unflatten(0, (call.batch, -1))[:, start:stop]
     return total
+
+
+def _take(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x.index_select(0, rows)
+
+
+class _Layer(torch.autograd.Function):
+    """A layer as calls of a kernel, in whose backward pass keys are gathered anew rather than kept."""
+
+    @staticmethod
+    def forward(
+        context: Any, query: Tensor, key: Tensor, value: Tensor, calls: Sequence[Call], groups: Groups
+    ) -> Tensor:
+        found = [FLASH.forward(query, _take(key, call.keys), _take(value, call.keys), call) for call in calls]
+        context.calls, context.blind = calls, [(group.start, group.stop) for group in groups if not group.keys]
+        out = _join([part for part, _ in found], calls, context.blind)
+        context.save_for_backward(query, key, value, out, *(norms for _, norms in found))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, *norms = context.saved_tensors
+        calls: Sequence[Call] = context.calls
+        gathers, gradient = calls[0].keys is not None, gradient.contiguous()
+        to_query, to_key, to_value = [], *(key.new_zeros(0 if gathers else key.shape) for _ in range(2))
+        for call, norm in zip(calls, norms, strict=True):
+            keys, values = _take(key, call.keys), _take(value, call.keys)
+            for_query, for_key, for_value = FLASH.backward(gradient, query, keys, values, out, norm, call)
+            to_query.append(for_query)
+            to_key, to_value = _add(to_key, for_key, call), _add(to_value, for_value, call)
+        return _join(to_query, calls, context.blind), to_key, to_value, None, None
