@@ -2,8 +2,7 @@
 
 What `evaluate`, `predict`, `evaluate_static` and `write_static_submission` all take:
 
-    model: holds the session of the recording. It is in eval mode meanwhile. Under `torch.autocast` it computes in
-        reduced precision, as for the published scores (bfloat16).
+    model: holds the session of the recording. It is in eval mode meanwhile.
     recording: an open recording or its folder.
     tier: the trials. Default: the first of `SCORED_TIERS` ("final_test", "test", ..., "oracle") that the recording has,
         else any other whose responses are known and that the weights were not trained on.
@@ -17,6 +16,10 @@ What `evaluate`, `predict`, `evaluate_static` and `write_static_submission` all 
     session: key of the session in the model; default: the key of the recording.
     device: where to compute ("cpu", "cuda", "cuda:1", "mps", a `torch.device`); default: where the model is. The model
         is moved for the call, and is afterwards where it was.
+    precision: "float32", "bfloat16" (`torch.autocast`, as for the published scores), or "auto": what the caller's own
+        `torch.autocast` or the type of the weights says, else bfloat16 for cores of hidden size 256 and more (every
+        published one) where it is clearly faster: on GPUs that have it, and on CPUs on which a short measurement, made
+        once and remembered, finds matrix products at least 1.5 times faster. Scores say which one it was.
 """
 
 from omnimouse.evaluation.evaluate import evaluate

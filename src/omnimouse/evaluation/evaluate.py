@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omnimouse.evaluation.accumulate import TaskRun, score_windows
+from omnimouse.evaluation.computing.precision import Precision
 from omnimouse.evaluation.encoded_video.stored_video import StoredVideo
 from omnimouse.evaluation.inputs import Inputs, Task, encode_windows, evaluating, prepare_inputs
 from omnimouse.evaluation.scores import Scores
@@ -45,13 +46,14 @@ def evaluate(
     progress: bool = True,
     session: str | None = None,
     device: Device = None,
+    precision: Precision = "auto",
     cache_video: bool = False,
 ) -> Scores:
     """Scores a model on one tier of one session.
 
     Args:
-        model, recording, tier, include_blanks, processor, batch_size, progress, session, device: see
-            `omnimouse.evaluation`.
+        model, recording, tier, include_blanks, processor, batch_size, progress, session, device, precision:
+            see `omnimouse.evaluation`.
         tasks: "all" (every task that fits the population and what was recorded), a task name or "suite/name", a `Mask`,
             a list of these, or a dict from your own names to them. Behaviour that was not recorded is not decoded;
             tasks that show what was not recorded are left out, with the reason in `Scores.left_out`.
@@ -66,7 +68,7 @@ def evaluate(
     Raises:
         ValueError: unknown session, tier or task; a task asked for by name that the population cannot serve; other
             neurons than the session has; no task that can do without what was not recorded; no window; NaN in every
-            window; a device that is not there.
+            window; a device that is not there; another precision, or float32 of weights in another type.
 
     Warns:
         UserWarning: windows hold NaN where a task needs values, and are left out of it and counted (the published
@@ -81,12 +83,12 @@ def evaluate(
     runs, left_out = _task_runs(tasks, inputs, model.config)
     indices = spread(len(inputs.windows), max_windows)
     source = StoredVideo.of(model).source if cache_video else encode_windows
-    with evaluating(model, place):
+    with evaluating(model, place, precision) as chosen:
         score_windows(
             model, inputs.session_key, inputs.windows, indices, runs, batch_size=batch_size,
             truth=load_truth(inputs.recording), progress=progress, video_source=source,
         )  # fmt: skip
-    settings = {"stride": stride, "include_blanks": include_blanks, "max_windows": max_windows}
+    settings = {"stride": stride, "include_blanks": include_blanks, "max_windows": max_windows, "precision": chosen}
     return _scores(model, inputs, runs, left_out, len(indices), settings)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omnimouse.evaluation.computing.precision import Precision, computing_in
 from omnimouse.evaluation.rotation import Rotation
 from omnimouse.evaluation.simulated_cores import say_if_only_simulated
 from omnimouse.evaluation.tiers import SCORED_TIERS, choose_tier, notes_on_tier, use_in_training
@@ -361,12 +362,15 @@ def run_model(
 
 
 @contextmanager
-def evaluating(model: OmniMouseNetwork, device: torch.device | None) -> Iterator[None]:
-    """Has a model in eval mode, on a device, without gradients; afterwards it is as and where it was."""
+def evaluating(model: OmniMouseNetwork, device: torch.device | None, precision: Precision) -> Iterator[str]:
+    """Has a model in eval mode, on a device, in a precision, without gradients; afterwards it is as and where it was.
+
+    Gives the precision that was chosen.
+    """
     was_training = model.training
     model.eval()
     try:
-        with computing_on(model, device), torch.inference_mode():
-            yield
+        with computing_on(model, device), torch.inference_mode(), computing_in(model, precision) as chosen:
+            yield chosen
     finally:
         model.train(was_training)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from omnimouse.evaluation.computing.precision import Precision
 from omnimouse.evaluation.evaluate import name_tasks
 from omnimouse.evaluation.inputs import Batch, Inputs, Task, as_recording, cut_windows, evaluating, prepare_inputs
 from omnimouse.evaluation.predicting.growing_npz import Columns
@@ -57,6 +58,7 @@ def predict(
     progress: bool = True,
     session: str | None = None,
     device: Device = None,
+    precision: Precision = "auto",
 ) -> Predictions:
     """Predicts one task on one tier of one session and returns aligned arrays.
 
@@ -64,10 +66,9 @@ def predict(
     10,000. Without `output` they are in memory; with it they are written as they come, and never in memory.
 
     Args:
-        model, recording, tier, include_blanks, processor, progress, session, device: see `omnimouse.evaluation`.
+        model, recording, tier, include_blanks, processor, progress, session, device, precision: `omnimouse.evaluation`.
         task: a task name, "suite/name" or a `Mask`. Behaviour that was not recorded is not decoded.
-        stride: see `omnimouse.evaluation`; default: the length of what is predicted, so that the predictions of a
-            contiguous run follow each other without gap or overlap.
+        stride: see `omnimouse.evaluation`; default: what is predicted of a run follows without gap or overlap.
         output: the `.npz` file to write, which grows in a folder beside it (its name with ".partial") until it is
             whole; the arrays returned then lie in it, as those of `Predictions.load(output, mapped=True)`.
         resume: go on where a call that was killed stopped, to the file of one that was not; refused where weights,
@@ -93,7 +94,7 @@ def predict(
         stride=_target(asked, rollout, model.config) if stride is None else stride, max_windows=max_windows,
     )  # fmt: skip
     chosen = _task(name, asked, model.config, inputs, all_neurons=all_neurons)
-    with evaluating(model, place):
+    with evaluating(model, place, precision):
         call = _Call.of(model, chosen, inputs, rollout, max_windows, batch_size)
         result = call.in_memory(progress) if file is None else call.in_file(file, progress, resume=resume)
     if result.n_windows_left_out:

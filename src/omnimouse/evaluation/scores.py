@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from omnimouse.evaluation.computing.precision import NOTE
 from omnimouse.support.files import plain, read_mapping, write_text
 from omnimouse.support.text_tables import html_table, text_table
 
@@ -224,6 +225,8 @@ class Scores(StoredScores):
         notes += [f"{name}: not scored: {reason}" for name, reason in self.left_out.items()]
         if "behavior" in self.settings.get("missing", ()):
             notes.append("this recording has no behavior, so none is decoded")
+        if self.settings.get("precision") == "bfloat16":
+            notes.append(NOTE)
         return [*self.settings.get("tier_notes", ()), *notes]
 
     def to_dict(self, *, per_neuron: bool = True) -> dict[str, Any]:

@@ -63,6 +63,16 @@ def resolve_device(device: Device, *, cpu: bool = False) -> torch.device | None:
     return torch.device(name)
 
 
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16 products: most recent GPUs, and CPUs with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # older PyTorch does not tell
+        return False
+    features = torch.cpu.get_capabilities()
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+
+
 @contextmanager
 def computing_on(model: nn.Module, device: torch.device | None) -> Iterator[None]:
     """Has a model compute on a device (None: where it is) within the block, without gradients; it comes back unchanged.

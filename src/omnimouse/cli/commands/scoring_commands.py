@@ -29,7 +29,8 @@ def evaluate_command(command: Evaluate) -> Said:
     scores: evaluation.Scores | evaluation.StaticScores
     if is_static(recording):
         task = _one_static_task(command)
-        scores = evaluation.evaluate_static(model, recording, command.tier, task=task, batch_size=command.batch_size)
+        taken = command.take("tier", "batch_size", "precision")
+        scores = evaluation.evaluate_static(model, recording, task=task, **taken)
     else:
         scores = evaluation.evaluate(model, recording, **command.take("tasks", "cache_video", *WINDOWS))
     if command.output is not None:
@@ -46,7 +47,9 @@ def predict_command(command: Predict) -> Said:
     model, recording = _load(command)
     if submission:
         return _write_submission(command, model, recording)
-    predictions = evaluation.predict(model, recording, **command.take("task", "output", "rollout", "resume", *WINDOWS))
+    predictions = evaluation.predict(
+        model, recording, **command.take("task", "output", "rollout", "resume", "precision", *WINDOWS)
+    )
     arrays = {name: list(a.shape) for name, a in vars(predictions).items() if getattr(a, "ndim", 0)}
     task, tier = predictions.task, predictions.tier
     lines = [f"  {name:22} {' x '.join(map(str, shape))}" for name, shape in arrays.items()]
@@ -66,7 +69,8 @@ def _write_submission(command: Predict, model: OmniMouseModel, recording: Record
     if command.rollout > 1:
         raise ValueError(f"{command.recording}: single images are not followed by others; leave out --rollout")
     tier, task = command.tier or "final_test", command.task
-    evaluation.write_static_submission(model, recording, command.output, tier, task=task, batch_size=command.batch_size)
+    taken = command.take("batch_size", "precision")
+    evaluation.write_static_submission(model, recording, command.output, tier, task=task, **taken)
     return Said(
         {"output": command.output, "task": task, "tier": tier},
         f"Wrote {command.output}: a submission for tier {tier}, predicted from {task}",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from omnimouse.evaluation.computing.precision import NOTE, Precision
 from omnimouse.evaluation.evaluate import select_tasks
 from omnimouse.evaluation.inputs import Inputs, Needs, Task, as_recording, cut_windows, evaluating, prepare_inputs
 from omnimouse.evaluation.static.static_scores import StaticScores, score
@@ -49,6 +50,7 @@ def evaluate_static(
     progress: bool = True,
     session: str | None = None,
     device: Device = None,
+    precision: Precision = "auto",
 ) -> StaticScores:
     """Scores a model on single images, by the metrics of the SENSORIUM 2022 competition.
 
@@ -56,7 +58,8 @@ def evaluate_static(
     to the average over repeats, and fraction of explainable variance explained: see `static_metrics`.
 
     Args:
-        model, processor, batch_size, progress, session, device: see `omnimouse.evaluation`; a window is a trial.
+        model, processor, batch_size, progress, session, device, precision: see `omnimouse.evaluation`; a window is a
+            trial.
         recording: an open SENSORIUM 2022 recording, its folder or its `.zip`.
         tier: the trials to score; default: "test", which holds the images that were repeated, else the first of
             `STATIC_TIERS` whose responses are known and that the weights were not trained on.
@@ -71,7 +74,9 @@ def evaluate_static(
         model, _as_static(recording), tier, stride=1, include_blanks=False, processor=processor, session=session,
         order=STATIC_TIERS,
     )  # fmt: skip
-    trials = _predict(model, inputs, task, place, batch_size=batch_size, progress=progress, with_responses=True)
+    trials = _predict(
+        model, inputs, task, place, precision, batch_size=batch_size, progress=progress, with_responses=True
+    )
     # An image that is not known is none that another trial showed, as far as anybody can tell.
     images = [trial.condition_hash or f"\0 of trial {trial.index}" for trial in trials.trials]
     n_unknown = sum(trial.condition_hash is None for trial in trials.trials)
@@ -88,8 +93,8 @@ def evaluate_static(
         task=task,
         n_neurons=inputs.recording.n_neurons,
         n_trials_left_out=trials.n_left_out,
-        notes=(*inputs.notes, *notes),
-        settings={"profile": inputs.processor.profile, "recording": inputs.recording.path.name},
+        notes=(*inputs.notes, *notes, *([NOTE] if trials.precision == "bfloat16" else [])),
+        settings=trials.settings(),
         **(inputs.hashes(model) | result),
     )
 
@@ -106,6 +111,7 @@ def write_static_submission(
     progress: bool = True,
     session: str | None = None,
     device: Device = None,
+    precision: Precision = "auto",
 ) -> Path:
     """Writes predictions for the SENSORIUM 2022 competition, whose responses may be withheld.
 
@@ -115,7 +121,8 @@ def write_static_submission(
     mean std are raised to that.
 
     Args:
-        model, recording, task, processor, batch_size, progress, session, device: as for `evaluate_static`.
+        model, recording, task, processor, batch_size, progress, session, device, precision: as for
+            `evaluate_static`.
         path: the file to write; it appears when it is whole. The competition's names are
             `submission_file_live_test.csv` for the tier "test" and `submission_file_final_test.csv`.
         tier: the trials to predict.
@@ -133,7 +140,9 @@ def write_static_submission(
         model, _as_static(recording), tier, stride=1, include_blanks=False, processor=processor, session=session,
         allow_withheld=True,
     )  # fmt: skip
-    result = _predict(model, inputs, task, place, batch_size=batch_size, progress=progress, with_responses=False)
+    result = _predict(
+        model, inputs, task, place, precision, batch_size=batch_size, progress=progress, with_responses=False
+    )
     _refuse_incomplete(result)
     _write_submission(Path(path), result)
     return Path(path)
@@ -187,6 +196,12 @@ class _Trials:
     predictions: np.ndarray
     responses: np.ndarray | None
     n_left_out: int
+    precision: str
+
+    def settings(self) -> dict[str, str]:
+        """How the predictions were made."""
+        recording = self.inputs.recording.path.name
+        return {"profile": self.inputs.processor.profile, "recording": recording, "precision": self.precision}
 
 
 def _as_static(recording: Recording | str | os.PathLike[str]) -> Recording:
@@ -204,6 +219,7 @@ def _predict(
     inputs: Inputs,
     name: str,
     device: torch.device | None,
+    precision: Precision,
     *,
     batch_size: int,
     progress: bool,
@@ -217,7 +233,7 @@ def _predict(
     positions, first = np.unique([windows.trial_index(i) for i in range(len(windows))], return_index=True)
     trial_of = dict(zip(first.tolist(), positions.tolist(), strict=True))
     kept, predictions, responses = [], [], []
-    with evaluating(model, device):
+    with evaluating(model, device, precision) as chosen:
         for batch in cut_windows(windows, first.tolist(), batch_size, progress=progress, label="images"):
             answer = task.ask(model, inputs.session_key, batch)
             if answer is None:
@@ -234,7 +250,7 @@ def _predict(
         )
     trials = [recording.trials[position] for position in kept]
     truth = np.concatenate(responses) if with_responses else None
-    return _Trials(inputs, trials, np.concatenate(predictions), truth, n_trials - len(trials))
+    return _Trials(inputs, trials, np.concatenate(predictions), truth, n_trials - len(trials), chosen)
 
 
 def _static_task(model: OmniMouseNetwork, name: str, inputs: Inputs) -> Task:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs
 
-from omnimouse.support.compute_devices import available_devices, resolve_device
+from omnimouse.support.compute_devices import available_devices, computes_in_bfloat16, resolve_device
 from omnimouse.training.shared.recipe import MixedPrecision
 
 PATIENCE = timedelta(hours=1)
@@ -100,13 +100,3 @@ def start_accelerator(mixed_precision: str, *, cpu: bool) -> Accelerator:
             "works in 'no' or 'bf16'. Start a new process."
         )
     return accelerator
-
-
-def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16 products: most recent GPUs, and CPUs with AVX512-BF16 or AMX."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # older PyTorch does not tell
-        return False
-    features = torch.cpu.get_capabilities()
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))

@@ -1,0 +1,1 @@
+"""In which precision scores and predictions are computed."""
