@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import rearrange
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from omnimouse.model.attention import GatedFeedForward, dense_attention, rms_normalize
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.kernels.pooling import largest_of_four
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class MaskUnitAttention(nn.Module):
         side = self.unit
         if self.pool:
             side //= 2
-            query = reduce(query, self.layout.pooled_queries, "max", u=side, v=side, p=2, q=2)
+            query = largest_of_four(query, self.layout.pooled_queries, u=side, v=side)
         units = query.shape[:-3]
         query, key = rms_normalize(query, self.eps), rms_normalize(key, self.eps)
         out = dense_attention(*(part.flatten(0, -4) for part in (query, key, value)))
@@ -112,7 +113,7 @@ class VideoBlock(GradientCheckpointingLayer):
     def forward(self, x: Tensor) -> Tensor:
         normed = self.attention_norm(x)
         if self.pool_projection is not None:
-            x = reduce(self.pool_projection(normed), self.layout.pooled, "max", p=2, q=2).to(x.dtype)
+            x = largest_of_four(self.pool_projection(normed), self.layout.pooled).to(x.dtype)
         x = x + stochastic_depth(self.attention(normed), self.drop_path, self.training)
         flat = self.feed_forward_norm(x).flatten(1, -2)
         return x + stochastic_depth(self.feed_forward(flat).reshape(x.shape), self.drop_path, self.training)
