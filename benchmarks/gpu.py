@@ -24,7 +24,8 @@ from typing import Any
 from machine import HERE, describe_machine, markdown_table, replace_file
 from meters import Row
 
-GROUPS = ("reference", "gradients-tiny", "workflow", "speed", "gradients-5m", "flex")
+GROUPS = ("reference", "gradients-tiny", "paths", "speed", "training", "before", "workflow", "flex", "compilation",
+          "gradients-5m")  # fmt: skip
 """In the order in which they run: what matters most comes before what may not fit into the time."""
 
 START_SECONDS = 60.0

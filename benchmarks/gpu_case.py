@@ -9,27 +9,27 @@ import json
 import math
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from attention_case import SESSION, random_windows, small_model, use_flex_attention
-from meters import GIB, MemoryMeter, Row, timed
-from torch import Tensor
+from attention_case import random_windows, small_model
+from gpu_bench import TOY, Bench, Case
+from gpu_paths import BF16_ERROR, FLOAT32_ERROR, gradient, paths
+from gpu_speed import before, compilation, flex, scaled, speed, training
+from meters import Row
 
-from omnimouse import OmniMouseConfig, OmniMouseModel, evaluate, finetune, predict, simulate_recording, train
-from omnimouse.model.masking.masks import TRAINING_MASKS, Mask, as_mask
+from omnimouse import OmniMouseModel, evaluate, finetune, predict, simulate_recording, train
+from omnimouse.model.masking.masks import TRAINING_MASKS, Mask
 from omnimouse.published import model_from_state_dict
 from omnimouse.training.finetuning import loop
-from omnimouse.training.runs.flops import training_flops
 
 REFERENCE = Path(__file__).resolve().parents[1] / "tests" / "data" / "reference"
 BLOCK = 20
@@ -38,38 +38,9 @@ BLOCK = 20
 CPU_SECONDS = 45.0
 """For gradients on the CPU, per preset; masks beyond are compared with the device's own float32."""
 
-FLOAT32_ERROR, BF16_ERROR = 1e-3, 0.1
-"""Largest relative error of a gradient (all parameters as one vector)."""
 
-SPEED_MASKS = ("forecasting+stimulus+behavior", "population")
-TOY = {"hidden_size": 32, "identity_size": 8, "num_attention_heads": 2, "num_fusion_layers": 2, "video_hidden_size": 16}
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is run, and how many seconds it may take."""
-
-    name: str
-    seconds: float
-    run: Callable[[], Row]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where and how large.
-
-    Args:
-        device: where to compute.
-        folder: for recordings and runs, common to all processes of a benchmark.
-        quick: toy sizes.
-    """
-
-    device: torch.device
-    folder: Path
-    quick: bool
-
-    def config(self, preset: str) -> OmniMouseConfig:
-        return OmniMouseConfig.from_preset(preset, **(TOY if self.quick else {}))
+class Checks(Bench):
+    """The groups that tell whether all is right."""
 
     # The published mathematics.
 
@@ -225,81 +196,6 @@ class Bench:
         row = {"resumed_from": result.resumed_from, "steps": len(result.history)}
         return row if result.resumed_from else {"status": "WRONG: it began anew", **row}
 
-    # Speed.
-
-    def speed(self) -> Iterator[Case]:
-        yield Case("matrix product", 20, self.matrix_product)
-        for preset in ("tiny",) if self.quick else ("5m", "20m", "80m"):
-            for mask in SPEED_MASKS:
-                yield Case(f"{preset}, {mask}", 60, lambda preset=preset, mask=mask: self.step(preset, mask))
-
-    def flex(self) -> Iterator[Case]:
-        for preset in ("tiny",) if self.quick else ("5m", "20m", "80m"):
-            for mask in SPEED_MASKS:
-                yield Case(f"{preset}, {mask}", 110, lambda preset=preset, mask=mask: self.flex_step(preset, mask))
-
-    def matrix_product(self) -> Row:
-        size = 128 if self.quick else 8192
-        a, b = torch.randn(2, size, size, device=self.device, dtype=torch.bfloat16)
-        return {"TFLOP/s": 2 * size**3 / self.timed(lambda: a @ b, 10)[0] / 1e12}
-
-    def timed(self, function: Callable[[], Any], repeats: int) -> tuple[float, float]:
-        """Median seconds of a call, and seconds of the first, which compiles and chooses."""
-        first, *others = timed(function, repeats + 1, self.device)
-        return statistics.median(others), first
-
-    def step(self, preset: str, mask: str) -> Row:
-        """Forward, backward and fused AdamW under bf16 autocast."""
-        config = self.config(preset)
-        n_neurons, population, batch = (24, 16, 1) if self.quick else (8000, 4096, 8)
-        model = small_model(config, n_neurons).to(self.device).train()
-        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-        windows = {name: array.to(self.device) for name, array in random_windows(config, n_neurons, batch).items()}
-        ids = torch.stack([torch.randperm(n_neurons)[:population] for _ in range(batch)]).to(self.device)
-        meter = MemoryMeter(self.device)
-        meter.reset()
-
-        def one_step() -> Tensor:
-            with torch.autocast(self.device.type, dtype=torch.bfloat16):
-                loss = model(SESSION, **windows, mask=mask, neuron_ids=ids).loss
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            return loss
-
-        median, first = self.timed(one_step, 2 if self.quick else 8)
-        loss = one_step().item()
-        plan = model.window_plan(as_mask(mask, config), population)
-        operations = training_flops(plan, config, n_windows=batch, n_neurons=n_neurons)
-        row = {
-            "s/step": median, "windows/s": batch / median, "TFLOP/step": operations / 1e12,
-            "TFLOP/s": operations / median / 1e12, "peak_GiB": meter.peak() / GIB, "first_step_s": first,
-        }  # fmt: skip
-        return row if math.isfinite(loss) else {"status": f"WRONG: loss {loss}", **row}
-
-    def flex_step(self, preset: str, mask: str) -> Row:
-        """The same with compiled flex attention in place of windowed attention."""
-        if self.device.type == "cpu":
-            return {"status": "left out: flex attention has no backward pass on a CPU"}
-        use_flex_attention(compiled=True)
-        return self.step(preset, mask)
-
-
-def scaled(mask: Mask, factor: float) -> Mask:
-    """A mask with its numbers of neurons multiplied, and rounded up."""
-    counts = {name: getattr(mask, name) for name in ("n_visible_neurons", "n_target_neurons")}
-    return replace(mask, **{n: math.ceil(c * factor) for n, c in counts.items() if isinstance(c, int)})
-
-
-def gradient(model: OmniMouseModel, arrays: dict[str, Tensor], mask: Mask, *, bf16: bool = False) -> Tensor:
-    """Gradients of all parameters that have one, as one vector on the CPU."""
-    device = model.device
-    model.zero_grad(set_to_none=True)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        out = model(SESSION, **{n: a.to(device) for n, a in arrays.items()}, mask=mask, all_neurons=True)
-    out.loss.backward()
-    return torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
-
 
 @contextmanager
 def plain_attention_only(device: torch.device) -> Iterator[None]:
@@ -315,14 +211,13 @@ def plain_attention_only(device: torch.device) -> Iterator[None]:
 
 def main() -> None:
     device, folder, groups, size, leave_out = sys.argv[1:]
-    bench = Bench(torch.device(device), Path(folder), size == "quick")
+    bench = Checks(torch.device(device), Path(folder), size == "quick")
     made = {
         "reference": bench.reference,
         "gradients-tiny": lambda: bench.gradients("tiny"),
         "gradients-5m": lambda: bench.gradients("tiny" if bench.quick else "5m"),
         "workflow": bench.workflow,
-        "speed": bench.speed,
-        "flex": bench.flex,
+        **{group.__name__: partial(group, bench) for group in (paths, speed, before, training, compilation, flex)},
     }
     cases = [case for group in groups.split(",") for case in made[group]()]
     print(json.dumps({"cases": [[case.name, case.seconds] for case in cases]}), flush=True)
