@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from omnimouse.model.kernels.attention_groups import Group, Groups, attend_by_groups, select_rows
 from omnimouse.model.kernels.attention_kernels import attend
+from omnimouse.model.kernels.bfloat16_attention import attend_in_bfloat16, attends_in_bfloat16
 from omnimouse.model.kernels.packed_attention import packed_attention, packs
 from omnimouse.model.kernels.row_pieces import in_pieces, spans_within
 
@@ -139,7 +140,8 @@ def windowed_attention(query: Tensor, key: Tensor, value: Tensor, plan: Groups) 
     if packs(query, key, value, plan):
         out = packed_attention(query, key, value, plan)
     else:
-        out = attend_by_groups(dense_attention, query, key, value, plan)
+        kernel = attend_in_bfloat16 if attends_in_bfloat16(value) else dense_attention
+        out = attend_by_groups(kernel, query, key, value, plan)
     return rearrange(out, "b heads rows c -> b rows (heads c)")
 
 
