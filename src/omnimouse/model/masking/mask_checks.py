@@ -56,21 +56,46 @@ def _checked_count(name: str, value: Any) -> int | float | None:
     )
 
 
-def misfits(
+def check_fit(
+    mask: object,
+    shown: Sequence[Stretch],
+    predicted: Sequence[Stretch],
+    video_steps: Stretch,
+    counts: tuple[int, int, int],
+    config: OmniMouseConfig,
+) -> None:
+    """Refuses a `Mask` that does not fit the window, cannot be cut into tokens, or leaves nothing to predict.
+
+    Args:
+        mask: The mask.
+        shown, predicted: Samples of its visible segments, and of its targets.
+        video_steps: Those that it shows.
+        counts: Neurons of the population, visible ones and targets.
+        config: Gives the window and the tokens.
+    """
+    n_neurons, n_visible, n_target = counts
+    if n_neurons < 1:
+        raise ValueError(f"A population needs at least one neuron, got {n_neurons}.")
+    fields = vars(mask)
+    misfit = next(_misfits(fields, shown, predicted, video_steps, config), None)
+    if misfit is not None:
+        raise ValueError(f"{misfit} in {mask}, for {n_neurons} neurons.")
+    if not predicted and fields["behavior"] != "decoded":
+        raise ValueError(
+            f"Nothing to predict: no target is left in a population of {n_neurons} neurons ({n_visible} visible, "
+            f"{n_target} targets). Show fewer neurons (n_visible_neurons), predict samples further from visible "
+            f"activity (target_start, target_length), use more neurons, or decode behaviour. The mask: {mask}."
+        )
+
+
+def _misfits(
     fields: Mapping[str, Any],
     shown: Sequence[Stretch],
     predicted: Sequence[Stretch],
     video_steps: Stretch,
     config: OmniMouseConfig,
 ) -> Iterator[str]:
-    """In what a mask does not fit the window, or cannot be cut into tokens.
-
-    Args:
-        fields: Those of the `Mask`.
-        shown, predicted: Samples of its visible segments, and of its targets.
-        video_steps: Those that it shows.
-        config: Gives the window and the tokens.
-    """
+    """In what a mask of these fields does not fit the window, or cannot be cut into tokens."""
     samples, frames = (config.num_response_samples, "samples"), (config.num_frames, "frames")
     for name, first, count, (limit, unit) in (
         ("prefix", "prefix_start", "prefix_length", samples),

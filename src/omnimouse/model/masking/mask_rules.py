@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
-from omnimouse.model.masking.mask_checks import checked_fields, misfits
+from omnimouse.model.masking.mask_checks import check_fit, checked_fields
 
 Count = int | float | None | Literal["all"]
 Behavior = Literal["encoded", "decoded", "absent"]
@@ -92,8 +92,6 @@ class Mask:
                 predict; the message names the mask, the population and what to change.
         """
         n_neurons = int(n_neurons)
-        if n_neurons < 1:
-            raise ValueError(f"A population needs at least one neuron, got {n_neurons}.")
         n_visible, n_target = _count(self.n_visible_neurons, n_neurons), _count(self.n_target_neurons, n_neurons)
         context = range(self.context_start, self.context_start + self.context_length)
         resolved = ResolvedMask(
@@ -107,16 +105,7 @@ class Mask:
             video_steps=video_steps(self, config),
         )
         shown, predicted = ([(p.start, p.stop) for p in pieces] for pieces in (resolved.segments, resolved.targets))
-        misfit = next(misfits(vars(self), shown, predicted, resolved.video_steps, config), None)
-        if misfit is not None:
-            raise ValueError(f"{misfit} in {self}, for {n_neurons} neurons.")
-        if not resolved.targets and not resolved.decodes_behavior:
-            raise ValueError(
-                f"Nothing to predict: no target is left in a population of {n_neurons} neurons ({n_visible} visible, "
-                f"{n_target} targets). Show fewer neurons (n_visible_neurons), predict samples further from visible "
-                "activity (target_start, target_length), use more neurons, or decode behaviour. The mask: "
-                f"{self}."
-            )
+        check_fit(self, shown, predicted, resolved.video_steps, (n_neurons, n_visible, n_target), config)
         return resolved
 
 
