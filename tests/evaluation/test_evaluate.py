@@ -352,3 +352,12 @@ def test_behaviour_that_does_not_vary_is_told(fakes):
     task = evaluate(fakes.model, fakes.recording, "stimulus", **SILENT)["stimulus"]
     assert math.isnan(task.behavior["running_speed"]) and math.isnan(task.behavior_groups["running"])
     assert any(note.startswith("no correlation for running_speed,") for note in task.notes)
+
+
+def test_fewer_windows_at_a_time_where_they_would_take_too_much_memory(fakes, monkeypatch):
+    most = {}
+    for bound in (1 << 30, 1):
+        monkeypatch.setattr("omnimouse.model.kernels.row_pieces.WHOLE_BYTES", {"cpu": bound})
+        evaluate(fakes.model, fakes.recording, "forecasting", batch_size=5, **SILENT)
+        most[bound] = fakes.windows[-1].most
+    assert most == {1 << 30: 5, 1: 1}

@@ -11,7 +11,8 @@ What `evaluate`, `predict`, `evaluate_static` and `write_static_submission` all 
         across and by one of the next trial.
     include_blanks: also use windows on blank screens between trials, as the published test scores do.
     processor: how to cut and normalise windows; default: the session's own, else the model's, else "strict".
-    batch_size: windows per forward pass, and in memory at a time.
+    batch_size: windows per forward pass, and in memory at a time; fewer where so many neurons would take more than a
+        gigabyte (16 on an accelerator).
     progress: show a progress bar.
     session: key of the session in the model; default: the key of the recording.
     device: where to compute ("cpu", "cuda", "cuda:1", "mps", a `torch.device`); default: where the model is. The model

@@ -37,6 +37,7 @@ from omnimouse.evaluation.metrics import (
 )
 from omnimouse.evaluation.rotation import in_file_order, in_order
 from omnimouse.evaluation.scores import Baseline, Ceiling, TaskScore, median
+from omnimouse.model.kernels.row_pieces import windows_at_once
 
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
@@ -241,12 +242,13 @@ def score_windows(
         windows: of its recording.
         indices: which windows.
         runs: the tasks.
-        batch_size: windows per forward pass, and in memory at a time.
+        batch_size: windows per forward pass, and in memory at a time; fewer where `windows_at_once` says so.
         truth: expected responses of a simulated recording.
         progress: show a progress bar.
         video_source: where video features come from.
     """
     together = [[runs[index] for index in same] for same in shared_order([run.task for run in runs])]
+    batch_size = min(batch_size, *(windows_at_once(run.resolved, run.config, model.device) for run in runs))
     for batch in cut_windows(windows, indices, batch_size, progress=progress, label="evaluate"):
         expected = {} if truth is None else baselines.expected_responses(truth, windows, batch.indices)
         video = SharedVideo(model, batch, video_source)
