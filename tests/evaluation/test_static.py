@@ -388,6 +388,7 @@ def test_the_command_scores_and_writes_a_submission(model, folder, tmp_path, cap
     for more, text in (
         (["--max-windows", "3"], "leave out --max-windows and --stride"),
         (["--stride", "2"], "leave out --max-windows and --stride"),
+        (["--cache-video"], "leave out --cache-video"),
         (["--tasks", "stimulus,stimulus+behavior"], "one task at a time"),
         (["--tasks", "forecasting"], "it shows responses"),
     ):

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoredVideo:
-    """`model.encode_video`, but for windows whose features lie on disk; the same to the last bit.
+    """`model.encode_video`, but for windows whose features lie on disk.
+
+    On a CPU they are the same to the last bit; a GPU may round products otherwise in a batch of another size.
 
     Attributes:
         model: its video encoder must not change meanwhile.

@@ -87,8 +87,8 @@ class FinetuneRecipe:
             core was trained on, "match" each at the known neuron (of the model's other sessions) whose predictions
             resemble its responses in the training tiers, "auto" for "match" if there are other sessions.
         cache_video: store the video features of the frozen core on disk, and use those that are there, from whatever
-            run on the same frames; the result is the same to the last bit. It pays where windows come back: in another
-            run on this recording, or with a stride. See `evaluation/encoded_video` for place and size.
+            run on the same frames (on a CPU, the result is the same to the last bit). It pays where windows come back:
+            in another run on this recording, or with a stride. See `evaluation/encoded_video` for place and size.
 
     Raises:
         ValueError: a number out of range; warm-up and decay that are longer than the run; features of a core to be
