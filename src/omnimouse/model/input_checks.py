@@ -64,11 +64,19 @@ def check_inputs(
     return batch
 
 
-def recorded_channels(mask: Mask, behavior: Tensor | None, session: str) -> tuple[int, ...] | None:
-    """Behaviour channels that are not NaN throughout; `None` for all of them, or where behaviour plays no part."""
+def recorded_channels(
+    mask: Mask, behavior: Tensor | None, session: str, known: tuple[int, ...] | None = None
+) -> tuple[int, ...] | None:
+    """Behaviour channels that are not NaN throughout; `None` for all of them, or where behaviour plays no part.
+
+    Where the caller has them `known`, nobody looks, and so waits for the device.
+    """
     if behavior is None or mask.behavior == "absent":
         return None
-    missing = behavior.isnan().all(dim=2).all(dim=0).tolist()
+    if known is None:
+        missing = behavior.isnan().all(dim=2).all(dim=0).tolist()
+    else:
+        missing = [channel not in known for channel in range(behavior.shape[1])]
     if not any(missing):
         return None
     if all(missing) and mask.encodes_behavior:
@@ -90,7 +98,7 @@ def choose_neurons(
             raise ValueError(f"neuron_ids should have shape [{batch}, P], got {list(neuron_ids.shape)}.")
         if int(neuron_ids.min()) < 0 or int(neuron_ids.max()) >= n_neurons:
             raise ValueError(f"neuron_ids should lie between 0 and {n_neurons - 1}.")
-        return neuron_ids.to(device=device, dtype=torch.long)
+        return neuron_ids.to(device=device, dtype=torch.long, non_blocking=True)
     if all_neurons:
         return None
     return torch.stack([torch.randperm(n_neurons, device=device)[:most] for _ in range(batch)])

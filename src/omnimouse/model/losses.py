@@ -25,14 +25,15 @@ def clamped_squared_error(predictions: Tensor, targets: Tensor, *, clamp: float)
 
 
 def window_losses(
-    responses: tuple[Tensor, Tensor, Tensor] | None,
+    responses: tuple[Tensor, Tensor, Tensor | None] | None,
     behavior: tuple[Tensor, Tensor, tuple[int, ...]] | None,
     config: OmniMouseConfig,
 ) -> dict[str, Tensor]:
     """Losses of what was predicted and is known, and their weighted sum.
 
     Args:
-        responses: Predictions and targets `[B, L, Q]`, and which of them count, bool `[L, Q]`; or nothing to compare.
+        responses: Predictions and targets `[B, L, Q]`, and which of the flat `[L Q]` count, int64, or None for all; or
+            nothing to compare.
         behavior: Predictions and targets `[B, channels, samples]`, and the channels that count; or nothing to compare.
         config: Clamps and weights.
 
@@ -42,9 +43,11 @@ def window_losses(
     losses: dict[str, Tensor] = {}
     terms = []
     if responses is not None:
-        predictions, targets, counts = responses
+        predictions, targets, counts = responses[0].flatten(1), responses[1].flatten(1), responses[2]
+        if counts is not None:
+            predictions, targets = predictions.index_select(1, counts), targets.index_select(1, counts)
         numbers = {"epsilon": config.response_loss_epsilon, "clamp": config.response_loss_clamp}
-        losses["response_loss"] = poisson_elements(predictions[:, counts], targets[:, counts], **numbers).mean()
+        losses["response_loss"] = poisson_elements(predictions, targets, **numbers).mean()
         terms.append(losses["response_loss"])
     if behavior is not None:
         predictions, targets, channels = behavior

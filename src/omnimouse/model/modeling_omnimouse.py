@@ -137,6 +137,7 @@ class OmniMouseNetwork(CoreAndSessions):
         return_dict: bool | None = None,
         return_loss: bool = True,
         video_features: Tensor | None = None,
+        behavior_channels: tuple[int, ...] | None = None,
     ) -> OmniMouseOutput | tuple[Any, ...]:
         """Predicts what the mask hides in a batch of windows of one session.
 
@@ -155,6 +156,7 @@ class OmniMouseNetwork(CoreAndSessions):
             return_dict: `False` returns a tuple of what is not `None`.
             return_loss: Whether to compute the losses; `transformers.Trainer` evaluates by it.
             video_features: What `encode_video` gave for these windows and this mask, in place of `video`.
+            behavior_channels: Those that were recorded, where the caller knows; looking for NaN waits for the device.
 
         Raises:
             ValueError: Unknown session or task, a needed input is missing or misshapen, or the mask leaves nothing to
@@ -164,7 +166,7 @@ class OmniMouseNetwork(CoreAndSessions):
         inputs = {"responses": responses, "video": video, "behavior": behavior, "video_features": video_features}
         batch = check_inputs(inputs, window_mask, self.config, n_neurons=n_neurons, device=self._place, session=session)
         ids = choose_neurons(n_neurons, batch, neuron_ids, all_neurons, self.config.max_population, self._place)
-        channels = recorded_channels(window_mask, behavior, session)
+        channels = recorded_channels(window_mask, behavior, session, behavior_channels)
         plan = self.window_plan(window_mask, n_neurons if ids is None else ids.shape[1], channels)
 
         identity, meta = self._embed(session, ids, batch)
@@ -292,7 +294,7 @@ class OmniMouseNetwork(CoreAndSessions):
             rows = slice(plan.mask.target_start, plan.mask.target_start + plan.mask.target_length)
             out.response_targets = gather_neurons(responses[:, rows], out.target_neuron_ids).float()
             if plan.mask.predicts_responses:
-                pairs = (out.response_predictions, out.response_targets, plan.target_mask)
+                pairs = (out.response_predictions, out.response_targets, plan.counted)
         decoded = None
         if out.behavior_predictions is not None and behavior is not None and plan.channels:
             decoded = (out.behavior_predictions, behavior, plan.channels)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ class WindowPlan:
     query_spans: tuple[tuple[int, int], ...]  # stretches of `Tokens.queries` that make up the query rows
     query_pieces: tuple[tuple[Piece, int, int], ...]  # predicted pieces, and the decoded rows [start, stop) of each
     target_mask: Tensor  # which (sample, target neuron) pairs are predicted, bool [L, Q]
+    counted: Tensor | None  # their positions in the flat [L Q], int64; None for all: a bool index waits for the device
     channels: tuple[int, ...]  # behaviour channels with a token where behaviour is shown, a target where it is hidden
     first_query_neuron: int  # of the population
 
@@ -93,6 +95,7 @@ def plan_window(
         query_spans=tuple(spans),
         query_pieces=tuple(pieces),
         target_mask=torch.from_numpy(mask.target_mask).to(device),
+        counted=None if mask.target_mask.all() else torch.from_numpy(np.flatnonzero(mask.target_mask)).to(device),
         channels=channels,
         first_query_neuron=base,
     )

@@ -127,7 +127,9 @@ def finetune_step(run: TrainingRun, plan: BatchPlan, batch: Mapping[str, torch.T
     mask = run.choice.masks[plan.mask_index]
     batch = run.video.training_batch(batch, mask)
     with seeded_torch(torch_seed(run.recipe.seed, plan.step), run.accelerator.device):
-        output, objective = forward_batch(run.model, run.accelerator, run.session, batch, mask, plan.neuron_ids)
+        output, objective = forward_batch(
+            run.model, run.accelerator, run.session, batch, mask, plan.neuron_ids, run.windows.missing_channels
+        )
         run.accelerator.backward(objective)
     numbers = {"loss": objective, "response_loss": output.response_loss, "behavior_loss": output.behavior_loss}
     for name, group in run.groups.items():
@@ -170,7 +172,8 @@ def validate(run: TrainingRun, validation: Validation) -> dict[str, float]:
             sizes.append(len(validation.indices[rows]))
             for name, mask in validation.masks.items():
                 given = run.video.validation_batch(batch, mask, start)
-                found[name].append(forward_batch(run.model, run.accelerator, run.session, given, mask, ids)[1])
+                lacks = validation.windows.missing_channels
+                found[name].append(forward_batch(run.model, run.accelerator, run.session, given, mask, ids, lacks)[1])
     means = torch.stack([torch.stack(values) for values in found.values()]).tolist()
     totals = [sum(loss * size for loss, size in zip(row, sizes, strict=True)) for row in means]
     losses = {name: total / sum(sizes) for name, total in zip(found, totals, strict=True)}

@@ -27,11 +27,13 @@ from omnimouse.training.shared.optimizers import ParameterGroup
 
 @dataclass(frozen=True)
 class StepBatch:
-    """What one process trains on in one step: what was drawn, the windows, and when they start (seconds)."""
+    """What one process trains on in one step: what was drawn, the windows, when they start (seconds), and rows of their
+    behaviour that were not recorded."""
 
     plan: CorpusPlan
     arrays: dict[str, torch.Tensor]
     starts: list[float]
+    missing_channels: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def load_step(run: PretrainingRun, step: int) -> StepBatch | ValueError | None:
                 mask = run.masks.usable[key][plan.mask_index].resolve(plan.neuron_ids.shape[1], run.model.config)
                 responses = arrays["responses"]
                 arrays["responses"] = expect_responses(responses, windows, plan.window_indices, plan.neuron_ids, mask)
-            return StepBatch(plan, arrays, [float(windows.starts[i]) for i in plan.window_indices])
+            starts = [float(windows.starts[i]) for i in plan.window_indices]
+            return StepBatch(plan, arrays, starts, windows.missing_channels)
     except ValueError as error:
         return error
     except OSError as error:
@@ -160,7 +163,9 @@ def _backward(
     mask = run.masks.usable[plan.session][plan.mask_index]
     run.model.train()
     with seeded_torch(step_seed(run.recipe.seed, plan.step, run.processes.rank), run.accelerator.device):
-        output, loss = forward_batch(run.model, run.accelerator, plan.session, batch.arrays, mask, plan.neuron_ids)
+        output, loss = forward_batch(
+            run.model, run.accelerator, plan.session, batch.arrays, mask, plan.neuron_ids, batch.missing_channels
+        )
         run.accelerator.backward(loss)
     norm = _clip(run.tables[plan.session])
     family = mask_family(mask)

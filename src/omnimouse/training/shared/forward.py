@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -111,6 +111,7 @@ def forward_batch(
     batch: Mapping[str, torch.Tensor],
     mask: Mask,
     neuron_ids: np.ndarray | None,
+    missing_channels: Sequence[int] = (),
 ) -> tuple[OmniMouseOutput, torch.Tensor]:
     """Returns the model's output for one batch of a session, and its loss, in the accelerator's precision.
 
@@ -121,12 +122,14 @@ def forward_batch(
         batch: windows of it.
         mask: what is visible and what is predicted.
         neuron_ids: int64 [B, P]; None for the whole population in file order.
+        missing_channels: rows of the behaviour that the recording lacks.
     """
     device = accelerator.device
     moved = {name: array.to(device, non_blocking=True) for name, array in batch.items()}
     ids = None if neuron_ids is None else torch.from_numpy(neuron_ids)  # checked on the host; the model moves them
+    channels = tuple(c for c in range(len(model.config.behavior_channels)) if c not in missing_channels)
     with accelerator.autocast():
-        output = model(session, **moved, mask=mask, neuron_ids=ids, all_neurons=ids is None)
+        output = model(session, **moved, mask=mask, neuron_ids=ids, all_neurons=ids is None, behavior_channels=channels)
     assert output.loss is not None  # the batch holds all that the mask predicts
     return output, output.loss
 
