@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_leaves
 
 from omnimouse import OmniMouseConfig, OmniMouseModel
 from omnimouse.model import attention, video
-from omnimouse.model.kernels import packed_attention
+from omnimouse.model.kernels import chains, packed_attention
 
 SESSION = "benchmark"
 MASKS = ("forecasting+stimulus+behavior", "population")
@@ -235,6 +235,7 @@ def as_on_an_accelerator(*, packed: bool = True) -> Iterator[None]:
         mock.patch.object(attention, "packs", lambda query, key, value, groups: packed and len(groups) > 1),
         mock.patch.object(packed_attention, "FLASH", CountedKernel()),
         mock.patch.object(torch.nn.functional, "rms_norm", rms_norm),
+        mock.patch.object(chains, "AS_EVER", set()),
         mock.patch.object(FakeTensor, "tolist", _zeros),
     ):
         yield

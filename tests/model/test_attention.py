@@ -16,7 +16,6 @@ from omnimouse.model.attention import (
     n_rows,
     plan_attention,
     rotary_table,
-    rotate,
     windowed_attention,
 )
 
@@ -80,10 +79,6 @@ def test_rotary_table_follows_its_formula():
             angle = 2 * math.pi * seconds / (1e-3 * 2000 ** (2 * i / 8))
             assert cos[row, i] == pytest.approx(math.cos(angle), abs=1e-7)
             assert sin[row, i] == pytest.approx(math.sin(angle), abs=1e-7)
-    x = torch.randn(1, 1, 3, 8)
-    rotated = rotate(x, torch.stack((cos, sin)))
-    torch.testing.assert_close(rotated[..., 2], x[..., 2] * cos[:, 1] - x[..., 3] * sin[:, 1])
-    torch.testing.assert_close(rotated[..., 3], x[..., 2] * sin[:, 1] + x[..., 3] * cos[:, 1])
 
 
 def test_grouped_heads_serve_neighbouring_query_heads():

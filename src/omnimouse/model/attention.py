@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from omnimouse.model.kernels.attention_groups import Group, Groups, attend_by_groups, select_rows
 from omnimouse.model.kernels.attention_kernels import attend
 from omnimouse.model.kernels.bfloat16_attention import attend_in_bfloat16, attends_in_bfloat16
+from omnimouse.model.kernels.chains import gated_product, normalize_heads, turn_heads, unit_heads
 from omnimouse.model.kernels.packed_attention import packed_attention, packs
+from omnimouse.model.kernels.recomputation import project, project_normed
 from omnimouse.model.kernels.row_pieces import in_pieces, spans_within
 
 
@@ -76,7 +79,7 @@ def plan_attention(queries: Layout, keys: Layout, *, local: bool = True) -> Grou
 def rotary_table(
     layout: Layout, *, ticks_per_second: int, head_dim: int, min_period: float, max_period: float
 ) -> Tensor:
-    """Cosines and sines of the rotary time embedding, computed in float64 and stored as float32.
+    """Cosines and sines of the rotary time embedding, computed in float64 and stored as float32, pair by pair.
 
     The angle of pair `i` at time `t` seconds is `2 pi t / T_i` with `T_i = T_min (T_max / T_min)^(2i / C)`.
 
@@ -88,24 +91,7 @@ def rotary_table(
     times = torch.tensor([run.time for run in layout], dtype=torch.float64) / ticks_per_second
     angles = 2 * torch.pi * times[:, None] / periods
     counts = torch.tensor([run.rows for run in layout], dtype=torch.long)
-    return torch.stack((angles.cos(), angles.sin())).float().repeat_interleave(counts, dim=1)
-
-
-def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotates adjacent pairs of `x [B, H, rows, C]` by a `rotary_table [2, rows, C / 2]` (or one of a single row)."""
-    cos, sin = table[0], table[1]
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
-
-
-def rms_normalize(x: Tensor, eps: float) -> Tensor:
-    """RMS normalisation over the last axis, without weight."""
-    return F.rms_norm(x, (x.shape[-1],), eps=eps)
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """`[B, rows, H * C]` to `[B, H, rows, C]`."""
-    return rearrange(x, "b rows (heads c) -> b heads rows c", heads=heads)
+    return torch.stack((angles.cos(), angles.sin()), dim=-1).float().repeat_interleave(counts, dim=0).movedim(-1, 0)
 
 
 def dense_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -163,10 +149,13 @@ class GatedFeedForward(nn.Module):
         self.gate = nn.Linear(size, width, bias=False)
         self.down = nn.Linear(width, size, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.shape[1] <= self.max_rows:
-            return self.down(F.silu(self.up(x)) * self.gate(x))
-        return torch.cat([self.forward(part) for part in x.split(self.max_rows, dim=1)], dim=1)
+    def forward(self, x: Tensor, norm: nn.RMSNorm | None = None) -> Tensor:
+        """Of `x [B, rows, D]`, or of what a norm makes of it."""
+        if not torch.is_grad_enabled() and x.shape[1] > self.max_rows:
+            return torch.cat([self.forward(part, norm) for part in x.split(self.max_rows, dim=1)], dim=1)
+        maps = (self.up, self.gate)
+        up, gate = (linear(x) for linear in maps) if norm is None else project_normed(norm, maps, x)
+        return project(gated_product, (self.down,), up, gate)[0]
 
 
 class SelfAttentionBlock(GradientCheckpointingLayer):
@@ -184,11 +173,13 @@ class SelfAttentionBlock(GradientCheckpointingLayer):
     def forward(self, x: Tensor, rotary: Tensor, plan: Groups) -> Tensor:
         """`x [B, rows, D]` with its `rotary_table` and plan, to `[B, rows, D]`."""
         x = x.to(self.attention_norm.weight.dtype)  # under autocast the residual stream stays in full precision
-        heads = split_heads(self.query_key_value(self.attention_norm(x)), self.heads + 2 * self.key_value_heads)
-        query, key, value = heads.split((self.heads, self.key_value_heads, self.key_value_heads), dim=1)
-        query, key = (rotate(rms_normalize(part, self.eps), rotary) for part in (query, key))
-        x = x + self.output(windowed_attention(query, key, value, plan))
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        (rows,) = project_normed(self.attention_norm, (self.query_key_value,), x)
+        turned, kept = self.heads + self.key_value_heads, self.key_value_heads
+        heads, value = rows.unflatten(-1, (turned + kept, -1)).split((turned, kept), dim=2)
+        (heads,) = project(partial(normalize_heads, table=rotary, eps=self.eps), (), heads)
+        query, key = heads.split((self.heads, kept), dim=1)
+        x = x + self.output(windowed_attention(query, key, value.transpose(1, 2), plan))
+        return x + self.feed_forward(x, self.feed_forward_norm)
 
 
 class CrossAttentionBlock(GradientCheckpointingLayer):
@@ -233,22 +224,22 @@ class CrossAttentionBlock(GradientCheckpointingLayer):
         """
         dtype = self.attention_norm.weight.dtype  # under autocast the residual stream stays in full precision
         x, context = x.to(dtype), context.to(dtype)
-        query = rms_normalize(split_heads(self.query(self.attention_norm(x)), self.heads), self.eps)
+        (query,) = project_normed(self.attention_norm, (self.query,), x)
+        (query,) = project(partial(unit_heads, eps=self.eps), (), query.unflatten(-1, (self.heads, -1)))
         spans = [(0, x.shape[1])] if spans is None else spans
 
         def keys_and_values(start: int, stop: int) -> tuple[Tensor, Tensor]:
-            part = self.key_value(self.context_norm(context[:, start:stop]))
-            key, value = split_heads(part, 2 * self.heads).chunk(2, dim=1)
-            return rotate(rms_normalize(key, self.eps), context_rotary[:, start:stop]), value
+            (part,) = project_normed(self.context_norm, (self.key_value,), context[:, start:stop])
+            key, value = part.unflatten(-1, (2 * self.heads, -1)).chunk(2, dim=2)
+            turn = partial(normalize_heads, table=context_rotary[:, start:stop], eps=self.eps)
+            return *project(turn, (), key), value.transpose(1, 2)
 
         def answers(start: int, stop: int) -> tuple[Tensor]:
-            part = spans_within(spans, start, stop)
-            rows, asked = (
-                select_rows(x, part, dim=1),
-                rotate(select_rows(query, part, dim=2), query_rotary[:, start:stop]),
-            )
+            select = partial(select_rows, stretches=spans_within(spans, start, stop), dim=1)
+            turn = partial(turn_heads, table=query_rotary[:, start:stop], dtype=value.dtype, select=select)
+            rows, (asked,) = select(x), project(turn, (), query)
             rows = rows + self.output(windowed_attention(asked, key, value, plan.within(start, stop)))
-            return (rows + self.feed_forward(self.feed_forward_norm(rows)),)
+            return (rows + self.feed_forward(rows, self.feed_forward_norm),)
 
         row_bytes = 4 * len(x) * (6 * x.shape[-1] + 3 * self.feed_forward.up.out_features)
         key, value = in_pieces(keys_and_values, context.shape[1], row_bytes, 2, x.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from omnimouse.model.attention import GatedFeedForward, dense_attention, rms_normalize
+from omnimouse.model.attention import GatedFeedForward, dense_attention
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.kernels.chains import rms_normalize
 from omnimouse.model.kernels.pooling import largest_of_four
+from omnimouse.model.kernels.recomputation import project, project_normed
 
 
 @dataclass(frozen=True)
@@ -80,16 +83,16 @@ class MaskUnitAttention(nn.Module):
         self.query_key_value = nn.Linear(size, 3 * out_size)
         self.output = nn.Linear(out_size, out_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens as the layout has them, `[b, ..., d]`, to as many or, with pooling, a quarter as many."""
+    def forward(self, projected: Tensor) -> Tensor:
+        """What `query_key_value` made of tokens as the layout has them, to as many or, with pooling, a quarter."""
         sizes = {"three": 3, "h": self.heads, "u": self.unit, "v": self.unit}
-        query, key, value = rearrange(self.query_key_value(x), self.layout.units, **sizes)
+        query, key, value = rearrange(projected, self.layout.units, **sizes)
         side = self.unit
         if self.pool:
             side //= 2
             query = largest_of_four(query, self.layout.pooled_queries, u=side, v=side)
         units = query.shape[:-3]
-        query, key = rms_normalize(query, self.eps), rms_normalize(key, self.eps)
+        query, key = (project(partial(rms_normalize, eps=self.eps), (), part)[0] for part in (query, key))
         out = dense_attention(*(part.flatten(0, -4) for part in (query, key, value)))
         return self.output(rearrange(out.unflatten(0, units), self.layout.outputs, u=side, v=side))
 
@@ -111,12 +114,13 @@ class VideoBlock(GradientCheckpointingLayer):
         self.feed_forward = GatedFeedForward(out_size, config.video_ffn_multiplier)
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = self.attention_norm(x)
-        if self.pool_projection is not None:
-            x = largest_of_four(self.pool_projection(normed), self.layout.pooled).to(x.dtype)
-        x = x + stochastic_depth(self.attention(normed), self.drop_path, self.training)
-        flat = self.feed_forward_norm(x).flatten(1, -2)
-        return x + stochastic_depth(self.feed_forward(flat).reshape(x.shape), self.drop_path, self.training)
+        maps = (self.attention.query_key_value, *(() if self.pool_projection is None else (self.pool_projection,)))
+        projected, *pooled = project_normed(self.attention_norm, maps, x)
+        if pooled:
+            x = largest_of_four(pooled[0], self.layout.pooled).to(x.dtype)
+        x = x + stochastic_depth(self.attention(projected), self.drop_path, self.training)
+        out = self.feed_forward(x.flatten(1, -2), self.feed_forward_norm).reshape(x.shape)
+        return x + stochastic_depth(out, self.drop_path, self.training)
 
 
 class VideoEncoder(nn.Module):
