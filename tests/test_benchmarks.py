@@ -33,6 +33,12 @@ def adapter_step(monkeypatch):
     yield from _module(monkeypatch, "adapter_step")
 
 
+@pytest.fixture
+def training_loop(monkeypatch):
+    """The module `benchmarks/loop.py`."""
+    yield from _module(monkeypatch, "loop")
+
+
 def _module(monkeypatch, name):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     before = set(sys.modules)
@@ -49,6 +55,16 @@ def test_a_share_is_of_the_best_product_or_of_the_copy(floor):
     assert lowest.share(n_bytes=1e9) == 0.2
     with pytest.raises(ValueError, match="operations or n_bytes"):
         lowest.share(operations=1.0, n_bytes=1.0)
+
+
+def test_where_the_time_of_a_training_step_goes(training_loop, tmp_path):
+    training_loop.main(["--quick", "--steps", "5", "--output", str(tmp_path)])
+    rows = json.loads((tmp_path / "loop-cpu.json").read_text())["rows"]
+    assert [(row["loop"], row["model"], row["on_device"]) for row in rows] == [
+        (name, model, held) for model in ("none", "tiny") for name in ("train", "finetune") for held in (False, True)
+    ]
+    assert all(min(row["parts"].values()) > 0 and 0 < row["host_share"] < 1 for row in rows)
+    assert all(row["steps_per_second"] > 0 for row in rows)
 
 
 def test_what_a_step_of_adaptation_costs(adapter_step, tmp_path, monkeypatch):
