@@ -91,9 +91,9 @@ def test_the_exponent_of_a_curve_is_that_of_its_larger_points(monkeypatch):
         late = {"status": "not run: time was up", "value": 512}
         assert abs(cost.exponent([*rows[2:], late], "seconds") - 1.5) < 1e-6
         assert cost.exponent(rows[:1], "seconds") is None
-        table = cost.exponents_table([{**row, "axis": "neurons", "preset": "5m", "pass": "step",
-                                       "above_model_bytes": row["value"]} for row in rows[2:]])  # fmt: skip
-        assert table[-1] == "| neurons | 5m | step | **1.50** | 1.00 |"
+        others = {"axis": "neurons", "preset": "5m", "pass": "step", "operations": 1}
+        table = cost.exponents_table([{**row, **others, "above_model_bytes": row["value"]} for row in rows[2:]])
+        assert table[-1] == "| neurons | 5m | step | **1.50** | 1.00 | 0.00 |"
 
 
 def test_time_covered_by_spans_counts_once(monkeypatch):
