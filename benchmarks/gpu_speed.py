@@ -184,7 +184,7 @@ def compilation(bench: Bench) -> Iterator[Case]:
     every, few = (TRAINING_MASKS[::40], TRAINING_MASKS[:1]) if bench.quick else (TRAINING_MASKS, TRAINING_MASKS[::30])
     yield Case(f"tiny, {len(every)} masks", 60, partial(first_steps, bench, every, compile_blocks=False))
     yield Case("compiled blocks against eager", 120, partial(compiled, bench))
-    for preset in () if bench.quick else ("5m", "80m"):
+    for preset in ("tiny",) if bench.quick else ("5m", "80m"):
         yield Case(f"{preset}, {MASKS[1]}, compiled", 120, partial(step, bench, preset, MASKS[1], compile_blocks=True))
     yield Case(f"tiny, {len(few)} masks, compiled", 150, partial(first_steps, bench, few, compile_blocks=True))
 

@@ -114,7 +114,7 @@ class FakeModel:
 
     def __call__(
         self, session, responses=None, video=None, behavior=None, *, mask, neuron_ids=None, all_neurons=False,
-        video_features=None,
+        video_features=None, behavior_channels=None,
     ):  # fmt: skip
         assert not self.training and torch.is_inference_mode_enabled()
         video = video if video_features is None else video_features

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnimouse import OmniMouseConfig
 from omnimouse.model.attention import (
     GatedFeedForward,
     Run,
@@ -74,7 +73,7 @@ def test_neighbouring_runs_that_see_the_same_keys_share_a_group():
 
 def test_rotary_table_follows_its_formula():
     layout = (Run(2, 30, 0, 1), Run(1, 90, 0, 1))
-    cos, sin = rotary_table(layout, OmniMouseConfig(hidden_size=32))
+    cos, sin = rotary_table(layout, ticks_per_second=60, head_dim=8, min_period=1e-3, max_period=2.0)
     for row, seconds in enumerate((0.5, 0.5, 1.5)):
         for i in range(4):
             angle = 2 * math.pi * seconds / (1e-3 * 2000 ** (2 * i / 8))
@@ -93,7 +92,7 @@ def test_grouped_heads_serve_neighbouring_query_heads():
         torch.testing.assert_close(out[:, :, head], alone)
     block = SelfAttentionBlock(48, 6, 2, 2.67, 1e-5)
     assert block.query_key_value.weight.shape == (48 + 2 * 2 * 8, 48)
-    rotary = rotary_table(queries, OmniMouseConfig(hidden_size=32))
+    rotary = rotary_table(queries, ticks_per_second=60, head_dim=8, min_period=1e-3, max_period=2.0)
     assert block(torch.randn(1, 4, 48), rotary, plan_attention(queries, queries)).shape == (1, 4, 48)
 
 

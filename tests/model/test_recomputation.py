@@ -23,7 +23,7 @@ def as_elsewhere(monkeypatch):
 
 def table_of(rows: int, head_dim: int = 8):
     layout = tuple(Run(1, 30 * row, 0, 1) for row in range(rows))
-    return rotary_table(layout, OmniMouseConfig(hidden_size=4 * head_dim))
+    return rotary_table(layout, ticks_per_second=60, head_dim=head_dim, min_period=1e-3, max_period=2.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

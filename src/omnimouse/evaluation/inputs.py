@@ -17,6 +17,7 @@ from omnimouse.evaluation.computing.precision import Precision, computing_in
 from omnimouse.evaluation.rotation import Rotation
 from omnimouse.evaluation.simulated_cores import say_if_only_simulated
 from omnimouse.evaluation.tiers import SCORED_TIERS, choose_tier, notes_on_tier, use_in_training
+from omnimouse.model.input_checks import recorded_channels
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor, session_processor
 from omnimouse.model.session_tables.core_and_sessions import scored_core
 from omnimouse.model.session_tables.session_specs import hash_unit_ids
@@ -320,7 +321,10 @@ class Task:
             return None
         shared = video if "video" in self.needs.passed else None
         names = [name for name in self.needs.passed if shared is None or name != "video"]
-        part = {name: batch.arrays[name][rows].to(model.device) for name in names}
+        given = {name: batch.arrays[name][rows] for name in names}
+        channels = recorded_channels(self.mask, given.get("behavior"), key)  # while it is on the host
+        channels = tuple(range(len(model.config.behavior_channels))) if channels is None else channels
+        part = {name: array.to(model.device) for name, array in given.items()}
         if shared is not None:
             part["video_features"] = shared.features(rows, self.mask)
         starts, ids = batch.starts[rows.numpy()], None
@@ -328,7 +332,7 @@ class Task:
             ids = self.rotation.neuron_ids(starts)
         elif self.first is not None:
             ids = torch.arange(self.first).expand(len(starts), -1)
-        return Answer(rows, part, starts, ids, run_model(model, key, self.mask, part, ids))
+        return Answer(rows, part, starts, ids, run_model(model, key, self.mask, part, ids, channels))
 
     def left_out(self, n_left_out: int, n_windows: int) -> str:
         """The sentence about windows that hold NaN."""
@@ -354,11 +358,16 @@ def shared_order(tasks: Sequence[Task]) -> list[list[int]]:
 
 
 def run_model(
-    model: OmniMouseNetwork, key: str, mask: Mask, part: dict[str, Tensor], neuron_ids: Tensor | None
+    model: OmniMouseNetwork,
+    key: str,
+    mask: Mask,
+    part: dict[str, Tensor],
+    neuron_ids: Tensor | None,
+    channels: tuple[int, ...] | None = None,
 ) -> OmniMouseOutput:
-    """One forward pass; without `neuron_ids` [B, P] over the whole population in file order."""
-    ids = None if neuron_ids is None else neuron_ids.to(model.device)
-    return model(key, **part, mask=mask, neuron_ids=ids, all_neurons=ids is None)
+    """One forward pass; without `neuron_ids` [B, P], on the host, over the whole population in file order."""
+    all_neurons = neuron_ids is None
+    return model(key, **part, mask=mask, neuron_ids=neuron_ids, all_neurons=all_neurons, behavior_channels=channels)
 
 
 @contextmanager

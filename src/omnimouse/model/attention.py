@@ -20,7 +20,6 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.kernels.attention_groups import Group, Groups, attend_by_groups, select_rows
 from omnimouse.model.kernels.attention_kernels import attend
 from omnimouse.model.kernels.bfloat16_attention import attend_in_bfloat16, attends_in_bfloat16
@@ -77,18 +76,19 @@ def plan_attention(queries: Layout, keys: Layout, *, local: bool = True) -> Grou
     return Groups(groups)
 
 
-def rotary_table(layout: Layout, config: OmniMouseConfig) -> Tensor:
+def rotary_table(
+    layout: Layout, *, ticks_per_second: int, head_dim: int, min_period: float, max_period: float
+) -> Tensor:
     """Cosines and sines of the rotary time embedding, computed in float64 and stored as float32, pair by pair.
 
-    The angle of pair `i` at time `t` seconds is `2 pi t / T_i` with `T_i = T_min (T_max / T_min)^(2i / C)`, where
-    `T_max` is the length of the window.
+    The angle of pair `i` at time `t` seconds is `2 pi t / T_i` with `T_i = T_min (T_max / T_min)^(2i / C)`.
 
     Returns:
         `[2, rows, C / 2]`: cosines, then sines.
     """
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
-    periods = config.rope_min_period * (config.window_seconds / config.rope_min_period) ** exponents
-    times = torch.tensor([run.time for run in layout], dtype=torch.float64) / config.ticks_per_second
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    periods = min_period * (max_period / min_period) ** exponents
+    times = torch.tensor([run.time for run in layout], dtype=torch.float64) / ticks_per_second
     angles = 2 * torch.pi * times[:, None] / periods
     counts = torch.tensor([run.rows for run in layout], dtype=torch.long)
     return torch.stack((angles.cos(), angles.sin()), dim=-1).float().repeat_interleave(counts, dim=0).movedim(-1, 0)

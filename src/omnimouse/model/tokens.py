@@ -72,7 +72,16 @@ def plan_window(
     if mask.decodes_behavior:
         queries += (_whole_window(n_channels, config),)
         spans.append((mask.n_neurons - base, mask.n_neurons - base + n_channels))
-    tables = {layout: rotary_table(layout, config).to(device) for layout in (context, latents, fused, queries)}
+    tables = {
+        layout: rotary_table(
+            layout,
+            ticks_per_second=config.ticks_per_second,
+            head_dim=config.head_dim,
+            min_period=config.rope_min_period,
+            max_period=config.window_seconds,
+        ).to(device)
+        for layout in (context, latents, fused, queries)
+    }
 
     def attention(queries: Layout, keys: Layout, *, local: bool = True) -> AttentionPlan:
         return AttentionPlan(plan_attention(queries, keys, local=local), tables[queries], tables[keys])
