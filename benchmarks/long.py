@@ -40,6 +40,7 @@ TIER, KILLED = "train", "forecasting"
 
 def killed_and_resumed(case: Row, folder: Path) -> Row:
     """A whole call; one that is killed when half of it is on the disk; and the same call again."""
+    case = {**case, "commit_seconds": 1.0}
     whole = measured(start_case("long_case.py", **case, output=str(folder / "whole.npz")))
     output = folder / "resumed.npz"
     process = start_case("long_case.py", **case, output=str(output))
@@ -48,7 +49,8 @@ def killed_and_resumed(case: Row, folder: Path) -> Row:
         time.sleep(0.05)
         if progress.exists():
             done = json.loads(progress.read_text())["done"]
-    os.killpg(process.pid, signal.SIGKILL)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     resumed = measured(start_case("long_case.py", **case, output=str(output)))
     return {"done": done, "whole": whole, "resumed": resumed, "same": whole["sha256"] == resumed["sha256"]}

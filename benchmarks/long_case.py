@@ -24,7 +24,10 @@ def _opened(case: Row) -> tuple[Any, Any]:
 def predict(case: Row) -> Row:
     """Some windows into a file, once more of them for the memory, and the hash of the file."""
     import omnimouse
+    from omnimouse.evaluation.predicting import prediction_store
     from omnimouse.support.files import hash_file
+
+    prediction_store.COMMIT_SECONDS = case.get("commit_seconds", prediction_store.COMMIT_SECONDS)
 
     model, recording = _opened(case)
     output, asked = Path(case["output"]), {"tier": case["tier"], "progress": False}

@@ -3,7 +3,8 @@
     python benchmarks/rollout.py                          # ten minutes on two cores, most of them the demonstration
     python benchmarks/rollout.py --demo omnimouse-demo    # with what an earlier `omnimouse demo` left: two minutes
 
-Windows of 2 s begin every second of the tier final_test, and are rolled out within their trial (`predict(rollout=K)`).
+Windows of 2 s begin every `--stride` samples of a trial of the tier final_test, and are rolled out
+(`predict(rollout=K)`); those count that were recorded to the end.
 At every horizon, predictions are correlated with the recorded responses, neuron by neuron over windows, and averaged
 over neurons. Beside them: the neuron's last visible value, held; and the simulator's own expectation given stimulus,
 behaviour and hidden state, the ceiling. The loss of the neuron's mean over training stands beside the losses.
@@ -49,7 +50,7 @@ def loss(predicted: np.ndarray, recorded: np.ndarray) -> float:
     return float(np.mean(predicted - recorded * np.log(predicted + 1e-5)))
 
 
-def by_horizon(result: Predictions, rivals: dict[str, np.ndarray], bin_samples: int) -> list[dict[str, Any]]:
+def by_horizon(result: Predictions, rivals: dict[str, np.ndarray], bin_samples: int = 10) -> list[dict[str, Any]]:
     """Scores of a rollout and of its rivals `[W, L, Q]` in bins of the horizon, over windows recorded to the end."""
     assert result.predictions is not None and result.targets is not None
     whole = np.isfinite(result.targets).all(axis=(1, 2)) & np.isfinite(result.predictions).all(axis=(1, 2))
@@ -66,7 +67,7 @@ def by_horizon(result: Predictions, rivals: dict[str, np.ndarray], bin_samples: 
     return rows
 
 
-def measure(demo: Path, steps: int, bin_samples: int, max_windows: int | None) -> dict[str, list[dict[str, Any]]]:
+def measure(demo: Path, steps: int, stride: int, max_windows: int | None) -> dict[str, list[dict[str, Any]]]:
     """Task -> scores by horizon."""
     recording = open_recording(demo / "recording")
     model = OmniMouseModel.from_pretrained(str(demo / "adapter"))
@@ -75,7 +76,7 @@ def measure(demo: Path, steps: int, bin_samples: int, max_windows: int | None) -
     truth, found = load_truth(recording), {}
     means = mean_responses(recording, processor)
     for task in TASKS:
-        asked = {"tier": TIER, "stride": 30, "max_windows": max_windows, "session": key}
+        asked = {"tier": TIER, "stride": stride, "precision": "float32", "max_windows": max_windows, "session": key}
         result = predict(model, recording, task, rollout=steps, **asked)
         assert result.predictions is not None and result.targets is not None and result.times is not None
         index = [int(np.argmin(np.abs(windows.starts - start))) for start in result.window_starts]
@@ -85,7 +86,7 @@ def measure(demo: Path, steps: int, bin_samples: int, max_windows: int | None) -
             rows = np.stack([windows.response_indices(i)[:1] for i in index]) + 30 + np.arange(result.times.shape[1])
             rows = np.minimum(rows, len(truth.given_everything) - 1)  # beyond the recording, targets are NaN
             rivals["ceiling"] = np.asarray(truth.given_everything[rows]) / result.response_scale
-        found[task] = by_horizon(result, rivals, bin_samples)
+        found[task] = by_horizon(result, rivals)
     return found
 
 
@@ -118,18 +119,19 @@ def draw(found: dict[str, list[dict[str, Any]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, help="folder of a demonstration, made if need be (default: temporary)")
-    parser.add_argument("--seconds", type=int, help="how far forecasts go (default: 8; quick: 2)")
+    parser.add_argument("--seconds", type=int, help="how far forecasts go (default: 5; quick: 2)")
+    parser.add_argument("--stride", type=int, default=60, help="samples from window to window (default: 60)")
     parser.add_argument("--quick", action="store_true", help="a toy demonstration; writes only with --output")
     parser.add_argument("--output", type=Path, help="the figure; numbers go beside it (default: docs/rollout.svg)")
     options = parser.parse_args()
-    seconds = options.seconds or (2 if options.quick else 8)
+    seconds = options.seconds or (2 if options.quick else 5)
     output = options.output or (None if options.quick else HERE.parent / "docs" / "rollout.svg")
     with TemporaryDirectory() as temporary:
         demo = options.demo or Path(temporary) / "demo"
         if not (demo / "adapter").is_dir():
             quick = {"minutes": 3.0, "n_neurons": 16, "steps": 2} if options.quick else {}
             run_demo(demo, settings=DemoSettings(**quick))
-        found = measure(demo, seconds, 10, 4 if options.quick else None)
+        found = measure(demo, seconds, options.stride, 4 if options.quick else None)
     names = [name for name in found["forecasting"][0] if name not in ("horizon", "windows")]
     table = markdown_table(
         ["seconds", *(f"{task}" for task in TASKS), *names[1:]],

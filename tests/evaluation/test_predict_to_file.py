@@ -151,7 +151,7 @@ def test_room_is_asked_for_before_anything_is_predicted(fakes, tmp_path, monkeyp
     monkeypatch.setattr(prediction_store.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(ValueError, match=r"takes 0\.00 GB, of which 0\.00 are there, and 0\.00 GB are free"):
         predict(fakes.model, fakes.recording, "forecasting", output=tmp_path / "out.npz", **SILENT)
-    assert not calls
+    assert not calls and os.listdir(tmp_path) == []
 
 
 KILLED = """

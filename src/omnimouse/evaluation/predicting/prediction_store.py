@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,6 +104,8 @@ class FileStore:
         free, needed = shutil.disk_usage(self.folder).free, self.file.size - there
         if needed > free:
             self.file.close()
+            if not self.done:
+                self.file.path.unlink()
             raise ValueError(
                 f"output {self.output} takes {self.file.size / 1e9:.2f} GB, of which {there / 1e9:.2f} are there, and "
                 f"{free / 1e9:.2f} GB are free. Make room, choose another place, or predict fewer windows (stride, "
@@ -161,14 +163,18 @@ def growing_store(
         ValueError: another call writes there, what is there was begun otherwise, or there is not enough room.
         OSError: see `explained_writing`.
     """
+    folder = partial_folder(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with sole_user(partial_folder(output)):
-        store = FileStore(output, columns, windows, identity, resume=resume)
-        try:
-            yield store
-        finally:
-            store.file.close()
-            if store.done == windows and not store.rows:  # there is nothing to go on with
-                store.file.path.unlink()
-            if not store.file.path.exists():
-                shutil.rmtree(store.folder, ignore_errors=True)
+    try:
+        with sole_user(folder):
+            store = FileStore(output, columns, windows, identity, resume=resume)
+            try:
+                yield store
+            finally:
+                store.file.close()
+                if store.done == windows and not store.rows:  # there is nothing to go on with
+                    store.file.path.unlink()
+                    (folder / PROGRESS_FILE).unlink(missing_ok=True)
+    finally:
+        with suppress(OSError):  # where it holds what the next call goes on with
+            folder.rmdir()
