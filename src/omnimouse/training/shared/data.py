@@ -255,10 +255,12 @@ def choose_holding(on_device: bool | str, windows: Iterable[Windows], device: to
         windows: all that would be held.
         device: where to.
     """
+    if on_device == "auto" and device.type != "cuda":
+        return False, 0
     n_bytes = sum(held_bytes(part) for part in windows if can_be_held(part)) if on_device else 0
     if on_device != "auto":
         return bool(on_device), n_bytes
-    return device.type == "cuda" and n_bytes <= HELD_SHARE * torch.cuda.mem_get_info(device)[0], n_bytes
+    return n_bytes <= HELD_SHARE * torch.cuda.mem_get_info(device)[0], n_bytes
 
 
 def finite_means(recording: Recording, processor: OmniMouseProcessor, tiers: tuple[str, ...]) -> np.ndarray:
