@@ -5,7 +5,7 @@ import torch
 from einops import reduce
 
 from omnimouse import OmniMouseConfig
-from omnimouse.model.kernels.pooling import largest_of_four
+from omnimouse.model.kernels.space_pooling import largest_of_four
 from omnimouse.model.video import LAYOUTS, VideoEncoder, stochastic_depth
 
 

@@ -20,8 +20,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from omnimouse.model.attention import GatedFeedForward, dense_attention
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
 from omnimouse.model.kernels.chains import rms_normalize
-from omnimouse.model.kernels.pooling import largest_of_four
 from omnimouse.model.kernels.recomputation import project, project_normed
+from omnimouse.model.kernels.space_pooling import largest_of_four
 
 
 @dataclass(frozen=True)
