@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from attention_case import SESSION, random_windows, small_model, use_flex_attention
+from attention_case import SESSION, random_windows, small_model
+from flex_layers import use_flex_attention
 from floor import floor
 from gpu_bench import SWITCHES, TOY, Bench, Case, synchronisations, without
 from gpu_paths import compiled
