@@ -139,7 +139,11 @@ def loader(case: dict[str, Any]) -> dict[str, Any]:
     read_through(files)
     result["cached_before_warm"] = cached_share(files)
     result["warm"] = measure_reading(stream(run, cold, cold + warm), warm * size)
-    return {**result, "memory": memory(), "needs": sorted(set().union(*run.masks.needs.values()))}
+    return {
+        **result,
+        "memory": memory(),
+        "needs": sorted({n for of in run.masks.needs.values() for names in of.values() for n in names}),
+    }
 
 
 def bare(case: dict[str, Any]) -> dict[str, Any]:
