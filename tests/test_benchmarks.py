@@ -33,6 +33,12 @@ def adapter_step(monkeypatch):
     yield from _module(monkeypatch, "adapter_step")
 
 
+@pytest.fixture
+def precision(monkeypatch):
+    """The module `benchmarks/precision.py`."""
+    yield from _module(monkeypatch, "precision")
+
+
 def _module(monkeypatch, name):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     before = set(sys.modules)
@@ -49,6 +55,14 @@ def test_a_share_is_of_the_best_product_or_of_the_copy(floor):
     assert lowest.share(n_bytes=1e9) == 0.2
     with pytest.raises(ValueError, match="operations or n_bytes"):
         lowest.share(operations=1.0, n_bytes=1.0)
+
+
+def test_what_bfloat16_saves_and_changes(precision, tmp_path):
+    precision.main(["--quick", "--output", str(tmp_path)])
+    found = json.loads((tmp_path / "precision.json").read_text())
+    assert [row["task"] for row in found["times"]] == list(precision.TASKS)
+    assert all(0 < row["largest_change"] < 0.1 for row in found["times"])
+    assert [part["settings"]["precision"] for part in found["scores"]] == ["float32", "bfloat16"]
 
 
 def test_what_a_step_of_adaptation_costs(adapter_step, tmp_path, monkeypatch):
