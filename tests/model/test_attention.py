@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from omnimouse.model.attention import (
     GatedFeedForward,
@@ -18,6 +19,7 @@ from omnimouse.model.attention import (
     rotary_table,
     windowed_attention,
 )
+from omnimouse.model.kernels import chains, row_pieces
 
 
 def slow_attention(query, key, value, queries, keys):
@@ -103,10 +105,21 @@ def test_feed_forward_width(size, multiplier, width):
     assert feed_forward_width(size, multiplier) == 128 * int((multiplier * size + 127) // 128) == width
 
 
-def test_feed_forward_in_parts_equals_the_whole():
-    layer = GatedFeedForward(16, 2.67)
-    x = torch.randn(2, 100, 16)
-    whole = layer(x)
-    layer.max_rows = 30
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_feed_forward_in_parts_equals_the_whole(monkeypatch, elsewhere):
+    layer, norm = GatedFeedForward(16, 2.67), nn.RMSNorm(16)
+    x = torch.randn(2, 100, 16, requires_grad=True)
+    wanted = (x, norm.weight, *layer.parameters())
+    whole = layer(x, norm)
+    gradients = torch.autograd.grad(whole.square().sum(), wanted)
+    monkeypatch.setattr(chains, "AS_EVER", set() if elsewhere else {"cpu"})
+    monkeypatch.setattr(row_pieces, "INNER_NUMBERS_ELSEWHERE" if elsewhere else "INNER_NUMBERS", 2 * 30 * 128)
+    rows = []
+    layer.up.register_forward_hook(lambda module, inputs, out: rows.append(out.shape[1]))
     with torch.no_grad():
-        torch.testing.assert_close(layer(x), whole)
+        torch.testing.assert_close(layer(x, norm), whole)
+    assert rows == [25] * 4
+    rows.clear()
+    found = torch.autograd.grad(layer(x, norm).square().sum(), wanted)
+    assert rows == ([25] * 4 if elsewhere else [100])  # on CPUs gradients are summed in the order that they always were
+    torch.testing.assert_close(found, gradients)

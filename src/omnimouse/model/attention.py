@@ -26,7 +26,7 @@ from omnimouse.model.kernels.bfloat16_attention import attend_in_bfloat16, atten
 from omnimouse.model.kernels.chains import gated_product, normalize_heads, turn_heads, unit_heads
 from omnimouse.model.kernels.packed_attention import packed_attention, packs
 from omnimouse.model.kernels.recomputation import project, project_normed
-from omnimouse.model.kernels.row_pieces import in_pieces, spans_within
+from omnimouse.model.kernels.row_pieces import in_pieces, inner_pieces, spans_within
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,6 @@ def feed_forward_width(size: int, multiplier: float) -> int:
 class GatedFeedForward(nn.Module):
     """`down(silu(up(x)) * gate(x))`, without biases; its inner width is `feed_forward_width(size, multiplier)`."""
 
-    max_rows = 16384
-    """Rows computed at a time when no gradient is wanted, so that the inner activations stay small."""
-
     def __init__(self, size: int, multiplier: float):
         super().__init__()
         width = feed_forward_width(size, multiplier)
@@ -151,8 +148,8 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.RMSNorm | None = None) -> Tensor:
         """Of `x [B, rows, D]`, or of what a norm makes of it."""
-        if not torch.is_grad_enabled() and x.shape[1] > self.max_rows:
-            return torch.cat([self.forward(part, norm) for part in x.split(self.max_rows, dim=1)], dim=1)
+        if (n := inner_pieces(x, self.up.out_features)) > 1:
+            return torch.cat([self.forward(part, norm) for part in x.chunk(n, dim=1)], dim=1)
         maps = (self.up, self.gate)
         up, gate = (linear(x) for linear in maps) if norm is None else project_normed(norm, maps, x)
         return project(gated_product, (self.down,), up, gate)[0]

@@ -1,4 +1,4 @@
-"""Rows of attention in pieces where no gradient is wanted: the same numbers, in memory that budgets bound."""
+"""Rows of attention and feed-forwards in pieces: the same numbers, in memory that budgets bound."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from omnimouse.model.kernels import chains
 
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
@@ -23,6 +25,12 @@ WHOLE_BYTES = {"cpu": 1 << 30}
 
 WHOLE_BYTES_ELSEWHERE = 16 << 30
 """The same for accelerators."""
+
+INNER_NUMBERS = 1 << 21
+"""Numbers at a time of the inner width of a feed-forward on CPUs, whose caches should hold them."""
+
+INNER_NUMBERS_ELSEWHERE = 1 << 27
+"""The same for accelerators, also in training: gradients of a decoder's many rows live in one piece at a time."""
 
 
 def in_pieces(
@@ -51,6 +59,18 @@ def in_pieces(
         for out, part in zip(whole, parts, strict=True):
             out.narrow(dim, start, part.shape[dim]).copy_(part)
     return whole
+
+
+def inner_pieces(x: Tensor, width: int) -> int:
+    """In how many pieces of rows a feed-forward of an inner width serves `x [B, rows, D]`.
+
+    On CPUs in one where gradients are wanted: those of weights would be summed in another order.
+    """
+    as_ever = x.device.type in chains.AS_EVER
+    if as_ever and torch.is_grad_enabled():
+        return 1
+    most = INNER_NUMBERS if as_ever else INNER_NUMBERS_ELSEWHERE
+    return min(x.shape[1], -(-x.shape[:-1].numel() * width // most))
 
 
 def spans_within(spans: Sequence[tuple[int, int]], start: int, stop: int) -> list[tuple[int, int]]:
