@@ -252,7 +252,7 @@ def _zeros(tensor: Tensor) -> Any:
 
 def count_step(
     preset: str, mask: str, *, batch: int = 8, n_neurons: int = 8000, population: int = 4096, bf16: bool = True,
-    packed: bool = True, **overrides: Any,
+    packed: bool = True, channels: tuple[int, ...] | None = None, **overrides: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Counts a training step; the first one, which plans, is not counted.
 
@@ -264,6 +264,7 @@ def count_step(
         population: neurons in a window.
         bf16: whether to autocast.
         packed: whether attention is computed in packed form.
+        channels: behaviour channels that were recorded, None for all.
         overrides: fields of the configuration.
 
     Returns:
@@ -273,7 +274,7 @@ def count_step(
     config = OmniMouseConfig.from_preset(preset, **overrides)
     model = OmniMouseModel(config).train()
     model.add_session(SESSION, n_neurons=n_neurons, animal_id="mouse")
-    plan = model.window_plan(mask, population)  # on real tensors: how often rows repeat is a number
+    plan = model.window_plan(mask, population, channels)  # on real tensors: how often rows repeat is a number
     for layer in (plan.encoder, plan.fusion_local, plan.decoder):
         if layer is not None:
             place = (layer.key_rotary.shape[1], batch, model.device)
@@ -300,7 +301,7 @@ def count_step(
                     module._parameters[name] = torch.nn.Parameter(fake.from_tensor(parameter.detach()))
         windows = {name: torch.empty(shape) for name, shape in shapes.items()}
         ids = torch.empty(batch, population, dtype=torch.long)
-        channels = tuple(range(len(config.behavior_channels)))
+        recorded = tuple(range(len(config.behavior_channels))) if channels is None else channels
         for _ in range(2):
             model.zero_grad()
             saved.clear()
@@ -309,7 +310,7 @@ def count_step(
                 counting.watch(tensor)
             with counting, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-                    loss = model(SESSION, **windows, mask=mask, neuron_ids=ids, behavior_channels=channels).loss
+                    loss = model(SESSION, **windows, mask=mask, neuron_ids=ids, behavior_channels=recorded).loss
                 forward, counting.counts = counting.counts, Counts()
                 kept = sum(saved.values())
                 loss.backward()

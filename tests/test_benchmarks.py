@@ -132,6 +132,8 @@ def test_the_model_is_counted_and_the_table_keeps_other_runs(kernel_counts, tmp_
     assert first["forward"].synchronisations == first["backward"].synchronisations == 0
     assert first["forward"].kernels.total() < grouped["forward"].kernels.total()
     assert 0 < first["saved"] < grouped["saved"] < grouped["peak"]
+    fewer = kernel_counts.count_step("tiny", "forecasting+stimulus+behavior", channels=(0, 2), **sizes)
+    assert fewer["forward"].synchronisations == fewer["backward"].synchronisations == 0
     row = kernel_counts.as_row("tiny", "forecasting", "before", first)
     kernel_counts.write(tmp_path / "counts.json", "before", [row], ["toy"])
     kernel_counts.write(tmp_path / "counts.json", "after", [{**row, "run": "after"}], ["toy"])

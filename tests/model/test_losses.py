@@ -23,12 +23,14 @@ def test_the_sum_weighs_behaviour_and_counts_what_there_is_to_compare():
     config = OmniMouseConfig(behavior_loss_weight=0.5)
     p, y = torch.rand(2, 3, 4), torch.rand(2, 3, 4)
     counts = torch.tensor([[True, False, True, True]]).expand(3, -1)
-    behavior = (torch.rand(2, 5, 40), torch.rand(2, 5, 40), (0, 3))
+    behavior = (torch.rand(2, 5, 40), torch.rand(2, 5, 40), torch.tensor([0, 3]))
     losses = window_losses((p, y, counts.flatten().nonzero()[:, 0]), behavior, config)
     expected = (p - y * torch.log(p + 1e-5))[..., [0, 2, 3]].mean()
     decoded = (behavior[0] - behavior[1])[:, [0, 3]].square().mean()
     torch.testing.assert_close(losses["loss"], expected + 0.5 * decoded)
     everything = window_losses((p, y, None), behavior, config)["response_loss"]
     torch.testing.assert_close(everything, (p - y * torch.log(p + 1e-5)).mean())
+    every_channel = window_losses(None, (*behavior[:2], None), config)["behavior_loss"]
+    torch.testing.assert_close(every_channel, (behavior[0] - behavior[1]).square().mean())
     assert list(window_losses(None, behavior, config)) == ["behavior_loss", "loss"]
     assert window_losses(None, None, config) == {}

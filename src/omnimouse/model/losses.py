@@ -26,7 +26,7 @@ def clamped_squared_error(predictions: Tensor, targets: Tensor, *, clamp: float)
 
 def window_losses(
     responses: tuple[Tensor, Tensor, Tensor | None] | None,
-    behavior: tuple[Tensor, Tensor, tuple[int, ...]] | None,
+    behavior: tuple[Tensor, Tensor, Tensor | None] | None,
     config: OmniMouseConfig,
 ) -> dict[str, Tensor]:
     """Losses of what was predicted and is known, and their weighted sum.
@@ -34,7 +34,8 @@ def window_losses(
     Args:
         responses: Predictions and targets `[B, L, Q]`, and which of the flat `[L Q]` count, int64, or None for all; or
             nothing to compare.
-        behavior: Predictions and targets `[B, channels, samples]`, and the channels that count; or nothing to compare.
+        behavior: Predictions and targets `[B, channels, samples]`, and which channels count, int64, or None for all; or
+            nothing to compare.
         config: Clamps and weights.
 
     Returns:
@@ -51,8 +52,8 @@ def window_losses(
         terms.append(losses["response_loss"])
     if behavior is not None:
         predictions, targets, channels = behavior
-        if len(channels) < targets.shape[1]:
-            predictions, targets = predictions[:, list(channels)], targets[:, list(channels)]
+        if channels is not None:
+            predictions, targets = predictions.index_select(1, channels), targets.index_select(1, channels)
         losses["behavior_loss"] = clamped_squared_error(predictions, targets.float(), clamp=config.behavior_loss_clamp)
         terms.append(config.behavior_loss_weight * losses["behavior_loss"])
     return losses | ({"loss": sum(terms[1:], terms[0])} if terms else {})

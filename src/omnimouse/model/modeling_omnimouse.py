@@ -297,7 +297,7 @@ class OmniMouseNetwork(CoreAndSessions):
                 pairs = (out.response_predictions, out.response_targets, plan.counted)
         decoded = None
         if out.behavior_predictions is not None and behavior is not None and plan.channels:
-            decoded = (out.behavior_predictions, behavior, plan.channels)
+            decoded = (out.behavior_predictions, behavior, plan.channel_rows)
         for name, value in window_losses(pairs, decoded, self.config).items() if loss else ():
             setattr(out, name, value)
 

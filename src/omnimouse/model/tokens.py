@@ -45,6 +45,7 @@ class WindowPlan:
     target_mask: Tensor  # which (sample, target neuron) pairs are predicted, bool [L, Q]
     counted: Tensor | None  # their positions in the flat [L Q], int64; None for all: a bool index waits for the device
     channels: tuple[int, ...]  # behaviour channels with a token where behaviour is shown, a target where it is hidden
+    channel_rows: Tensor | None  # the same, int64 on the device; None for all: a list would be copied at every step
     first_query_neuron: int  # of the population
 
     def __repr__(self) -> str:
@@ -97,6 +98,7 @@ def plan_window(
         target_mask=torch.from_numpy(mask.target_mask).to(device),
         counted=None if mask.target_mask.all() else torch.from_numpy(np.flatnonzero(mask.target_mask)).to(device),
         channels=channels,
+        channel_rows=None if len(channels) == n_channels else torch.tensor(channels, dtype=torch.long, device=device),
         first_query_neuron=base,
     )
 
@@ -203,9 +205,8 @@ class Tokens(nn.Module):
             parts.append(rearrange(tokens + identity[:, None, neurons], "b steps n d -> b (steps n) d"))
         if behavior is not None and plan.mask.encodes_behavior:
             channels: Tensor = self.behavior_channels
-            if len(plan.channels) < len(channels):
-                rows = list(plan.channels)
-                behavior, channels = behavior[:, rows], channels[rows]
+            if (rows := plan.channel_rows) is not None:
+                behavior, channels = behavior.index_select(1, rows), channels.index_select(0, rows)
             parts.append(self.behavior(behavior.to(self.behavior.weight.dtype)) + channels + meta)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
