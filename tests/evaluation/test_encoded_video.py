@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -88,6 +89,16 @@ def test_damaged_files_are_computed_again(folder, encoded, video):
     assert torch.equal(StoredVideo.of(model).encode(video, MASK), exact)
     assert torch.equal(StoredVideo.of(model).encode(video, MASK), exact)
     assert encoded == [3]
+
+
+def test_features_of_other_frames_under_a_name_are_no_features(folder, encoded, video):
+    model = build()
+    exact = StoredVideo.of(model).encode(video, MASK)
+    first, *others = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in others:
+        shutil.copyfile(first, path)
+    encoded.clear()
+    assert torch.equal(StoredVideo.of(model).encode(video, MASK), exact) and encoded == [2]
 
 
 def test_what_was_used_longest_ago_makes_room(tmp_path):

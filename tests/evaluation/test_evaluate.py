@@ -294,6 +294,7 @@ def test_default_processor_is_strict(fakes):
         ({"stride": 0}, "stride is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"max_windows": 0}, "max_windows is 0"),
+        ({"cache_video": "no"}, "cache_video is 'no'; expected True or False"),
         ({"session": "9-9-9"}, r"session '9-9-9' is not in the model \(its sessions: 1-2-3\).*add_session"),
     ],
 )

@@ -133,6 +133,15 @@ def test_other_files_are_refused(tmp_path):
         Predictions.load(tmp_path / "array.npy")
 
 
+def test_a_damaged_file_is_refused(fakes, tmp_path):
+    path = predict(fakes.model, fakes.recording, "forecasting", **SILENT).save(tmp_path / "out.npz")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"out\.npz is damaged \(Bad CRC"):
+        Predictions.load(path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -140,10 +149,16 @@ def test_other_files_are_refused(tmp_path):
         ({"task": "dreaming"}, "Unknown task 'dreaming'"),
         ({"max_windows": 0}, "max_windows is 0"),
         ({"stride": 0}, "stride is 0"),
+        ({"max_windows": 1.5}, "max_windows is 1.5; expected a whole number"),
+        ({"stride": "8"}, "stride is '8'; expected a whole number"),
+        ({"batch_size": "8"}, "batch_size is '8'; expected a whole number"),
+        ({"rollout": 1.5}, "rollout is 1.5; expected a whole number"),
+        ({"rollout": True}, "rollout is True; expected a whole number"),
+        ({"resume": "no"}, "resume is 'no'; expected True or False"),
         ({"session": "9-9-9"}, "session '9-9-9' is not in the model"),
     ],
 )
 def test_bad_arguments(fakes, arguments, message):
     with pytest.raises(ValueError, match=message):
-        predict(fakes.model, fakes.recording, **{"task": "stimulus", **arguments}, **SILENT)
+        predict(fakes.model, fakes.recording, **{"task": "stimulus", **SILENT, **arguments})
     assert torch.is_grad_enabled()

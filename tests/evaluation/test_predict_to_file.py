@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -118,6 +119,40 @@ def test_what_was_begun_otherwise_is_refused_unless_it_is_to_begin_anew(
     assert "resume=False (--no-resume)" in str(error.value)
     predict(fakes.model, fakes.recording, **call, resume=False)
     assert os.listdir(tmp_path) == ["out.npz"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda arrays, progress: os.truncate(arrays, 200), "shorter than the 2 windows"),
+        (lambda arrays, progress: os.truncate(progress, 30), "cannot be read"),
+        (lambda arrays, progress: change(progress, done=8), "8 windows done of 7"),
+        (lambda arrays, progress: change(progress, rows=3), "2 windows done of 7, and 3 predicted"),
+        (lambda arrays, progress: change(progress, done="2"), "'2' windows done"),
+    ],
+)
+def test_what_is_damaged_is_refused_and_not_filled_with_zeros(fakes, tmp_path, monkeypatch, every_batch, spoil, said):
+    call = {"task": "forecasting", "output": tmp_path / "out.npz", **SILENT}
+    stopping(fakes, monkeypatch, after=2)
+    with pytest.raises(Stopped):
+        predict(fakes.model, fakes.recording, **call)
+    partial = tmp_path / "out.npz.partial"
+    spoil(partial / "arrays.npz", partial / "progress.json")
+    with pytest.raises(ValueError, match=rf"out\.npz\.partial is damaged.*{said}.*Pass resume=False"):
+        predict(fakes.model, fakes.recording, **call)
+    predict(fakes.model, fakes.recording, **call, resume=False)
+    assert os.listdir(tmp_path) == ["out.npz"]
+
+
+def change(progress, **values):
+    progress.write_text(json.dumps({**json.loads(progress.read_text()), **values}))
+
+
+def test_a_file_where_predictions_should_grow_is_refused(fakes, tmp_path):
+    (tmp_path / "out.npz.partial").write_text("mine")
+    with pytest.raises(ValueError, match=r"out\.npz\.partial, where predictions grow, is a file; move it away"):
+        predict(fakes.model, fakes.recording, "forecasting", output=tmp_path / "out.npz", **SILENT)
+    assert (tmp_path / "out.npz.partial").read_text() == "mine"
 
 
 def test_nothing_is_left_where_no_window_can_be_predicted(fakes, tmp_path, every_batch):

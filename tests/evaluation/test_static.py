@@ -202,7 +202,7 @@ def test_the_recorded_responses_as_predictions_score_one(model, folder, monkeypa
         queue.append(real(windows, indices))
         return queue[-1]
 
-    def perfect(model, key, mask, part, neuron_ids):
+    def perfect(model, key, mask, part, *_):
         return SimpleNamespace(response_predictions=queue.pop()["responses"][:, 30:])
 
     monkeypatch.setattr(Windows, "batch", remembered)

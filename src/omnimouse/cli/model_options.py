@@ -22,6 +22,7 @@ from omnimouse.cli.options import (
     switch,
 )
 from omnimouse.training.finetuning.finetune_recipe import FinetuneRecipe
+from omnimouse.training.shared.recipe import AskedPrecision
 
 DEFAULT_CORE = "omnimouse-tiny"
 
@@ -121,8 +122,9 @@ A run that was interrupted goes on where it stopped when the same command is giv
         FinetuneRecipe.on_device,
         type=auto_or_flag,
     )
-    mixed_precision: Literal["auto", "bf16", "no"] = option(
-        "auto: bf16 where the device has it", default=FinetuneRecipe.mixed_precision
+    mixed_precision: AskedPrecision = option(
+        "to compute in, no being float32 and bf16 bfloat16; auto: bfloat16 where the device has it",
+        default=FinetuneRecipe.mixed_precision,
     )
     cache_video: bool = switch(CACHE_VIDEO)
 

@@ -23,6 +23,7 @@ from omnimouse.recordings import Recording, mean_responses
 from omnimouse.recordings.simulation.simulated import load_truth
 from omnimouse.support.compute_devices import Device, resolve_device
 from omnimouse.support.spreading import spread
+from omnimouse.support.validation import check_flag, whole_number
 
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
@@ -76,6 +77,8 @@ def evaluate(
             this tier, as far as is stored with the session; the scores say so too.
     """
     place = resolve_device(device)
+    check_flag("cache_video", cache_video)
+    batch_size = whole_number("batch_size", batch_size)
     inputs = prepare_inputs(
         model, recording, tier, stride=stride, include_blanks=include_blanks, processor=processor, session=session,
         max_windows=max_windows,

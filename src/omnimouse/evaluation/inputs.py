@@ -25,6 +25,7 @@ from omnimouse.recordings import Recording, Windows, open_recording
 from omnimouse.support.compute_devices import computing_on
 from omnimouse.support.progress import progress_bar
 from omnimouse.support.tensor_files import hash_tensors
+from omnimouse.support.validation import whole_number
 
 if TYPE_CHECKING:
     from omnimouse.model.configuration_omnimouse import OmniMouseConfig
@@ -92,8 +93,8 @@ def prepare_inputs(
         ValueError: unknown session or tier, other neurons than the session has, a number that is not positive, no
             window.
     """
-    if max_windows is not None and max_windows < 1:
-        raise ValueError(f"max_windows is {max_windows}; expected 1 or more, or None for all windows")
+    if max_windows is not None:
+        whole_number("max_windows", max_windows, ", or None for all windows")
     recording = as_recording(recording)
     key = model.sessions.full_key(recording.session_key if session is None else session)
     if key not in model.session_keys:
@@ -113,8 +114,7 @@ def prepare_inputs(
             f"recording {recording.path} has no trials of tier {tier!r}; its tiers are {', '.join(recording.tiers)}: "
             "pass one of these"
         )
-    if stride < 1:
-        raise ValueError(f"stride is {stride}; expected 1 or more (every stride-th possible window start is used)")
+    stride = whole_number("stride", stride, " (every stride-th possible window start is used)")
     if processor is None:
         processor = session_processor(model.sessions, key, model.processor)
     windows = Windows(
@@ -203,8 +203,7 @@ def cut_windows(
     Raises:
         ValueError: `batch_size` is not positive.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
+    batch_size = whole_number("batch_size", batch_size)
     counted: dict[str, Any] = {"total": len(indices), "initial": done, "unit": "window"}
     with progress_bar(desc=label, shown=progress, leave=False, **counted) as bar:
         for start in range(done, len(indices), batch_size):

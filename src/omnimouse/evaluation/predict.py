@@ -27,6 +27,7 @@ from omnimouse.model.processing_omnimouse import processor_fields
 from omnimouse.recordings.views.fingerprint import fingerprint, window_fingerprint
 from omnimouse.support.compute_devices import Device, resolve_device
 from omnimouse.support.outputs import check_output
+from omnimouse.support.validation import check_flag, whole_number
 from omnimouse.support.version import __version__
 
 if TYPE_CHECKING:
@@ -62,31 +63,31 @@ def predict(
 ) -> Predictions:
     """Predicts one task on one tier of one session and returns aligned arrays.
 
-    They take 8 bytes per window, target sample and target neuron: 1.9 MB a window of 8,000 neurons, 8.6 GB an hour of
-    10,000. Without `output` they are in memory; with it they are written as they come, and never in memory.
+    They take 8 bytes per window, target sample and target neuron, 8.6 GB an hour of 10,000: without `output` in memory.
 
     Args:
         model, recording, tier, include_blanks, processor, progress, session, device, precision: `omnimouse.evaluation`.
         task: a task name, "suite/name" or a `Mask`. Behaviour that was not recorded is not decoded.
         stride: see `omnimouse.evaluation`; default: what is predicted of a run follows without gap or overlap.
         output: the `.npz` file to write, which grows in a folder beside it (its name with ".partial") until it is
-            whole; the arrays returned then lie in it, as those of `Predictions.load(output, mapped=True)`.
-        resume: go on where a call that was killed stopped, to the file of one that was not; refused where weights,
-            windows, task or settings are others. False: begin anew.
+            whole; arrays returned lie in it, as those of `Predictions.load(output, mapped=True)`.
+        resume: go on where a killed call stopped, refused where anything that decides numbers differs; False: anew.
         rollout: so many windows follow each other, each shown the predictions of the last; see `Rollout`.
         batch_size: windows per forward pass; fewer where these would take too much memory, see `windows_at_once`.
         max_windows: only the first so many windows.
-        all_neurons: the whole population in file order; False: only its first `config.max_population` neurons.
+        all_neurons: the whole population; False: only its first `config.max_population` neurons.
 
     Raises:
         ValueError: unknown session, tier, task or device; a task that does not fit (see `fit_mask`) or cannot be rolled
             out; other neurons than the session has; no window, or NaN in all; an output that cannot be or is in use.
-        OSError: the disk is full; what was predicted so far is kept, and the same call goes on there.
+        OSError: the disk is full; what was predicted is kept, and the same call goes on there.
 
     Warns:
         UserWarning: some windows hold NaN where the task needs values; they are left out and counted.
     """
+    check_flag("resume", resume)
     place, recording = resolve_device(device), as_recording(recording)
+    rollout, batch_size = whole_number("rollout", rollout), whole_number("batch_size", batch_size)
     file = None if output is None else check_output(output, recording.path)
     ((name, asked),) = name_tasks([task], model.config).items()
     inputs = prepare_inputs(
@@ -103,13 +104,7 @@ def predict(
 
 
 def _target(mask: Mask, steps: int, config: OmniMouseConfig) -> int:
-    """Samples that are predicted of a window, behaviour in all of it.
-
-    Raises:
-        ValueError: there are no such rollouts.
-    """
-    if steps < 1:
-        raise ValueError(f"rollout is {steps}; expected 1 (one window) or more")
+    """Samples that are predicted of a window, behaviour in all of it."""
     return mask.target_length * steps or config.num_response_samples
 
 

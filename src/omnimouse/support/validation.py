@@ -9,9 +9,10 @@ import dataclasses
 import difflib
 import functools
 import math
+import numbers
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -203,11 +204,28 @@ def require_numbers(owner: object, *names: str, zero: bool = False) -> None:
         require(is_number(value) and (value > 0 or (zero and value == 0)), owner, name, value, expected)
 
 
+def whole_number(name: str, value: object, or_else: str = "") -> int:
+    """An argument that must be a whole number of 1 or more (numpy's too), as an int.
+
+    Raises:
+        ValueError: it is something else; `or_else` tells what else is taken, or what the number is.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {value!r}; expected a whole number, 1 or more{or_else}")
+    return int(value)
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raises ValueError unless an argument is True or False: any text, "no" among them, would count as True."""
+    if isinstance(value, str) or value not in (True, False):
+        raise ValueError(f"{name} is {value!r}; expected True or False")
+
+
 def is_number(value: object) -> bool:
     """Whether `value` is a finite int or float (bool excluded)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def is_count(value: object, minimum: int) -> bool:
+def is_count(value: object, minimum: int) -> TypeGuard[int]:
     """Whether `value` is an int of at least `minimum` (bool excluded)."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum

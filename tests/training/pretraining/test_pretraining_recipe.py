@@ -67,7 +67,7 @@ def test_masks_may_be_written_out():
         ({**SMALLEST, "steps": 1.5}, "steps is 1.5"),
         ({**SMALLEST, "cpu": "yes"}, "cpu is 'yes'; expected true or false"),
         ({**SMALLEST, "steps": 0}, "steps is 0; expected a whole number, 1 or more"),
-        ({**SMALLEST, "mixed_precision": "fp16"}, "expected one of 'auto', 'bf16', 'no'"),
+        ({**SMALLEST, "mixed_precision": "fp16"}, "expected one of 'auto', 'float32', 'bfloat16', 'no', 'bf16'"),
         ({**SMALLEST, "model": {"preset": "9b"}}, "preset is '9b'; expected one of tiny"),
         ({**SMALLEST, "recordings": {"paths": "data"}}, "expected a list"),
         ({**SMALLEST, "recordings": {"paths": ["a"], "weights": {"x": 0.5}}}, r"weights\.x"),
@@ -89,6 +89,7 @@ def test_numbers_that_yaml_takes_for_text_are_numbers():
     recipe = load_recipe(SMALLEST, ["optimizer.core.learning_rate=1e-3", "steps=3e4", "mixed_precision=no"])
     assert recipe.optimizer.core.learning_rate == 1e-3 and recipe.steps == 30_000 and recipe.mixed_precision == "no"
     assert isinstance(recipe.steps, int)
+    assert load_recipe(SMALLEST, ["mixed_precision=float32"]) == load_recipe(SMALLEST, ["mixed_precision=no"])
 
 
 def test_a_section_keeps_its_own_defaults():

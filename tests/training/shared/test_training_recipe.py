@@ -92,6 +92,12 @@ def test_refusals(build, words):
         build()
 
 
+@pytest.mark.parametrize(("asked", "kept"), [("float32", "no"), ("bfloat16", "bf16"), ("auto", "auto"), ("no", "no")])
+def test_precision_goes_by_either_name_and_runs_by_one(asked, kept):
+    recipe = FinetuneRecipe(mixed_precision=asked)
+    assert recipe.mixed_precision == kept and recipe.identity()["recipe.mixed_precision"] == kept
+
+
 def test_what_is_no_recipe_is_refused_by_its_name():
     assert FinetuneRecipe(train_core=1).train_core is True
     for recipe in (3, {"steps": 3}, "recipe.yaml"):

@@ -55,7 +55,7 @@ def choose_precision(precision: Precision, model: OmniMouseNetwork) -> str:
         return weights
     if precision != "auto":
         return precision
-    if torch.is_autocast_enabled(device.type):
+    if _autocasts(device.type):
         return str(torch.get_autocast_dtype(device.type)).removeprefix("torch.")
     config = model.config
     if config.hidden_size < SMALLEST_CORE or not computes_in_bfloat16(device):
@@ -69,9 +69,15 @@ def choose_precision(precision: Precision, model: OmniMouseNetwork) -> str:
 def computing_in(model: OmniMouseNetwork, precision: Precision) -> Iterator[str]:
     """Has forward passes of a model computed in a precision within the block, and gives the one that was chosen."""
     chosen = choose_precision(precision, model)
-    is_callers = precision == "auto" and torch.is_autocast_enabled(model.device.type)
+    kind = model.device.type
+    is_callers = precision == "auto" and (_autocasts(kind) or not torch.amp.is_autocast_available(kind))
     if is_callers or model.dtype != torch.float32:
         yield chosen
         return
-    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=chosen == "bfloat16"):
+    with torch.autocast(kind, dtype=torch.bfloat16, enabled=chosen == "bfloat16"):
         yield chosen
+
+
+def _autocasts(kind: str) -> bool:
+    """Whether the caller has autocast on for a kind of device; not every kind knows of it."""
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

@@ -27,14 +27,14 @@ RESERVE = 2**30
 """Bytes that are left free on the disk."""
 
 _DIGEST = 64
-"""Characters of the SHA-256 that a file begins with: that of the safetensors bytes behind it."""
+"""Characters of the SHA-256 that a file begins with: that of its name and of the safetensors bytes behind it."""
 
 
 class FeatureFiles:
     """Tensors by name on disk, of which those that were used longest ago make room for new ones.
 
-    Several processes may use one folder. A file that is damaged counts as absent; where nothing can be written, that is
-    said once, and everything is absent.
+    Several processes may use one folder. A file that is damaged, or was renamed, counts as absent; where nothing can be
+    written, that is said once, and everything is absent.
 
     Args:
         folder: where they lie; default: in the cache of this package.
@@ -58,7 +58,7 @@ class FeatureFiles:
             content = path.read_bytes()
         except OSError:
             return None
-        if _digest(content[_DIGEST:]) != content[:_DIGEST]:
+        if _digest(name, content[_DIGEST:]) != content[:_DIGEST]:
             return None
         with suppress(OSError):
             os.utime(path)  # used last now
@@ -77,7 +77,7 @@ class FeatureFiles:
             descriptor, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
             try:
                 with os.fdopen(descriptor, "wb") as file:
-                    file.write(_digest(content))
+                    file.write(_digest(name, content))
                     file.write(content)
                 os.replace(temporary, path)
             finally:
@@ -120,8 +120,11 @@ class FeatureFiles:
                 self._bytes -= size
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).hexdigest().encode()
+def _digest(name: str, content: bytes) -> bytes:
+    """Of the name too: features of other frames, under a name that is not theirs, are as wrong as damaged ones."""
+    digest = hashlib.sha256(name.encode())
+    digest.update(content)
+    return digest.hexdigest().encode()
 
 
 def _limit() -> int:

@@ -78,6 +78,11 @@ class GrowingNpz:
         self.file.seek(self.offsets[name])
         return np.frombuffer(self.file.read(rows * self._row_bytes(name)), dtype).reshape(rows, *shape)
 
+    def has_rows(self, rows: int) -> bool:
+        """Whether the file is long enough for the first rows of each array."""
+        ends = (self.offsets[name] + rows * size for name in self.columns if (size := self._row_bytes(name)))
+        return rows == 0 or os.fstat(self.file.fileno()).st_size >= max(ends)
+
     def finish(self, rows: int, others: Mapping[str, np.ndarray]) -> None:
         """Makes it an `.npz` file of the first `rows` rows of each array, and of `others`."""
         members: list[tuple[str, int, int, int]] = []

@@ -15,6 +15,7 @@ import numpy as np
 from omnimouse.evaluation.predicting.growing_npz import Columns, GrowingNpz
 from omnimouse.support.files import explained_writing, make_readable, read_mapping, sync, write_json
 from omnimouse.support.outputs import identity_differences, sole_user
+from omnimouse.support.validation import is_count
 
 COMMIT_SECONDS = 5.0
 """Time after which what was predicted is put safely on the disk; so much is computed again after a kill."""
@@ -79,17 +80,23 @@ class FileStore:
         self.done = self.rows = 0
         arrays, progress = self.folder / ARRAYS_FILE, self.folder / PROGRESS_FILE
         if resume and arrays.exists() and progress.exists():
-            self._go_on(progress)
+            self._go_on(progress, windows)
         else:
             arrays.unlink(missing_ok=True)
             progress.unlink(missing_ok=True)
         with self._explained():
             self.file = GrowingNpz(arrays, columns, windows)
+        if not self.file.has_rows(self.rows):
+            self.file.close()
+            raise self._damaged(f"{ARRAYS_FILE} is shorter than the {self.rows} windows that it should hold")
         self._check_room()
         self._committed = time.monotonic()
 
-    def _go_on(self, progress: Path) -> None:
-        found = read_mapping(progress, "how far predictions are")
+    def _go_on(self, progress: Path, windows: int) -> None:
+        try:
+            found = read_mapping(progress, "how far predictions are")
+        except ValueError as error:
+            raise self._damaged(str(error)) from None
         differences = identity_differences(found.get("identity", {}), self.identity, "when they were begun")
         if differences:
             raise ValueError(
@@ -97,7 +104,16 @@ class FileStore:
                 + "\n".join(differences)
                 + "\nRepeat that call, pass resume=False (--no-resume) to begin anew, or choose another output."
             )
-        self.done, self.rows = found["done"], found["rows"]
+        done, rows = found.get("done"), found.get("rows")
+        if not (is_count(done, 0) and is_count(rows, 0) and rows <= done <= windows):
+            raise self._damaged(f"{PROGRESS_FILE} tells {done!r} windows done of {windows}, and {rows!r} predicted")
+        self.done, self.rows = done, rows
+
+    def _damaged(self, why: str) -> ValueError:
+        return ValueError(
+            f"{self.folder} is damaged, so that predictions cannot go on there: {why.rstrip('.')}. Pass resume=False "
+            "(--no-resume) to begin anew, or choose another output."
+        )
 
     def _check_room(self) -> None:
         there = getattr(os.stat(self.file.path), "st_blocks", 0) * 512
@@ -164,6 +180,8 @@ def growing_store(
         OSError: see `explained_writing`.
     """
     folder = partial_folder(output)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}, where predictions grow, is a file; move it away, or choose another output.")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         with sole_user(folder):

@@ -90,10 +90,10 @@ class Predictions:
         Args:
             path: the file.
             mapped: leave arrays over windows in the file and read what is looked at; what is changed in them stays in
-                memory. For files that are larger than memory.
+                memory. For files that are larger than memory. Their checksums are not compared then.
 
         Raises:
-            ValueError: the file holds something else.
+            ValueError: the file holds something else, or is damaged.
         """
         names = {f.name for f in fields(cls)}
         if not zipfile.is_zipfile(path):
@@ -105,7 +105,10 @@ class Predictions:
                     f"{', '.join(sorted(names))}; pass a file written by predict(..., output=...)"
                 )
             in_file = map_arrays(Path(path)) if mapped else {}
-            values = {name: in_file[name] if name in in_file else file[name] for name in file.files}
+            try:
+                values = {name: in_file[name] if name in in_file else file[name] for name in file.files}
+            except zipfile.BadZipFile as error:
+                raise ValueError(f"{path} is damaged ({error}); take another copy, or predict again") from error
         scalars = {name: array.item() for name, array in values.items() if array.ndim == 0}
         channels = tuple(values["behavior_channels"].tolist())
         return cls(**{**values, **scalars, "behavior_channels": channels})

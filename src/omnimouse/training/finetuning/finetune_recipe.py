@@ -6,15 +6,16 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from omnimouse.support.validation import is_count
 from omnimouse.training.shared.recipe import (
     PUBLISHED_CORE_OPTIMIZER,
     PUBLISHED_SESSION_OPTIMIZER,
-    MixedPrecision,
+    AskedPrecision,
     OptimizerRecipe,
     ScheduleRecipe,
+    stored_precision,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _COUNTS = (
     "steps", "batch_size", "checkpoint_every", "validate_every", "max_validation_windows", "patience", "stride",
 )  # fmt: skip
 _FLAGS = ("train_core", "train_animal", "include_blanks", "validation_all_neurons", "cache_video")
-_CHOICES = {"mixed_precision": ("auto", "no", "bf16"), "start_from": ("auto", "match", "mean")}
+_CHOICES = {"mixed_precision": get_args(AskedPrecision), "start_from": ("auto", "match", "mean")}
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class FinetuneRecipe:
         patience: stop after so many validations in a row without improvement; default: never.
         seed: decides windows, masks, neuron shuffles and stochastic depth, each together with the step.
         checkpoint_every: steps between checkpoints; default: ten over the run.
-        mixed_precision: "bf16", "no", or "auto" for bf16 where the device has instructions for it (GPUs, recent CPUs).
+        mixed_precision: "float32" (or "no"), "bfloat16" ("bf16"; the weights stay in float32), or "auto" for bfloat16
+            where the device has instructions for it (GPUs, recent CPUs).
         num_workers: 1 cuts windows one batch ahead in a thread, 0 does not; the result is the same.
         on_device: True cuts windows on the device, from the recording held there; False from disk; "auto" on the device
             if that is a GPU and a quarter of its free memory is enough. The result is the same.
@@ -117,7 +119,7 @@ class FinetuneRecipe:
     patience: int | None = None
     seed: int = 0
     checkpoint_every: int | None = None
-    mixed_precision: MixedPrecision | Literal["auto"] = "auto"
+    mixed_precision: AskedPrecision = "auto"
     num_workers: int = 1
     on_device: Literal["auto"] | bool = "auto"
     start_from: Literal["auto", "match", "mean"] = "auto"
@@ -136,9 +138,11 @@ class FinetuneRecipe:
             if isinstance(value, str) or value not in (0, 1):
                 raise ValueError(f"{name} is {value!r}; expected True or False.")
             object.__setattr__(self, name, bool(value))
-        for name, (first, second, third) in _CHOICES.items():
-            if getattr(self, name) not in _CHOICES[name]:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {first!r}, {second!r} or {third!r}.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                *others, last = map(repr, choices)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {', '.join(others)} or {last}.")
+        object.__setattr__(self, "mixed_precision", stored_precision(self.mixed_precision))
         if self.cache_video and self.train_core:
             raise ValueError(
                 "cache_video=True stores the video features of a core that stays as it is, but train_core=True changes "

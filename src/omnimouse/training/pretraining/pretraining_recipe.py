@@ -21,8 +21,10 @@ from omnimouse.support.yaml_fields import override, read_yaml, to_yaml
 from omnimouse.training.shared.recipe import (
     PUBLISHED_CORE_OPTIMIZER,
     PUBLISHED_SESSION_OPTIMIZER,
+    AskedPrecision,
     OptimizerRecipe,
     ScheduleRecipe,
+    stored_precision,
 )
 
 AUTO = "auto"
@@ -225,7 +227,8 @@ class PretrainingRecipe:
         loader: how windows are read.
         loss_limit: a loss above it stops the run like NaN does. Elements of the Poisson loss are clamped to 100, and a
             sensible loss is near 1.
-        mixed_precision: "bf16" for bfloat16 autocast, "no" for float32, "auto" for bf16 where the device has it.
+        mixed_precision: "float32" (or "no"), "bfloat16" ("bf16"; the weights stay in float32), or "auto" for bfloat16
+            where the device has it.
         cpu: train on CPUs although there are accelerators.
     """
 
@@ -242,10 +245,11 @@ class PretrainingRecipe:
     outputs: OutputsRecipe = field(default_factory=OutputsRecipe)
     loader: LoaderRecipe = field(default_factory=LoaderRecipe)
     loss_limit: float = 20.0
-    mixed_precision: Literal["auto", "bf16", "no"] = "auto"
+    mixed_precision: AskedPrecision = "auto"
     cpu: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mixed_precision", stored_precision(self.mixed_precision))
         require_counts(self, 1, "steps", "batch_size")
         require_counts(self, 0, "seed")
         if self.evaluation.every is not None and self.evaluation.tier in self.recordings.tiers:

@@ -16,6 +16,16 @@ from omnimouse.support.validation import is_number, require, require_counts, req
 
 MixedPrecision = Literal["no", "bf16"]
 
+AskedPrecision = Literal["auto", "float32", "bfloat16", "no", "bf16"]
+"""What recipes take: the words of `evaluate` and `predict`, and those of Accelerate for the same."""
+
+
+def stored_precision(asked: AskedPrecision) -> MixedPrecision | Literal["auto"]:
+    """A precision by the one name that recipes keep and runs are identified with, that of Accelerate."""
+    if asked == "float32":
+        return "no"
+    return "bf16" if asked == "bfloat16" else asked
+
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
