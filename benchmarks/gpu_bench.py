@@ -6,7 +6,7 @@ import statistics
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 from meters import Row, timed
 
-from omnimouse import OmniMouseConfig, OmniMouseModel
+from omnimouse import OmniMouseConfig
 
 TOY = {"hidden_size": 32, "identity_size": 8, "num_attention_heads": 2, "num_fusion_layers": 2, "video_hidden_size": 16}
 
@@ -54,18 +54,20 @@ class Bench:
         first, *others = timed(function, repeats + 1, self.device)
         return statistics.median(others), first
 
-    def compile(self, model: OmniMouseModel) -> None:
-        """Compiles every block in place; a toy's are traced and not compiled."""
-        backend = "eager" if self.quick else "inductor"
-        if not self.quick:
-            torch._dynamo.reset()  # graphs of other models would count towards the limit of this one
-        for block in (model.encoder, model.decoder, *model.fusion, *model.video_encoder.blocks):
-            block.compile(backend=backend, dynamic=None)
+    def compiling(self, on: bool = True) -> AbstractContextManager[None]:
+        """Compiles what `compile_model` does, within the block; a toy's graphs are traced, which needs no compiler."""
+        if not on:
+            return nullcontext()
+        module = sys.modules["omnimouse.model.kernels.compiled_chains"]
+        if self.quick:
+            module.BACKEND = "aot_eager"
+        return module.compiling_chains(True)
 
 
 def has(switch: str) -> bool:
-    """Whether this version of the package has a way of computing."""
-    return f"omnimouse.model.kernels.{SWITCHES[switch][1]}" in sys.modules
+    """Whether this version of the package has a way of computing: one of the `SWITCHES`, or "compiled"."""
+    home = "compiled_chains" if switch == "compiled" else SWITCHES[switch][1]
+    return f"omnimouse.model.kernels.{home}" in sys.modules
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 from attention_case import SESSION, random_windows, small_model
 from flex_layers import use_flex_attention
 from floor import floor
-from gpu_bench import SWITCHES, TOY, Bench, Case, synchronisations, without
+from gpu_bench import SWITCHES, TOY, Bench, Case, has, synchronisations, without
 from gpu_paths import compiled
 from meters import GIB, MemoryMeter, Row, wait
 from torch import Tensor
@@ -83,8 +83,6 @@ def step(bench: Bench, preset: str, mask: str, off: Sequence[str] = (), *, compi
     config = bench.config(preset)
     n_neurons, population, batch = (24, 16, 1) if bench.quick else (8000, 4096, 8)
     model = small_model(config, n_neurons).to(bench.device).train()
-    if compile_blocks:
-        bench.compile(model)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     windows = {name: array.to(bench.device) for name, array in random_windows(config, n_neurons, batch).items()}
     ids = torch.stack([torch.randperm(n_neurons)[:population] for _ in range(batch)]).to(bench.device)
@@ -99,7 +97,7 @@ def step(bench: Bench, preset: str, mask: str, off: Sequence[str] = (), *, compi
         optimizer.zero_grad()
         return loss
 
-    with without(*off) if off else nullcontext():
+    with without(*off) if off else nullcontext(), bench.compiling(compile_blocks):
         median, first = bench.timed(one_step, 2 if bench.quick else 8)
         peak = meter.peak()
         asked = asked_of_device(bench.device, one_step)
@@ -153,9 +151,12 @@ def training(bench: Bench) -> Iterator[Case]:
     for on_device in (True, False) if known else (None,):
         name = {True: ", corpus on the device", False: ", corpus in files", None: ""}[on_device]
         yield Case(f"tiny, 256 neurons, batch 32{name}", 120, partial(train_steps, bench, on_device))
+    if has("compiled"):
+        name = "tiny, 256 neurons, batch 32, corpus on the device, compiled"
+        yield Case(name, 150, partial(train_steps, bench, True, compile_model=True))
 
 
-def train_steps(bench: Bench, on_device: bool | None) -> Row:
+def train_steps(bench: Bench, on_device: bool | None, *, compile_model: bool = False) -> Row:
     """Steps/s of `train` without its first steps, which plan; and how often the host waits."""
     mice, steps = bench.folder / "mice", 3 if bench.quick else 400
     for i in range(2):
@@ -163,15 +164,17 @@ def train_steps(bench: Bench, on_device: bool | None) -> Row:
             simulate_recording(mice / str(i), i, n_neurons=16 if bench.quick else 256, animal=f"speed{i}",
                                minutes=1.0 if bench.quick else 5.0)  # fmt: skip
     recipe = {
-        "output": str(bench.folder / f"speed-{on_device}"), "recordings": {"paths": [str(mice / "[0-9]")]},
+        "output": str(bench.folder / f"speed-{on_device}-{compile_model}"),
+        "recordings": {"paths": [str(mice / "[0-9]")]},
         "batch_size": 2 if bench.quick else 32, "steps": steps, "masks": {"names": list(TRAINED)},
         "model": {"preset": "tiny", "overrides": TOY if bench.quick else {}}, "schedule": {"warmup_steps": 1},
         "evaluation": {"every": None}, "cpu": bench.device.type == "cpu",
+        **({"compile_model": compile_model} if has("compiled") else {}),
         "loader": {"workers": 2, **({} if on_device is None else {"on_device": on_device})},
         "outputs": {"checkpoint_every": steps, "keep_every": None, "log_every": max(1, steps // 4), "trackers": []},
     }  # fmt: skip
     begun = time.perf_counter()
-    with synchronisations(bench.device) as waits:
+    with synchronisations(bench.device) as waits, bench.compiling(compile_model):
         result = train(recipe, progress=False)
     seconds = time.perf_counter() - begun
     last = [row for row in result.history if "steps_per_second" in row][-1]
@@ -181,13 +184,16 @@ def train_steps(bench: Bench, on_device: bool | None) -> Row:
 
 
 def compilation(bench: Bench) -> Iterator[Case]:
-    """What the first step of a mask costs, and what `torch.compile` would make of the blocks (the package does not)."""
-    every, few = (TRAINING_MASKS[::40], TRAINING_MASKS[:1]) if bench.quick else (TRAINING_MASKS, TRAINING_MASKS[::30])
+    """What the first step of a mask costs, and steps with compiled chains, as `compile_model=True` computes them."""
+    every = TRAINING_MASKS[::40] if bench.quick else TRAINING_MASKS
     yield Case(f"tiny, {len(every)} masks", 60, partial(first_steps, bench, every, compile_blocks=False))
-    yield Case("compiled blocks against eager", 120, partial(compiled, bench))
+    if not has("compiled"):
+        return
+    yield Case("compiled chains against eager", 120, partial(compiled, bench))
     for preset in ("tiny",) if bench.quick else ("5m", "80m"):
-        yield Case(f"{preset}, {MASKS[1]}, compiled", 120, partial(step, bench, preset, MASKS[1], compile_blocks=True))
-    yield Case(f"tiny, {len(few)} masks, compiled", 150, partial(first_steps, bench, few, compile_blocks=True))
+        for mask in MASKS:
+            yield Case(f"{preset}, {mask}, compiled", 120, partial(step, bench, preset, mask, compile_blocks=True))
+    yield Case(f"tiny, {len(every)} masks, compiled", 150, partial(first_steps, bench, every, compile_blocks=True))
 
 
 def first_steps(bench: Bench, masks: Sequence[Mask], *, compile_blocks: bool) -> Row:
@@ -197,13 +203,11 @@ def first_steps(bench: Bench, masks: Sequence[Mask], *, compile_blocks: bool) ->
     arrays = {n: a.to(bench.device) for n, a in random_windows(config, n_neurons, 1 if bench.quick else 8).items()}
     masks = [scaled(mask, n_neurons / 4096) for mask in masks]
     counters.clear()
-    if compile_blocks:
-        bench.compile(model)
     row: Row = {}
     for name in ("first", "second"):
         begun = time.perf_counter()
         for mask in masks:
-            with torch.autocast(bench.device.type, dtype=torch.bfloat16):
+            with torch.autocast(bench.device.type, dtype=torch.bfloat16), bench.compiling(compile_blocks):
                 model(SESSION, **arrays, mask=mask, all_neurons=True).loss.backward()
             model.zero_grad()
         wait(bench.device)

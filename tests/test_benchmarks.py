@@ -152,7 +152,7 @@ def test_the_whole_script_runs_on_a_cpu(tmp_path):
     cases = {row["case"] for row in rows}
     assert {"stimulus_behavior", "tiny, masks 0 to 4", "finetune", "evaluate", "predict", "train", "kill_and_resume",
             "floor", "tiny, population", "cached video features",
-            "compiled blocks against eager", "tiny, population, plain"} <= cases  # fmt: skip
+            "compiled chains against eager", "tiny, population, plain"} <= cases  # fmt: skip
     printed = done.stdout.splitlines()
     for row in rows:
         assert json.dumps(row) in printed  # and its row of the table before it

@@ -122,6 +122,12 @@ A run that was interrupted goes on where it stopped when the same command is giv
         FinetuneRecipe.on_device,
         type=auto_or_flag,
     )
+    compile_model: str | bool = option(
+        "compile the element-wise parts of the blocks: true, false, or auto for a GPU and 2000 steps or more",
+        "WHETHER",
+        FinetuneRecipe.compile_model,
+        type=auto_or_flag,
+    )
     mixed_precision: AskedPrecision = option(
         "to compute in, no being float32 and bf16 bfloat16; auto: bfloat16 where the device has it",
         default=FinetuneRecipe.mixed_precision,

@@ -467,6 +467,7 @@ def with_responses(recording_path, folder, rows):
         ({"patience": 0}, ["patience"]),
         ({"num_workers": 2}, ["num_workers", "2"]),
         ({"on_device": "cuda"}, ["on_device", "cuda", "auto"]),
+        ({"compile_model": "yes"}, ["compile_model", "yes", "auto"]),
         ({"resume": "always"}, ["resume", "always"]),
         ({"mixed_precision": "fp16"}, ["mixed_precision", "fp16", "bf16"]),
     ],

@@ -7,12 +7,14 @@ import json
 import shutil
 import sys
 import types
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
 from omnimouse import OmniMouseModel, evaluate
+from omnimouse.model.kernels import compiled_chains
 from omnimouse.model.processing_omnimouse import OmniMouseProcessor
 from omnimouse.training import load_recipe, train
 from omnimouse.training.pretraining import step as pretraining_step
@@ -123,6 +125,22 @@ def test_what_may_change_on_the_way(small_recipe, tmp_path):
     train(small_recipe(tmp_path / "run", steps=2), progress=False)
     changes = ["loader.workers=0", "loader.open_recordings=1", "outputs.log_every=1", "loss_limit=50", "steps=3"]
     assert train(small_recipe(tmp_path / "run"), overrides=changes, progress=False).steps == 3
+
+
+def test_blocks_compiled_or_not_it_is_the_same_run(small_recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compiled_chains, "BACKEND", "aot_eager")
+    monkeypatch.setattr(compiled_chains, "_compiled", {})
+    recipe, each = small_recipe(tmp_path / "run"), "outputs.log_every=1"
+    train(recipe, overrides=["steps=3", each])
+    assert "compiled" not in capsys.readouterr().err and not compiled_chains._compiled
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        longer = train(recipe, overrides=["steps=4", each, "compile_model=true"])
+        assert longer.resumed_from == 3 and compiled_chains._compiled
+    assert "compiled at their first use, in the first steps" in capsys.readouterr().err
+    assert longer.history[-1]["first_steps"]["count"] == 1
+    other = train(small_recipe(tmp_path / "other"), overrides=["steps=4", each], progress=False)
+    assert abs(other.history[-1]["loss"] - longer.history[-1]["loss"]) < 1e-4
 
 
 def test_how_sessions_are_found_may_change_and_which_may_not(small_recipe, corpus_path, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from torch.nn.modules import module as hooks_of_all
 
 from omnimouse.model.kernels import chains
 from omnimouse.model.kernels.chains import product_type, rms_normalize
+from omnimouse.model.kernels.compiled_chains import fastest_form
 
 Chain = Callable[..., Tensor]
 
@@ -27,6 +28,7 @@ def project(chain: Chain, modules: Sequence[nn.Module], *inputs: Tensor) -> tupl
 
     Modules that are more than `nn.Linear` (a LoRA, a parametrization, one with hooks) are called as they are.
     """
+    chain = fastest_form(chain, inputs)
     linear = [module for module in modules if isinstance(module, nn.Linear) and _is_plain(module, nn.Linear)]
     if len(linear) == len(modules):
         parameters = [p for module in linear for p in (module.weight, module.bias)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from omnimouse.evaluation.inputs import as_recording, check_session
+from omnimouse.model.kernels.compiled_chains import compiling_chains, pays_to_compile
 from omnimouse.recordings import Recording
 from omnimouse.support.compute_devices import Device, resolve_device
 from omnimouse.support.outputs import check_output, sole_user
@@ -174,7 +175,8 @@ def _carry_out(
         write_history(run.output_dir / HISTORY_FILE, state.history)
     run.model.sessions.note_processor(run.session, run.identity["processor"])
     _report_left_out(run)
-    with only_trainable(run.model, run.groups), run.clock.part("steps"):
+    compiles = pays_to_compile(run.recipe.compile_model, run.accelerator.device, run.recipe.steps - state.step)
+    with only_trainable(run.model, run.groups), run.clock.part("steps"), compiling_chains(compiles):
         run_steps(run, state)
     if state.best_step is not None:
         load_parameters(run.groups, state.best_parameters)

@@ -85,6 +85,9 @@ class FinetuneRecipe:
         num_workers: 1 cuts windows one batch ahead in a thread, 0 does not; the result is the same.
         on_device: True cuts windows on the device, from the recording held there; False from disk; "auto" on the device
             if that is a GPU and a quarter of its free memory is enough. The result is the same.
+        compile_model: True compiles the element-wise parts of the blocks at their first use (`torch.compile`), False
+            does not, "auto" does on CUDA if 2,000 steps or more are to come, fewer of which would not earn the
+            compilation back. The result is the same up to rounding.
         start_from: where the neurons of a session that the model lacks begin: "mean" at the average neuron that the
             core was trained on, "match" each at the known neuron (of the model's other sessions) whose predictions
             resemble its responses in the training tiers, "auto" for "match" if there are other sessions.
@@ -122,6 +125,7 @@ class FinetuneRecipe:
     mixed_precision: AskedPrecision = "auto"
     num_workers: int = 1
     on_device: Literal["auto"] | bool = "auto"
+    compile_model: Literal["auto"] | bool = "auto"
     start_from: Literal["auto", "match", "mean"] = "auto"
     cache_video: bool = False
 
@@ -148,8 +152,9 @@ class FinetuneRecipe:
                 "cache_video=True stores the video features of a core that stays as it is, but train_core=True changes "
                 "them at every step. Pass one of both."
             )
-        if self.on_device not in (True, False, "auto"):
-            raise ValueError(f"on_device is {self.on_device!r}; expected 'auto', True or False.")
+        for name in ("on_device", "compile_model"):
+            if getattr(self, name) not in (True, False, "auto"):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected 'auto', True or False.")
         _ = self.session, self.core  # which refuse what is out of range
         busy = self.schedule.warmup_steps + self.schedule.decay_steps
         if busy > self.steps:

@@ -230,6 +230,9 @@ class PretrainingRecipe:
         mixed_precision: "float32" (or "no"), "bfloat16" ("bf16"; the weights stay in float32), or "auto" for bfloat16
             where the device has it.
         cpu: train on CPUs although there are accelerators.
+        compile_model: whether the element-wise parts of the blocks are compiled at their first use (`torch.compile`);
+            "auto": on CUDA if 2,000 steps or more are to come. It changes results by rounding, and may change on the
+            way.
     """
 
     output: str
@@ -247,6 +250,7 @@ class PretrainingRecipe:
     loss_limit: float = 20.0
     mixed_precision: AskedPrecision = "auto"
     cpu: bool = False
+    compile_model: Literal["auto"] | bool = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mixed_precision", stored_precision(self.mixed_precision))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from accelerate import Accelerator
 
+from omnimouse.model.kernels.compiled_chains import compiling_chains, pays_to_compile
 from omnimouse.support.files import write_text
 from omnimouse.support.outputs import check_output
 from omnimouse.support.validation import to_mapping
@@ -146,8 +147,12 @@ def pretrain(
     run = PretrainingRun(recipe, folder, accelerator, fresh=checkpoint is None, rate=rate, last=last)
     monitor = _begin(run, checkpoint, trackers, progress=progress)
     resumed_from = None if checkpoint is None else checkpoint.step
+    compiles = pays_to_compile(recipe.compile_model, accelerator.device, last - (resumed_from or 0))
+    if compiles:
+        monitor.say("element-wise parts of the blocks are compiled at their first use, in the first steps")
     try:
-        newest = _run_steps(run, monitor, resumed_from or 0)
+        with compiling_chains(compiles):
+            newest = _run_steps(run, monitor, resumed_from or 0)
     finally:
         monitor.close()
     if checkpoint is None or newest > checkpoint.step:
