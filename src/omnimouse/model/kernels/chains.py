@@ -19,7 +19,8 @@ end. It costs memory (see `recomputation.py`), and under autocast the faster rot
 def product_type(x: Tensor) -> torch.dtype:
     """The type in which a matrix product with `x` is computed: that of autocast where it is on."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if is_on else x.dtype
 
 
 def full_precision(x: Tensor) -> Tensor:

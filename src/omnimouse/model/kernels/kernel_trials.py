@@ -36,6 +36,8 @@ def is_right(
     The caller's mode (autocast, inference, no gradients) and random state play no part. A kernel that is wrong is
     warned about under its title; of one that does not serve the type, size or device, only if it is not to be quiet.
     """
+    if not torch.amp.is_autocast_available(device.type):
+        return False  # no kernel was written for such a device
     tolerance = max(4 * torch.finfo(dtype).eps, 5e-3)  # 5e-3: products of float32 may be allowed to be those of TF32
     plain, reason = partial(attend_by_groups, plain_attention), None
     with (
