@@ -32,8 +32,9 @@ hundred steps, or of many more where the core is small."""
 
 CHAINS = (chains.rms_normalize, chains.unit_heads, chains.turn_heads, chains.normalize_heads, chains.gated_product)
 
-TRIED_SIZES = (3, 5, 6, 7)
-"""Length to which axes are cut for a trial, from the first on; the last axis stays as it is."""
+TRIED_SIZES = (8, 512)
+"""Windows and rows at most of a trial: enough for what a compiler chooses by the sizes that it sees first, which serves
+all others; few beside those of a step."""
 
 _switched_on = ContextVar("compiled chains", default=False)
 _lock = threading.RLock()
@@ -150,7 +151,7 @@ def _trial(chain: _CompiledChain, inputs: Sequence[Tensor], tables: Sequence[Ten
 
 
 def _few_rows(x: Tensor) -> Tensor:
-    """A few rows of a tensor, laid out as it is."""
+    """Some rows of a tensor, laid out as it is; all of its last axis."""
     few = x.detach()
     for axis, size in enumerate(TRIED_SIZES[: x.ndim - 1]):
         few = few.narrow(axis, 0, min(size, few.shape[axis]))
