@@ -288,7 +288,9 @@ def test_a_recipe_is_the_same_as_its_fields(killed_run, recording):
 def test_a_setting_that_is_no_field_says_which_may_have_been_meant(model, recording):
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'batchsize'; did you mean 'batch_size'\?"):
         run(model, recording, batchsize=3)
-    with pytest.raises(TypeError, match=r"'zzz'; the fields of FinetuneRecipe are steps, batch_size, .*, start_from\."):
+    with pytest.raises(
+        TypeError, match=r"'zzz'; the fields of FinetuneRecipe are steps, batch_size, .*, cache_video\."
+    ):
         run(model, recording, zzz=3)
 
 

@@ -31,8 +31,8 @@ class FakeWindows:
     def __len__(self):
         return 12
 
-    def batch(self, indices):
-        return {"responses": self.responses[indices], "video": self.video[indices], "behavior": self.behavior[indices]}
+    def batch(self, indices, names=("responses", "video", "behavior")):
+        return {name: getattr(self, name)[indices] for name in names}
 
 
 @pytest.fixture
