@@ -42,6 +42,7 @@ class Interrupted:
                 print("caught")
 
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what runs in the background
 sys.meta_path.insert(0, Interrupted())
 sys.argv = ["omnimouse", "info", "--json"]
 from omnimouse.cli.main import main
