@@ -93,7 +93,8 @@ def measure(case: Row) -> Row:
 
     def forward() -> None:
         outputs.clear()
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=case["precision"] == "bfloat16"):
+        in_bfloat16 = torch.autocast(device.type, torch.bfloat16, enabled=case["precision"] == "bfloat16")
+        with torch.inference_mode(), in_bfloat16:  # as `evaluate` and `predict` compute
             outputs.append(model(SESSION, **inputs, mask=case["mask"], all_neurons=True))
 
     meter.reset()

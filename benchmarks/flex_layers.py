@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -27,12 +29,24 @@ class RememberedPlan(Groups):
     keys: Layout
     local: bool
     block_mask: BlockMask | None
+    pieces: dict[tuple[int, int], RememberedPlan]
+
+    def within(self, start: int, stop: int) -> RememberedPlan:
+        """See `Groups.within`; a piece has a block mask of its own."""
+        if (start, stop) == (0, n_rows(self.queries)):
+            return self
+        if (start, stop) not in self.pieces:
+            ends = list(accumulate((run.rows for run in self.queries), initial=0))
+            rows = (min(stop, b) - max(start, a) for a, b in pairwise(ends))
+            cut = tuple(replace(run, rows=n) for run, n in zip(self.queries, rows, strict=True) if n > 0)
+            self.pieces[start, stop] = plan_and_remember(cut, self.keys, local=self.local)
+        return self.pieces[start, stop]
 
 
 def plan_and_remember(queries: Layout, keys: Layout, *, local: bool = True) -> RememberedPlan:
     """Stands in for `plan_attention`: the same groups, which remember their layouts."""
     plan = RememberedPlan(plan_attention(queries, keys, local=local))
-    plan.queries, plan.keys, plan.local, plan.block_mask = queries, keys, local, None
+    plan.queries, plan.keys, plan.local, plan.block_mask, plan.pieces = queries, keys, local, None, {}
     return plan
 
 
