@@ -25,7 +25,7 @@ from omnimouse.model.kernels.row_pieces import windows_at_once
 from omnimouse.model.masking.mask_fitting import fit_mask
 from omnimouse.model.processing_omnimouse import processor_fields
 from omnimouse.recordings.views.fingerprint import fingerprint, window_fingerprint
-from omnimouse.support.compute_devices import Device, resolve_device
+from omnimouse.support.compute_devices import Device, autocast_type, resolve_device
 from omnimouse.support.outputs import check_output
 from omnimouse.support.validation import check_flag, whole_number
 from omnimouse.support.version import __version__
@@ -169,7 +169,7 @@ class _Call:
     def _identity(self) -> dict[str, Any]:
         """All that decides the numbers: a call goes on only where another with the same stopped."""
         model, inputs, processor, place = self.model, self.inputs, self.inputs.processor, self.model.device.type
-        precision = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else model.dtype
+        precision = autocast_type(place) or model.dtype
         made_by = {"precision": str(precision), "torch": torch.__version__, "omnimouse": __version__}
         return {
             "session": inputs.session_key,

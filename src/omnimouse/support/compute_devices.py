@@ -73,6 +73,12 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
+def autocast_type(kind: str) -> torch.dtype | None:
+    """The type that the caller's autocast computes in on a kind of device; None where it is off, or unknown there."""
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if is_on else None
+
+
 @contextmanager
 def computing_on(model: nn.Module, device: torch.device | None) -> Iterator[None]:
     """Has a model compute on a device (None: where it is) within the block, without gradients; it comes back unchanged.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 from omnimouse.evaluation.computing.product_gain import bfloat16_gain
-from omnimouse.support.compute_devices import computes_in_bfloat16
+from omnimouse.support.compute_devices import autocast_type, computes_in_bfloat16
 
 if TYPE_CHECKING:
     from omnimouse.model.modeling_omnimouse import OmniMouseNetwork
@@ -55,8 +55,8 @@ def choose_precision(precision: Precision, model: OmniMouseNetwork) -> str:
         return weights
     if precision != "auto":
         return precision
-    if _autocasts(device.type):
-        return str(torch.get_autocast_dtype(device.type)).removeprefix("torch.")
+    if (callers := autocast_type(device.type)) is not None:
+        return str(callers).removeprefix("torch.")
     config = model.config
     if config.hidden_size < SMALLEST_CORE or not computes_in_bfloat16(device):
         return "float32"
@@ -70,14 +70,9 @@ def computing_in(model: OmniMouseNetwork, precision: Precision) -> Iterator[str]
     """Has forward passes of a model computed in a precision within the block, and gives the one that was chosen."""
     chosen = choose_precision(precision, model)
     kind = model.device.type
-    is_callers = precision == "auto" and (_autocasts(kind) or not torch.amp.is_autocast_available(kind))
+    is_callers = precision == "auto" and (autocast_type(kind) is not None or not torch.amp.is_autocast_available(kind))
     if is_callers or model.dtype != torch.float32:
         yield chosen
         return
     with torch.autocast(kind, dtype=torch.bfloat16, enabled=chosen == "bfloat16"):
         yield chosen
-
-
-def _autocasts(kind: str) -> bool:
-    """Whether the caller has autocast on for a kind of device; not every kind knows of it."""
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from omnimouse.evaluation.encoded_video.feature_files import FeatureFiles
 from omnimouse.model.core_identity import core_settings, split_injected
+from omnimouse.support.compute_devices import autocast_type
 from omnimouse.support.tensor_files import hash_tensors
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class StoredVideo:
         on_gpu = torch.cuda.get_device_name(self.model.device) if kind == "cuda" else ""
         facts = (
             self.encoder, mask.frames_start, mask.n_frames, str(weight), torch.__version__, kind,
-            str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "", platform.machine(),
+            str(autocast_type(kind) or ""), platform.machine(),
             on_gpu or torch.backends.cpu.get_cpu_capability(), torch.get_float32_matmul_precision(),
         )  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

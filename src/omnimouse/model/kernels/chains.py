@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omnimouse.support.compute_devices import autocast_type
+
 AS_EVER = {"cpu"}
 """Kinds of devices on which numbers are rounded and summed in the order that they always were, for the same bits in the
 end. It costs memory (see `recomputation.py`), and under autocast the faster rotation of what is trained."""
@@ -18,9 +20,7 @@ end. It costs memory (see `recomputation.py`), and under autocast the faster rot
 
 def product_type(x: Tensor) -> torch.dtype:
     """The type in which a matrix product with `x` is computed: that of autocast where it is on."""
-    kind = x.device.type
-    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if is_on else x.dtype
+    return autocast_type(x.device.type) or x.dtype
 
 
 def full_precision(x: Tensor) -> Tensor:

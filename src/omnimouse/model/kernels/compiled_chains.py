@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
 from types import FunctionType
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from omnimouse.model.kernels import chains
+from omnimouse.support.compute_devices import autocast_type
 
 Chain = Callable[..., Tensor]
 
@@ -72,7 +73,7 @@ def fastest_form(chain: Chain, inputs: Sequence[Tensor]) -> Chain:
         return chain
     select = keywords.get("select")
     width = None if function is chains.gated_product else read[0].shape[-1]
-    modes = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+    modes = autocast_type(device.type)
     case = (function, width, BACKEND, modes, *fixed.items(), *tables, device, *((x.dtype, x.ndim) for x in read))
     with _lock:
         if case not in _compiled:
@@ -128,7 +129,8 @@ def _trial(chain: _CompiledChain, inputs: Sequence[Tensor], tables: Sequence[Ten
     serves later: as the forward pass calls it, without gradients under autocast, and as the backward pass does.
     """
     kind, found = inputs[0].device.type, list[str | None]()
-    autocast = partial(torch.autocast, kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+    dtype = autocast_type(kind)
+    autocast = nullcontext if dtype is None else partial(torch.autocast, kind, dtype)
 
     def attempt() -> None:
         try:

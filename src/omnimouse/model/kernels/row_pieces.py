@@ -84,15 +84,20 @@ def spans_within(spans: Sequence[tuple[int, int]], start: int, stop: int) -> lis
     return found
 
 
-def windows_at_once(mask: ResolvedMask, config: OmniMouseConfig, device: torch.device) -> int:
-    """How many windows a forward pass without gradients takes within `WHOLE_BYTES`, at least one."""
+def row_counts(mask: ResolvedMask, config: OmniMouseConfig) -> tuple[int, int, int, int]:
+    """Response tokens, response queries, latents with registers, and video tokens of a window."""
     w, s = config.response_token_window, config.response_token_stride
     shown = sum((piece.last - piece.first) * ((piece.stop - piece.start - w) // s + 1) for piece in mask.segments)
-    asked = sum((piece.last - piece.first) * (piece.stop - piece.start) // s for piece in mask.targets)
-    steps = mask.video_steps[1] - mask.video_steps[0]
-    fused = config.num_latents * len(mask.latent_steps) + config.num_registers + steps * config.video_tokens_per_step
+    asked = sum((piece.last - piece.first) * ((piece.stop - piece.start) // s) for piece in mask.targets)
+    latents = config.num_latents * len(mask.latent_steps) + config.num_registers
+    return shown, asked, latents, (mask.video_steps[1] - mask.video_steps[0]) * config.video_tokens_per_step
+
+
+def windows_at_once(mask: ResolvedMask, config: OmniMouseConfig, device: torch.device) -> int:
+    """How many windows a forward pass without gradients takes within `WHOLE_BYTES`, at least one."""
+    shown, asked, latents, video = row_counts(mask, config)
     # Tokens stand beside what they are added up from, then beside their keys and values; queries beside predictions.
-    floats = config.hidden_size * (4 * shown + 2 * asked + 12 * fused)
+    floats = config.hidden_size * (4 * shown + 2 * asked + 12 * (latents + video))
     # Before they are pooled, video tokens are four times as many and half as wide.
-    floats += 2 * config.video_hidden_size * 12 * 2 * steps * config.video_tokens_per_step
+    floats += 2 * config.video_hidden_size * 12 * 2 * video
     return max(1, WHOLE_BYTES.get(device.type, WHOLE_BYTES_ELSEWHERE) // (4 * floats))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from omnimouse.model.configuration_omnimouse import OmniMouseConfig
+from omnimouse.model.kernels.row_pieces import row_counts
 from omnimouse.model.masking.masks import Mask
 from omnimouse.training.runs.trackers import Tracker, log_to
 from omnimouse.training.shared.checkpoint import append_history
@@ -62,13 +63,8 @@ def mask_family(mask: Mask) -> str:
 def count_tokens(mask: Mask, population: int, config: OmniMouseConfig) -> int:
     """Counts what one window puts through the model: response, behaviour and video tokens, latents, and queries."""
     resolved = mask.resolve(population, config)
-    w, s = config.response_token_window, config.response_token_stride
-    tokens = sum((p.last - p.first) * ((p.stop - p.start - w) // s + 1) for p in resolved.segments)
-    queries = sum((p.last - p.first) * ((p.stop - p.start) // s) for p in resolved.targets)
     channels = len(config.behavior_channels) * (int(resolved.encodes_behavior) + int(resolved.decodes_behavior))
-    latents = config.num_latents * len(resolved.latent_steps) + config.num_registers
-    steps = resolved.video_steps[1] - resolved.video_steps[0] if resolved.shows_video else 0
-    return tokens + queries + channels + latents + steps * config.video_tokens_per_step
+    return sum(row_counts(resolved, config)) + channels
 
 
 class Monitor:
